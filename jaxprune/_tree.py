@@ -1,0 +1,222 @@
+"""Parameter trees: readable paths, which leaves are prunable, trees side by side, norms.
+
+Three notions carry the whole library:
+
+* a **path** is the readable address of a leaf, its parts joined by "/": ``"Dense_0/kernel"``;
+* a leaf is **prunable** when ``where(path, leaf)`` says so; `default_where` is the rule used
+  when nobody passes another;
+* a **partial tree** (scores, masks) looks like the parameters and holds ``None`` where a leaf is
+  not prunable. ``None`` is an empty subtree to JAX, so partial trees travel through `jit`,
+  `vmap` and checkpoints without special care, but mapping one beside the full parameters needs
+  `map_partial`.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+PyTree: TypeAlias = Any
+Where: TypeAlias = Callable[[str, Any], bool]
+
+# Last path parts that name a weight of a product or a convolution. Frameworks: Flax (`kernel`),
+# Haiku (`w`), Equinox and PyTorch (`weight`, `weight_ih`, `weight_hh`), einsum layers of Gemma-
+# and LLaMA-style code (`wq` ... `gating_einsum`), plain dicts (`W1`, `kernel_0`: a trailing
+# number is dropped, case is ignored).
+WEIGHT_NAMES = frozenset(
+    {
+        "kernel", "kernels", "weight", "weights", "w", "ws",
+        "weight_ih", "weight_hh", "w_i", "w_h", "wi", "wo", "wq", "wk", "wv", "wqkv", "wkv",
+        "w_q", "w_k", "w_v", "w_o", "gating_einsum", "linear",
+        "query_kernel", "key_kernel", "value_kernel", "out_kernel", "qkv_kernel",
+        "recurrent_kernel", "depthwise_kernel", "pointwise_kernel",
+    }
+)  # fmt: skip
+
+# Attribute names that wrappers put around an array and that say nothing about its role:
+# `nnx.Param.value`, Flax's boxed metadata, Haliax' named arrays.
+_WRAPPER_NAMES = frozenset({"value", "raw_value", "array"})
+
+
+def path_string(path: tuple[Any, ...]) -> str:
+    """Returns the readable form of a JAX key path, e.g. ``"Dense_0/kernel"``."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def is_absent(x: Any) -> bool:
+    """Whether ``x`` stands for "no leaf here": `None`, or optax's `MaskedNode`."""
+    return x is None or isinstance(x, optax.MaskedNode)
+
+
+def is_floating(x: Any) -> bool:
+    """Whether ``x`` is an array (or an abstract one) of a floating dtype."""
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
+
+
+def default_where(path: str, leaf: Any) -> bool:
+    """The default rule for which leaves are prunable.
+
+    A leaf is prunable when it is floating, has rank two or more, and its name says that it is a
+    weight: the last part of its path is one of `WEIGHT_NAMES` (case and a trailing number are
+    ignored). Biases, norm scales and embeddings are therefore never taken. A leaf whose own key
+    is an index, as in ``[(w, b), (w, b)]``, has no name to go by: it is taken by rank alone,
+    unless the nearest name above it is that of a bias, a scale or an embedding.
+
+    Names cannot tell in Equinox, where norms and embeddings also call their array ``weight``:
+    see `jaxprune.masks.report` for what was taken, and pass ``where=`` to decide otherwise::
+
+        where = lambda path, leaf: default_where(path, leaf) and "embed" not in path
+
+    Args:
+      path: the readable path of the leaf, parts joined by "/".
+      leaf: the array, or anything with ``dtype`` and ``ndim``.
+
+    Returns:
+      Whether the leaf is prunable.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxprune import default_where
+      >>> default_where("Dense_0/kernel", jnp.ones((3, 2)))
+      True
+      >>> default_where("Dense_0/bias", jnp.ones((2,)))
+      False
+      >>> default_where("Embed_0/embedding", jnp.ones((10, 2)))
+      False
+    """
+    if not is_floating(leaf) or leaf.ndim < 2:
+        return False
+    parts = [part for part in path.split("/") if part not in _WRAPPER_NAMES]
+    unnamed = not parts or parts[-1].isdigit()
+    names = [part for part in parts if part and not part.isdigit()]
+    if not names:
+        return True
+    name = re.sub(r"_?\d+$", "", names[-1].lower())
+    if unnamed:
+        return not re.search(r"bias|scale|norm|embed|offset", name)
+    return name in WEIGHT_NAMES
+
+
+def prunable(params: PyTree, where: Where | None = None) -> PyTree:
+    """Returns a tree like ``params`` that keeps prunable leaves and holds `None` elsewhere.
+
+    Args:
+      params: any pytree of arrays.
+      where: ``where(path, leaf) -> bool``; `default_where` if omitted.
+
+    Returns:
+      The partial tree of prunable leaves.
+
+    Raises:
+      ValueError: if no leaf is prunable.
+      TypeError: if ``where`` selects a leaf that is not floating.
+    """
+    rule = default_where if where is None else where
+
+    def pick(path: tuple[Any, ...], leaf: Any) -> Any:
+        name = path_string(path)
+        if is_absent(leaf) or not rule(name, leaf):
+            return None
+        if not is_floating(leaf):
+            dtype = getattr(leaf, "dtype", type(leaf).__name__)
+            raise TypeError(
+                f"only floating leaves can be pruned, but `where` selects {name!r} of dtype "
+                f"{dtype}. Let `where` return False for it."
+            )
+        return leaf
+
+    picked = jax.tree_util.tree_map_with_path(pick, params, is_leaf=is_absent)
+    if not jax.tree.leaves(picked):
+        known = [f"{p}{tuple(np.shape(x))}" for p, x in named_leaves(params)]
+        shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
+        raise ValueError(
+            f"no prunable leaf among {len(known)}: [{shown}]. By default these are floating "
+            "leaves of rank >= 2 named like a weight; pass where=lambda path, leaf: ... to choose."
+        )
+    return picked
+
+
+def named_leaves(tree: PyTree) -> list[tuple[str, Any]]:
+    """Returns the leaves of ``tree`` with their readable paths, in `jax.tree.leaves` order."""
+    return [(path_string(path), leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+
+
+def map_partial(f: Callable[..., Any], partial: PyTree, *trees: PyTree, what: str = "mask") -> Any:
+    """Maps ``f`` over a partial tree and full trees of the same parameters, side by side.
+
+    ``f`` is called at every leaf; its first argument is `None` where ``partial`` has no leaf.
+
+    Args:
+      f: ``f(partial_leaf_or_None, *leaves)``.
+      partial: a tree with `None` where a leaf is not prunable.
+      *trees: trees of the parameters' structure.
+      what: the word for ``partial`` in errors.
+
+    Returns:
+      A tree of the structure of ``trees[0]``.
+
+    Raises:
+      ValueError: if structure or shapes differ; the message names the first differing path.
+    """
+    check_matches(partial, trees[0], what=what)
+
+    def call(m: Any, *leaves: Any) -> Any:
+        if is_absent(leaves[0]):
+            return leaves[0]
+        return f(None if is_absent(m) else m, *leaves)
+
+    return jax.tree.map(call, partial, *trees, is_leaf=is_absent)
+
+
+def check_matches(partial: PyTree, params: PyTree, *, what: str = "mask") -> None:
+    """Raises if the leaves of ``partial`` do not sit, with their shapes, in ``params``.
+
+    Raises:
+      ValueError: naming the first path that differs and both shapes.
+    """
+    ours = jax.tree_util.tree_flatten_with_path(partial, is_leaf=is_absent)[0]
+    theirs = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_absent)[0]
+    ours = [(path_string(p), x) for p, x in ours]
+    theirs = [(path_string(p), x) for p, x in theirs]
+    repair = f"Make the {what} from these very parameters."
+    for (a, x), (b, y) in zip(ours, theirs, strict=False):
+        if a != b:
+            raise ValueError(f"the {what} is of another tree: it has {a!r} where {b!r} is. {repair}")
+        if not is_absent(x) and not is_absent(y) and np.shape(x) != np.shape(y):
+            raise ValueError(
+                f"the {what} has shape {np.shape(x)} at {a!r}, the parameter {np.shape(y)}. {repair}"
+            )
+    if len(ours) != len(theirs):
+        longer, name = (ours, what) if len(ours) > len(theirs) else (theirs, "parameters")
+        path = longer[min(len(ours), len(theirs))][0]
+        raise ValueError(
+            f"the {what} is of another tree: only the {name} {'have' if name != what else 'has'} "
+            f"a leaf {path!r}. {repair}"
+        )
+
+
+def squared_norm(tree: PyTree) -> jax.Array:
+    """Returns the sum of squares of all floating leaves, accumulated in float32 at least."""
+    total: jax.Array = jnp.zeros((), jnp.float32)
+    for leaf in jax.tree.leaves(tree):
+        if is_floating(leaf):
+            wide = jnp.promote_types(leaf.dtype, jnp.float32)
+            part = jnp.sum(jnp.square(jnp.abs(jnp.asarray(leaf).astype(wide))))
+            out = jnp.promote_types(total.dtype, part.dtype)
+            total = total.astype(out) + part.astype(out)
+    return total
+
+
+def size(tree: PyTree) -> int:
+    """Returns the number of entries of all leaves, as a Python integer (exact at any size)."""
+    return sum(math.prod(np.shape(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+def is_traced(*trees: PyTree) -> bool:
+    """Whether any leaf is a tracer, i.e. whether we are inside a transformation such as `jit`."""
+    return any(isinstance(leaf, jax.core.Tracer) for tree in trees for leaf in jax.tree.leaves(tree))
