@@ -1,4 +1,16 @@
-"""jaxprune: prune neural networks in JAX, and retrain them well."""
+"""jaxprune: prune neural networks in JAX, and retrain them well.
 
+Everything works on any pytree of arrays. A *score* says how important a weight is (higher
+stays), a *mask* which weights stay (True = kept), *sparsity* which fraction is removed. Pure
+functions compute masks, retraining schedules are optax schedules, and compiled training steps
+take masks and learning rates as data, so that a whole multi-cycle run compiles once.
+"""
+
+from jaxprune import masks as masks
+from jaxprune import metrics as metrics
+from jaxprune import scores as scores
 from jaxprune._tree import default_where as default_where
 from jaxprune._version import __version__ as __version__
+from jaxprune.masks import apply_mask as apply_mask
+from jaxprune.masks import prune as prune
+from jaxprune.metrics import sparsity as sparsity

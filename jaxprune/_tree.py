@@ -186,10 +186,13 @@ def check_matches(partial: PyTree, params: PyTree, *, what: str = "mask") -> Non
     repair = f"Make the {what} from these very parameters."
     for (a, x), (b, y) in zip(ours, theirs, strict=False):
         if a != b:
-            raise ValueError(f"the {what} is of another tree: it has {a!r} where {b!r} is. {repair}")
+            raise ValueError(
+                f"the {what} is of another tree: it has {a!r} where {b!r} is. {repair}"
+            )
         if not is_absent(x) and not is_absent(y) and np.shape(x) != np.shape(y):
             raise ValueError(
-                f"the {what} has shape {np.shape(x)} at {a!r}, the parameter {np.shape(y)}. {repair}"
+                f"the {what} has shape {np.shape(x)} at {a!r}, the parameter {np.shape(y)}. "
+                + repair
             )
     if len(ours) != len(theirs):
         longer, name = (ours, what) if len(ours) > len(theirs) else (theirs, "parameters")
@@ -200,14 +203,22 @@ def check_matches(partial: PyTree, params: PyTree, *, what: str = "mask") -> Non
         )
 
 
+def wide_dtype(*dtypes: Any) -> Any:
+    """Returns float64 if one of the floating dtypes is that, else float32.
+
+    The dtype in which values of all of them are exact. Written out, because JAX' own rule refuses
+    to mix dtypes under strict promotion.
+    """
+    return jnp.float64 if any(np.dtype(d).itemsize == 8 for d in dtypes) else jnp.float32
+
+
 def squared_norm(tree: PyTree) -> jax.Array:
     """Returns the sum of squares of all floating leaves, accumulated in float32 at least."""
     total: jax.Array = jnp.zeros((), jnp.float32)
     for leaf in jax.tree.leaves(tree):
         if is_floating(leaf):
-            wide = jnp.promote_types(leaf.dtype, jnp.float32)
-            part = jnp.sum(jnp.square(jnp.abs(jnp.asarray(leaf).astype(wide))))
-            out = jnp.promote_types(total.dtype, part.dtype)
+            part = jnp.sum(jnp.square(jnp.asarray(leaf).astype(wide_dtype(leaf.dtype))))
+            out = wide_dtype(total.dtype, part.dtype)
             total = total.astype(out) + part.astype(out)
     return total
 
@@ -219,4 +230,22 @@ def size(tree: PyTree) -> int:
 
 def is_traced(*trees: PyTree) -> bool:
     """Whether any leaf is a tracer, i.e. whether we are inside a transformation such as `jit`."""
-    return any(isinstance(leaf, jax.core.Tracer) for tree in trees for leaf in jax.tree.leaves(tree))
+    return any(
+        isinstance(leaf, jax.core.Tracer) for tree in trees for leaf in jax.tree.leaves(tree)
+    )
+
+
+def check_finite(tree: PyTree, *, what: str = "weights") -> None:
+    """Raises if a floating leaf holds a NaN or an infinity. Traced leaves are not checked.
+
+    Raises:
+      ValueError: naming the first such leaf.
+    """
+    for path, leaf in named_leaves(tree):
+        if not is_floating(leaf) or is_traced(leaf) or isinstance(leaf, jax.ShapeDtypeStruct):
+            continue
+        if not bool(jnp.all(jnp.isfinite(leaf))):
+            bad = "NaN" if bool(jnp.any(jnp.isnan(leaf))) else "inf"
+            raise ValueError(
+                f"the {what} at {path!r} hold {bad}. Prune a state from before training diverged."
+            )

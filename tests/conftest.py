@@ -17,5 +17,3 @@ settings.register_profile(
     "jaxprune", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("jaxprune")
-
-

@@ -1,1 +1,8 @@
-"""metrics."""
+"""What a mask or a pruning did, in numbers."""
+
+from jaxprune.metrics._norms import relative_norm_drop as relative_norm_drop
+from jaxprune.metrics._sparsity import LeafSparsity as LeafSparsity
+from jaxprune.metrics._sparsity import counts as counts
+from jaxprune.metrics._sparsity import sparsity as sparsity
+from jaxprune.metrics._sparsity import sparsity_per_leaf as sparsity_per_leaf
+from jaxprune.metrics._stability import pruning_stability as pruning_stability

@@ -1,0 +1,100 @@
+"""Masks on parameters."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree, Where
+from jaxprune.masks._allocation import Allocation
+from jaxprune.masks._make import make
+from jaxprune.scores import magnitude
+
+
+def apply_mask(params: PyTree, mask: PyTree) -> PyTree:
+    """Sets pruned weights to exactly zero.
+
+    Args:
+      params: any pytree of arrays.
+      mask: a tree like ``params``, True = kept, `None` where a leaf is not prunable.
+
+    Returns:
+      The parameters, +0.0 where the mask is False, unchanged elsewhere, dtypes kept. Chosen, not
+      multiplied: a pruned NaN or infinity becomes 0 as well.
+
+    Raises:
+      ValueError: if the trees differ; the message names the path.
+      TypeError: if a mask leaf is not boolean.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxprune as jp
+      >>> jp.apply_mask({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([True, False])})
+      {'w': Array([1., 0.], dtype=float32)}
+    """
+    for path, leaf in _tree.named_leaves(mask):
+        if getattr(leaf, "dtype", None) != np.bool_:
+            raise TypeError(
+                f"a mask holds booleans (True = kept), but the leaf {path!r} has dtype "
+                f"{getattr(leaf, 'dtype', type(leaf).__name__)}."
+            )
+
+    def choose(m: Any, p: Any) -> Any:
+        return p if m is None else jnp.where(m, p, jnp.zeros_like(p))
+
+    return _tree.map_partial(choose, mask, params)
+
+
+def prune(
+    params: PyTree,
+    sparsity: Any,
+    *,
+    scores: PyTree | Callable[[PyTree], PyTree] | None = None,
+    within: PyTree | None = None,
+    allocation: Allocation | None = None,
+    where: Where | None = None,
+) -> tuple[PyTree, PyTree]:
+    """Removes a fraction of the prunable weights: scores, a mask, and the mask applied.
+
+    Args:
+      params: any pytree of arrays.
+      sparsity: fraction removed of the prunable weights, in [0, 1).
+      scores: importance, higher stays: a tree, or a function from parameters to one;
+        magnitude if omitted.
+      within: a mask that the new one must be a subset of.
+      allocation: how the total is spread over the leaves; `jaxprune.masks.globally()` if omitted.
+      where: ``where(path, leaf) -> bool``, which leaves are prunable; `default_where` if omitted.
+        Only used where ``scores`` is omitted: scores say themselves what is prunable.
+
+    Returns:
+      The pruned parameters and the mask.
+
+    Raises:
+      ValueError: as `jaxprune.masks.make`, and if a prunable weight is NaN or infinite.
+      TypeError: as `jaxprune.masks.make`; if both ``scores`` and ``where`` are given.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxprune as jp
+      >>> pruned, mask = jp.prune({"kernel": jnp.array([[3.0, -4.0]]), "bias": jnp.ones(2)}, 0.5)
+      >>> pruned
+      {'bias': Array([1., 1.], dtype=float32), 'kernel': Array([[ 0., -4.]], dtype=float32)}
+    """
+    if scores is not None and where is not None:
+        raise TypeError(
+            "pass `where` to the function that makes the scores, e.g. "
+            "scores=jp.scores.magnitude(params, where=where), not to prune."
+        )
+    if scores is None:
+        scores = magnitude(params, where=where)
+    elif callable(scores):
+        scores = scores(params)
+    _tree.check_matches(scores, params, what="score tree")
+    _tree.check_finite(
+        jax.tree.map(lambda s, p: None if s is None else p, scores, params, is_leaf=_tree.is_absent)
+    )
+    mask = make(scores, sparsity, within=within, allocation=allocation)
+    return apply_mask(params, mask), mask

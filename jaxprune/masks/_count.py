@@ -1,0 +1,148 @@
+"""How many weights go: exact integers on the host, two 32-bit limbs in compiled code.
+
+A count is a uint32 array ``[2]``, ``(high, low)``, worth ``high * 2**32 + low``. Two limbs, because
+JAX computes in 32 bits by default and models have more than 2**32 weights; integers, because
+float32 cannot hold 25,600,000 * 0.9.
+"""
+
+import numbers
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+Count: TypeAlias = Any  # a Python integer, or its uint32 [2] limbs
+
+_LIMB = 1 << 32
+
+
+def is_concrete(sparsity: Any) -> bool:
+    """Whether the sparsity is known now, so that its count is taken on the host."""
+    return not isinstance(sparsity, jax.core.Tracer)
+
+
+def check_sparsity(sparsity: Any) -> float:
+    """Returns a concrete sparsity as a Python float.
+
+    Raises:
+      TypeError: if it is not a number.
+      ValueError: if it lies outside [0, 1).
+    """
+    is_scalar = hasattr(sparsity, "dtype") and np.shape(sparsity) == ()
+    if isinstance(sparsity, bool) or not (isinstance(sparsity, numbers.Real) or is_scalar):
+        raise TypeError(f"sparsity is a number, the fraction removed in [0, 1); got {sparsity!r}.")
+    value = float(sparsity)
+    if not 0.0 <= value < 1.0:
+        hint = f" For {value:g} % pass {value / 100:g}." if 1 < value < 100 else ""
+        raise ValueError(f"sparsity is the fraction removed, in [0, 1); got {value}.{hint}")
+    return value
+
+
+def count(sparsity: Any, n: int) -> Count:
+    """Returns ``round(sparsity * n)``, half to even: how many of ``n`` weights go.
+
+    A concrete sparsity is counted in Python integers. A traced one means its exact float32
+    value; its product with ``n`` is formed exactly, in integer limbs.
+
+    Args:
+      sparsity: fraction removed, in [0, 1); Python number or traced scalar.
+      n: the number of weights, a Python integer below 2**63.
+
+    Returns:
+      A Python integer, or uint32 ``[2]`` limbs for a traced sparsity.
+
+    Raises:
+      TypeError: if a concrete sparsity is not a number.
+      ValueError: if a concrete sparsity lies outside [0, 1).
+
+    Example:
+      >>> count(0.9, 25_502_912)
+      22952621
+      >>> count(0.5, 5), count(0.5, 7)
+      (2, 4)
+    """
+    if is_concrete(sparsity):
+        return round(check_sparsity(sparsity) * n)
+    return _traced_count(sparsity, n)
+
+
+def to_limbs(value: Count) -> Any:
+    """Returns a count as uint32 ``[2]``, (high, low)."""
+    if isinstance(value, int):
+        return np.array(divmod(value, _LIMB), np.uint32)
+    return value
+
+
+def from_limbs(limbs: Any) -> int:
+    """Returns concrete limbs as a Python integer."""
+    high, low = np.asarray(limbs)
+    return int(high) * _LIMB + int(low)
+
+
+def add(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Sum of two counts in limbs."""
+    low = a[1] + b[1]
+    return jnp.stack([a[0] + b[0] + (low < a[1]).astype(jnp.uint32), low])
+
+
+def subtract(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Difference ``a - b`` of two counts in limbs, for ``a >= b``."""
+    return jnp.stack([a[0] - b[0] - (a[1] < b[1]).astype(jnp.uint32), a[1] - b[1]])
+
+
+def less(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Whether the count ``a`` is below ``b``."""
+    return (a[0] < b[0]) | ((a[0] == b[0]) & (a[1] < b[1]))
+
+
+def maximum(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The larger of two counts in limbs."""
+    return jnp.where(less(a, b), b, a)
+
+
+def one_limb(x: jax.Array) -> jax.Array:
+    """A uint32 scalar as a count in limbs."""
+    return jnp.stack([jnp.zeros((), jnp.uint32), x])
+
+
+def _traced_count(sparsity: jax.Array, n: int) -> jax.Array:
+    # sparsity = m * 2**-e with a 24-bit integer m, so round(sparsity * n) = round(m * n / 2**e):
+    # a long multiplication in 16-bit digits (each held in a uint32), a shift, and a rounding.
+    # Reading the bits, not the value, keeps denormals that XLA's CPU backend flushes.
+    bits = jax.lax.bitcast_convert_type(jnp.asarray(sparsity).astype(jnp.float32), jnp.uint32)
+    exponent = (bits >> 23) & 0xFF
+    fraction = bits & 0x7FFFFF
+    m = jnp.where(exponent == 0, fraction, fraction | (1 << 23))
+    e = jnp.where(exponent == 0, 149, 150 - exponent.astype(jnp.int32))
+
+    digits_m = [m & 0xFFFF, m >> 16]
+    digits_n = [(n >> (16 * i)) & 0xFFFF for i in range(4)]
+    length = 16  # six digits of product, then zeros for the largest shift (149 bits)
+    product = [jnp.zeros((), jnp.uint32) for _ in range(length)]
+    for i, x in enumerate(digits_m):
+        for j, y in enumerate(digits_n):
+            partial = x * jnp.uint32(y)
+            product[i + j] += partial & 0xFFFF
+            product[i + j + 1] += partial >> 16
+    carry = jnp.zeros((), jnp.uint32)
+    for i in range(length):
+        product[i], carry = (product[i] + carry) & 0xFFFF, (product[i] + carry) >> 16
+    digits = jnp.stack(product)
+
+    # The sparsity is below 1, so e >= 24 and the quotient has at most four digits.
+    skip, rest = e // 16, (e % 16).astype(jnp.uint32)
+    window = jax.lax.dynamic_slice(jnp.pad(digits, (0, 8)), (skip,), (5,))
+    quotient = ((window[:-1] >> rest) | (window[1:] << (16 - rest))) & 0xFFFF
+    low_bits = jnp.clip(e - 1 - 16 * jnp.arange(length), 0, 16).astype(jnp.uint32)
+    sticky = jnp.any(digits & ((jnp.uint32(1) << low_bits) - 1) != 0)
+    half_digit, half_bit = (e - 1) // 16, ((e - 1) % 16).astype(jnp.uint32)
+    half = (jax.lax.dynamic_index_in_dim(digits, half_digit, keepdims=False) >> half_bit) & 1 == 1
+    up = half & (sticky | (quotient[0] & 1 == 1))
+    limbs = jnp.stack([quotient[2] | (quotient[3] << 16), quotient[0] | (quotient[1] << 16)])
+    limbs = add(limbs, one_limb(up.astype(jnp.uint32)))
+
+    # Outside [0, 1) compiled code cannot raise: nothing goes at NaN or below 0, all goes from 1.
+    negative_or_nan = (bits >> 31 == 1) | (bits > 0x7F800000)
+    limbs = jnp.where(exponent >= 127, jnp.asarray(to_limbs(n)), limbs)
+    return jnp.where(negative_or_nan, jnp.zeros_like(limbs), limbs)

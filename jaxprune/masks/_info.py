@@ -1,0 +1,96 @@
+"""What a prune did, as data: compiled code cannot raise, so it reports."""
+
+import dataclasses
+import warnings
+
+import jax
+import numpy as np
+
+from jaxprune.masks._allocation import OnCollapse
+from jaxprune.masks._count import from_limbs
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class PruneInfo:
+    """Counts and findings of one prune; a pytree, so it may leave compiled code.
+
+    Attributes:
+      removed: uint32 ``[pools, 2]``, how many weights each pool was asked to lose, in limbs.
+      removed_before: uint32 ``[pools, 2]``, how many of them `within` had removed, in limbs.
+      kept: uint32 ``[leaves]``, weights kept of each prunable leaf.
+      kept_before: uint32 ``[leaves]``, weights kept before the prune.
+      nan: bool ``[leaves]``, whether a leaf's scores hold a NaN (which counts as the largest).
+      paths: the readable path of each prunable leaf.
+      sizes: the number of weights of each prunable leaf.
+      on_collapse: what `check` does when a leaf lost its last weight.
+    """
+
+    removed: jax.Array
+    removed_before: jax.Array
+    kept: jax.Array
+    kept_before: jax.Array
+    nan: jax.Array
+    paths: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+    sizes: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    on_collapse: OnCollapse = dataclasses.field(metadata={"static": True})
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction removed of all prunable weights, from exact counts (on the host)."""
+        total = sum(self.sizes)
+        return (total - int(np.sum(np.asarray(self.kept), dtype=np.int64))) / total
+
+    def collapsed(self) -> list[str]:
+        """Paths of the leaves that lost their last weight in this prune."""
+        kept, before = np.asarray(self.kept), np.asarray(self.kept_before)
+        return [path for path, k, b in zip(self.paths, kept, before, strict=True) if b and not k]
+
+    def check(self, *, may_remove_nothing: bool = False) -> None:
+        """Raises or warns about what compiled code could only note. Call it on the host.
+
+        Args:
+          may_remove_nothing: whether a prune that removes no weight is what was asked for.
+
+        Raises:
+          ValueError: if scores held a NaN, if a target lay below the sparsity already reached,
+            or if a leaf lost its last weight and ``on_collapse`` is "error".
+
+        Warns:
+          UserWarning: if the prune removed nothing, or a leaf lost its last weight and
+            ``on_collapse`` is "warn".
+        """
+        nan = [path for path, bad in zip(self.paths, np.asarray(self.nan), strict=True) if bad]
+        if nan:
+            raise ValueError(
+                f"the scores of {nan[0]!r} hold NaN"
+                + (f" (and those of {len(nan) - 1} more leaves)" if len(nan) > 1 else "")
+                + ". Prune a state from before training diverged."
+            )
+        removed = [from_limbs(x) for x in np.asarray(self.removed)]
+        before = [from_limbs(x) for x in np.asarray(self.removed_before)]
+        for i, (now, then) in enumerate(zip(removed, before, strict=True)):
+            if now < then:
+                one_a_leaf = len(removed) == len(self.paths) > 1
+                place = f" in {self.paths[i]!r}" if one_a_leaf else ""
+                raise ValueError(
+                    f"the target removes {now} weights{place}, but `within` has removed {then} "
+                    "already: its sparsity is higher. Masks are nested, so ask for at least that "
+                    "sparsity, or leave `within` out."
+                )
+        if sum(removed) == sum(before) and not may_remove_nothing:
+            warnings.warn(
+                f"this prune removes nothing: {sum(before)} of {sum(self.sizes)} weights were "
+                "removed before it and after it.",
+                stacklevel=3,
+            )
+        collapsed = self.collapsed()
+        if collapsed and self.on_collapse != "allow":
+            message = (
+                f"no weight is left of {', '.join(map(repr, collapsed))}: the network is cut "
+                "there. Prune less, exclude the leaf with `where`, or pass "
+                "on_collapse='allow' to the allocation."
+            )
+            if self.on_collapse == "error":
+                raise ValueError(message)
+            warnings.warn(message, stacklevel=3)

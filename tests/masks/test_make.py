@@ -1,0 +1,265 @@
+"""Masks: exact counts, ties, nesting, eager and traced, one device and eight."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+import jaxprune as jp
+from tests.masks import oracle
+
+ALLOW = jp.masks.globally(on_collapse="allow")
+# Few shapes, so that hypothesis varies values and not compilations.
+SHAPES = [((7,),), ((3, 4), (5,)), ((2, 3), (1, 1), (4, 2, 2))]
+DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
+TIES = np.array([0.0, -0.0, 1.0, -1.0, 2.0, np.inf, -np.inf, 0.5, 1e-40, 3e-8])
+
+
+@st.composite
+def score_trees(draw):
+    shapes = draw(st.sampled_from(SHAPES))
+    dtype = draw(st.sampled_from([*DTYPES, "mixed"]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    tied = draw(st.booleans())
+    leaves = []
+    for i, shape in enumerate(shapes):
+        values = rng.choice(TIES, shape) if tied else rng.normal(size=shape)
+        leaf_dtype = DTYPES[i % 2] if dtype == "mixed" else dtype
+        leaves.append(jnp.asarray(values.astype(np.float32)).astype(leaf_dtype))
+    return leaves
+
+
+def as_numpy(tree):
+    return [np.asarray(x) for x in jax.tree.leaves(tree)]
+
+
+def assert_same(ours, theirs):
+    for a, b in zip(as_numpy(ours), theirs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+# A removal of nothing warns, as it should; here it is one of the cases.
+@pytest.mark.filterwarnings("ignore:this prune removes nothing")
+@given(score_trees(), st.floats(0, 0.999))
+def test_global_equals_the_oracle(scores, sparsity):
+    n = sum(x.size for x in scores)
+    mask = jp.masks.make(scores, sparsity, allocation=ALLOW)
+    wide = [np.asarray(x.astype(jnp.float32)) for x in scores]
+    assert_same(mask, oracle.remove_lowest(wide, round(sparsity * n)))
+
+
+@pytest.mark.filterwarnings("ignore:this prune removes nothing")
+@given(score_trees(), st.floats(0, 0.999))
+def test_uniform_equals_the_oracle_leaf_by_leaf(scores, sparsity):
+    mask = jp.masks.make(scores, sparsity, allocation=jp.masks.uniform(on_collapse="allow"))
+    for ours, score in zip(as_numpy(mask), scores, strict=True):
+        wide = [np.asarray(score.astype(jnp.float32))]
+        assert_same([ours], oracle.remove_lowest(wide, round(sparsity * score.size)))
+
+
+@pytest.mark.filterwarnings("ignore:this prune removes nothing")
+@given(score_trees(), st.floats(0, 0.9), st.floats(0, 1), st.integers(0, 2**16))
+def test_nesting_equals_the_oracle(scores, first, share, seed):
+    n = sum(x.size for x in scores)
+    others = [
+        jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), x.shape)
+        for i, x in enumerate(scores)
+    ]
+    within = jp.masks.make(others, first, allocation=ALLOW)
+    second = min(first + (1 - first) * share, 0.999)
+    mask = jp.masks.make(scores, second, within=within, allocation=ALLOW)
+    for new, old in zip(as_numpy(mask), as_numpy(within), strict=True):
+        assert not np.any(new & ~old)
+    wide = [np.asarray(x.astype(jnp.float32)) for x in scores]
+    assert_same(mask, oracle.remove_lowest(wide, round(second * n), as_numpy(within)))
+
+
+@pytest.mark.filterwarnings("ignore:this prune removes nothing")
+@settings(max_examples=40)
+@given(score_trees(), st.floats(0, 0.9990234375, width=32))
+def test_traced_sparsity_and_jit_equal_eager(scores, sparsity):
+    eager = jp.masks.make(scores, sparsity, allocation=ALLOW)
+    static = jax.jit(lambda s: jp.masks.make(s, sparsity, allocation=ALLOW))(scores)
+    traced = jax.jit(lambda s, p: jp.masks.make(s, p, allocation=ALLOW))(
+        scores, jnp.float32(sparsity)
+    )
+    assert_same(static, as_numpy(eager))
+    assert_same(traced, as_numpy(eager))
+
+
+# Sizes around the limits of float32, int32, uint32 and beyond; each is one compilation.
+traced_count = jax.jit(jp.masks.count, static_argnums=1)
+SIZES = [1, 3, 1000, 2**16 - 1, 2**24 + 1, 2**31 + 7, 2**32 - 1, 2**32 + 3, 3 * 2**40 + 12345]
+
+
+@settings(max_examples=1000)
+@given(st.sampled_from(SIZES), st.floats(0, 1, exclude_max=True, width=32))
+def test_traced_count_is_exact(n, sparsity):
+    limbs = traced_count(jnp.float32(sparsity), n)
+    high, low = map(int, limbs)
+    assert high * 2**32 + low == oracle.exact_count(sparsity, n)
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "n", "expected"),
+    [
+        (0.5, 5, 2),  # halves go to the even neighbour
+        (0.5, 7, 4),
+        (0.9, 25_502_912, 22_952_621),
+        (0.999, 100_000_000, 99_900_000),  # a float32 product is one off
+        (0.75, 2**24 + 2, 12_582_914),  # past the integers of float32; 12,582,913.5
+        (0.5, 2**33 + 1, 2**32),
+        (1e-45, 2**44, 0),
+    ],
+)
+def test_counts(sparsity, n, expected):
+    assert jp.masks.count(sparsity, n) == expected
+
+
+def test_traced_count_outside_the_range_is_total():
+    f = jax.jit(jp.masks.count, static_argnums=1)
+    for sparsity, expected in [(-0.5, 0), (float("nan"), 0), (1.0, 10), (7.0, 10)]:
+        assert list(map(int, f(jnp.float32(sparsity), 10))) == [0, expected]
+
+
+def test_ties_remove_the_lowest_index_first():
+    scores = {"b": jnp.ones((2, 2)), "a": jnp.ones((3,))}  # jax.tree.leaves order: a, then b
+    mask = jp.masks.make(scores, 5 / 7, allocation=ALLOW)
+    assert mask["a"].tolist() == [False] * 3
+    assert mask["b"].tolist() == [[False, False], [True, True]]
+
+
+def test_signed_zeros_tie_and_denormals_do_not():
+    scores = jnp.array([0.0, -0.0, 1e-45, 0.0], jnp.float32)
+    assert jp.masks.make([scores], 0.5)[0].tolist() == [False, False, True, True]
+    assert jp.masks.make([scores], 0.75)[0].tolist() == [False, False, True, False]
+
+
+def test_traced_nan_of_either_sign_is_kept_and_noted():
+    nan = np.array([np.nan, -np.nan, 1.0, np.inf], np.float32)
+    make = jax.jit(lambda s: jp.masks.make_with_info(s, 0.5))
+    mask, info = make({"w": jnp.asarray(nan)})
+    assert mask["w"].tolist() == [True, True, False, False]
+    with pytest.raises(ValueError, match=r"scores of 'w' hold NaN"):
+        info.check()
+
+
+def test_traced_target_below_within_returns_within_and_is_noted():
+    within = {"w": jnp.array([True, False, False, False])}
+    make = jax.jit(lambda s, m: jp.masks.make_with_info(s, 0.5, within=m))
+    mask, info = make({"w": jnp.arange(4.0)}, within)
+    assert mask["w"].tolist() == within["w"].tolist()
+    with pytest.raises(ValueError, match="removes 2 weights, but `within` has removed 3"):
+        info.check()
+
+
+def test_counts_past_two_to_the_24():
+    n = 2**24 + 3
+    mask = jp.masks.make([jnp.zeros((n,), jnp.bfloat16)], 0.9)
+    assert jp.metrics.counts(mask) == (n - round(0.9 * n), n)
+    assert not bool(mask[0][round(0.9 * n) - 1])
+    assert bool(mask[0][round(0.9 * n)])
+
+
+def test_count_arithmetic_past_two_to_the_32():
+    from jaxprune.masks import _count
+
+    a, b = 2**32 + 5, 2**32 - 1
+    limbs = lambda x: jnp.asarray(_count.to_limbs(x))  # noqa: E731
+    assert _count.from_limbs(_count.add(limbs(a), limbs(b))) == a + b
+    assert _count.from_limbs(_count.subtract(limbs(a), limbs(b))) == a - b
+    assert bool(_count.less(limbs(b), limbs(a)))
+    assert not bool(_count.less(limbs(a), limbs(b)))
+    assert not bool(_count.less(limbs(a), limbs(a)))
+
+
+def test_vmap_prunes_each_member_of_a_stack():
+    stacked = {"w": jax.random.normal(jax.random.key(0), (3, 4, 5))}
+    together = jax.vmap(lambda s: jp.masks.make(s, 0.7))(stacked)
+    alone = [jp.masks.make({"w": stacked["w"][i]}, 0.7)["w"] for i in range(3)]
+    np.testing.assert_array_equal(together["w"], jnp.stack(alone))
+
+
+@pytest.mark.parametrize("allocation", [jp.masks.globally(), jp.masks.uniform()])
+def test_eight_devices_make_the_mask_of_one(allocation):
+    scores = {
+        "a": jnp.round(jax.random.normal(jax.random.key(0), (16, 24)), 1),  # many ties
+        "b": jnp.round(jax.random.normal(jax.random.key(1), (8, 5)), 1),
+    }
+    alone = jp.masks.make(scores, 0.6, allocation=allocation)
+    mesh = Mesh(np.array(jax.devices()).reshape(2, 4), ("x", "y"))
+    spread = {
+        "a": jax.device_put(scores["a"], NamedSharding(mesh, PartitionSpec("x", "y"))),
+        "b": jax.device_put(scores["b"], NamedSharding(mesh, PartitionSpec(("x", "y")))),
+    }
+    assert_same(jp.masks.make(spread, 0.6, allocation=allocation), as_numpy(alone))
+
+
+def test_idempotent_but_warned():
+    scores = {"w": jnp.arange(10.0)}
+    mask = jp.masks.make(scores, 0.3)
+    with pytest.warns(UserWarning, match="removes nothing: 3 of 10"):
+        again = jp.masks.make(scores, 0.3, within=mask)
+    np.testing.assert_array_equal(again["w"], mask["w"])
+
+
+def test_rounding_to_nothing_is_warned_and_asking_for_nothing_is_not():
+    with pytest.warns(UserWarning, match="removes nothing: 0 of 10"):
+        jp.masks.make({"w": jnp.arange(10.0)}, 0.01)
+    assert jp.sparsity(jp.masks.make({"w": jnp.arange(10.0)}, 0.0)) == 0.0
+
+
+def test_collapse_is_an_error_a_warning_or_allowed():
+    scores = {"a": jnp.zeros((2,)), "b": jnp.ones((6,))}
+    with pytest.raises(ValueError, match=r"no weight is left of 'a'.*on_collapse='allow'"):
+        jp.masks.make(scores, 0.25)
+    with pytest.warns(UserWarning, match="no weight is left of 'a'"):
+        jp.masks.make(scores, 0.25, allocation=jp.masks.globally(on_collapse="warn"))
+    mask = jp.masks.make(scores, 0.25, allocation=ALLOW)
+    assert jp.metrics.counts(mask) == (6, 8)
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "error", "message"),
+    [
+        (1.0, ValueError, r"in \[0, 1\); got 1.0"),
+        (-0.1, ValueError, r"in \[0, 1\); got -0.1"),
+        (float("nan"), ValueError, "got nan"),
+        (90, ValueError, r"For 90 % pass 0.9"),
+        ("0.9", TypeError, "sparsity is a number"),
+        (None, TypeError, "sparsity is a number"),
+        (True, TypeError, "sparsity is a number"),
+    ],
+)
+def test_bad_sparsity(sparsity, error, message):
+    with pytest.raises(error, match=message):
+        jp.masks.make({"w": jnp.arange(4.0)}, sparsity)
+
+
+def test_bad_trees():
+    w = jnp.arange(4.0)
+    with pytest.raises(ValueError, match="no prunable leaf"):
+        jp.masks.make({"w": None}, 0.5)
+    with pytest.raises(TypeError, match=r"scores are floating arrays, but 'w' is of dtype int32"):
+        jp.masks.make({"w": jnp.arange(4)}, 0.5)
+    with pytest.raises(ValueError, match=r"mask `within` has shape \(3,\) at 'w'"):
+        jp.masks.make({"w": w}, 0.5, within={"w": jnp.ones(3, bool)})
+    with pytest.raises(ValueError, match=r"disagree on what is prunable, first at 'w'"):
+        jp.masks.make({"w": w, "v": w}, 0.5, within={"w": None, "v": jnp.ones(4, bool)})
+    with pytest.raises(TypeError, match=r"`within` is float32 at 'w'"):
+        jp.masks.make({"w": w}, 0.5, within={"w": jnp.ones(4)})
+    with pytest.raises(ValueError, match=r"scores of 'w' hold NaN"):
+        jp.masks.make({"w": jnp.array([1.0, jnp.nan])}, 0.5)
+    with pytest.raises(ValueError, match="on_collapse is 'error', 'warn' or 'allow'; got 'maybe'"):
+        jp.masks.globally(on_collapse="maybe")
+    with pytest.raises(ValueError, match="got 'maybe'"):
+        jp.masks.uniform(on_collapse="maybe")
+
+
+def test_float64_scores():
+    with jax.enable_x64(True):
+        scores = jnp.array([1.0, 1.0 + 1e-12, 1.0 - 1e-12, 2.0], jnp.float64)
+        assert jp.masks.make([scores], 0.5)[0].tolist() == [False, True, False, True]
