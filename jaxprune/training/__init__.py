@@ -1,1 +1,14 @@
-"""training."""
+"""Training with masks: states, compiled steps and loops, and the recipes IMP and BIMP."""
+
+from jaxprune.training._bimp import bimp as bimp
+from jaxprune.training._evaluate import Evaluate as Evaluate
+from jaxprune.training._evaluate import make_evaluate as make_evaluate
+from jaxprune.training._evaluate import make_recalibrate as make_recalibrate
+from jaxprune.training._imp import ImpResult as ImpResult
+from jaxprune.training._imp import PhaseRecord as PhaseRecord
+from jaxprune.training._imp import imp as imp
+from jaxprune.training._loop import TrainLoop as TrainLoop
+from jaxprune.training._loop import make_loop as make_loop
+from jaxprune.training._state import TrainState as TrainState
+from jaxprune.training._step import TrainStep as TrainStep
+from jaxprune.training._step import make_train_step as make_train_step

@@ -1,0 +1,1 @@
+"""Experiments: data, models, runs and reports, run from a checkout and never installed."""

@@ -1,0 +1,152 @@
+"""What a run is: every choice, with its unit and default. The command line is made from it."""
+
+import dataclasses
+import pathlib
+from typing import Literal
+
+METHODS = ("imp", "bimp")
+DENSE_SCHEDULES = ("stepped", "linear", "cosine", "constant")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Train a network, prune it and retrain it, in cycles.
+
+    The default run prunes a small convolutional network on scikit-learn's digits to 95 % in three
+    cycles, each retrained with ALLR.
+    """
+
+    method: str = "imp"
+    """imp: train dense, then prune and retrain in cycles. bimp: the same inside the budget of
+    `epochs + cycles * retrain-epochs`, with a linear dense schedule and ALLR."""
+
+    data: str = "digits"
+    """Data set: digits (embedded), or a prepared set of tensorflow-datasets by name, such as mnist,
+    fashion_mnist, cifar10, cifar100."""
+
+    data_dir: pathlib.Path | None = None
+    """Folder of prepared tensorflow-datasets; default: theirs ($TFDS_DATA_DIR, else
+    ~/tensorflow_datasets)."""
+
+    model: str = "small_cnn"
+    """Network: small_cnn, lenet_300_100, lenet5, resnet20, resnet32, resnet56 or resnet110."""
+
+    sparsity: float = 0.95
+    """Final sparsity: fraction removed of all convolution and dense weights, in [0, 1)."""
+
+    cycles: int = 3
+    """Prunings, each followed by retraining; 1 is one-shot pruning."""
+
+    epochs: int = 40
+    """Length of dense training, in epochs."""
+
+    retrain_epochs: int = 15
+    """Length of retraining after each pruning, in epochs."""
+
+    schedule: str = "allr"
+    """Retraining schedule: ft, lrw, slr, clr, llr, allr, or constant, stepped, cosine, linear
+    (these four start at `peak`)."""
+
+    peak: float | None = None
+    """Highest learning rate of the schedules constant, stepped, cosine and linear."""
+
+    retrain_warmup: float | None = None
+    """Fraction of retraining spent on warm-up; default: the schedule's own (0.1, ft and lrw 0)."""
+
+    dense_schedule: str = "stepped"
+    """Dense learning-rate schedule: stepped (divided by 10 at 50 % and at 75 %), linear (to 0),
+    cosine (to 0) or constant."""
+
+    learning_rate: float = 0.1
+    """Highest learning rate of dense training."""
+
+    warmup_epochs: int = 0
+    """Linear warm-up at the start of dense training, in epochs."""
+
+    momentum: float = 0.9
+    """Momentum of SGD."""
+
+    nesterov: bool = True
+    """Whether momentum is Nesterov's."""
+
+    weight_decay: float = 1e-4
+    """L2 factor added to the gradient of every parameter."""
+
+    batch_size: int = 64
+    """Examples a training step."""
+
+    rewind_epoch: int | None = None
+    """Weight rewinding: after each pruning, kept weights go back to their values after this many
+    epochs of dense training. Usually with `schedule lrw`."""
+
+    optimizer_state: Literal["fresh_once", "fresh", "keep"] = "fresh_once"
+    """Momentum at a pruning: fresh_once resets it at the first one, fresh at each, keep never."""
+
+    recalibrate: bool = False
+    """Whether batch-norm statistics are re-estimated over one epoch after each pruning."""
+
+    score: Literal["magnitude", "random"] = "magnitude"
+    """What decides which weights stay."""
+
+    allocation: Literal["global", "uniform"] = "global"
+    """Whether the whole network shares one threshold or every layer loses the same fraction."""
+
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the computation; parameters are float32 in any case."""
+
+    seed: int = 0
+    """Seed of the initial weights, the order of the data, augmentation and random scores. The
+    validation split does not depend on it."""
+
+    eval_batch_size: int = 500
+    """Examples an evaluation step."""
+
+    run_dir: pathlib.Path | None = None
+    """Folder for the results; default: runs/DATA-MODEL-METHOD-SCHEDULE-SPARSITY-sSEED."""
+
+    def resolved_run_dir(self) -> pathlib.Path:
+        """The folder of this run."""
+        if self.run_dir is not None:
+            return self.run_dir
+        name = f"{self.data}-{self.model}-{self.method}-{self.schedule}-{self.sparsity:g}"
+        return pathlib.Path("runs") / f"{name}-s{self.seed}"
+
+
+def check(config: Config) -> None:
+    """Raises for what can be seen wrong before any data are read.
+
+    Raises:
+      ValueError: with the value and the repair.
+    """
+    for field, known in (("method", METHODS), ("dense_schedule", DENSE_SCHEDULES)):
+        value = getattr(config, field)
+        if value not in known:
+            raise ValueError(f"unknown {field} {value!r}. Known: {', '.join(known)}.")
+    for field, least in (
+        ("epochs", 1),
+        ("retrain_epochs", 1),
+        ("cycles", 1),
+        ("batch_size", 1),
+        ("eval_batch_size", 1),
+        ("warmup_epochs", 0),
+        ("weight_decay", 0),
+        ("momentum", 0),
+        ("seed", 0),
+    ):
+        value = getattr(config, field)
+        if value < least:
+            raise ValueError(f"{field} is at least {least}; got {value}.")
+    if not config.learning_rate > 0:
+        raise ValueError(f"learning_rate is positive; got {config.learning_rate}.")
+    if config.warmup_epochs >= config.epochs:
+        raise ValueError(
+            f"warmup_epochs={config.warmup_epochs} leaves nothing of epochs={config.epochs}."
+        )
+    if config.method == "bimp":
+        fixed = {"schedule": "allr", "peak": None, "rewind_epoch": None, "warmup_epochs": 0}
+        for field, value in fixed.items():
+            if getattr(config, field) != value:
+                raise ValueError(
+                    f"method bimp fixes {field}={value}; got {getattr(config, field)!r}. Use "
+                    "method imp to choose."
+                )

@@ -1,0 +1,9 @@
+"""What a run leaves behind: its folder, its log, its table and its pictures."""
+
+from experiments.reports._folder import RunFolder as RunFolder
+from experiments.reports._log import Log as Log
+from experiments.reports._pictures import draw as draw
+from experiments.reports._progress import Progress as Progress
+from experiments.reports._table import COLUMNS as COLUMNS
+from experiments.reports._table import summary_rows as summary_rows
+from experiments.reports._table import table as table

@@ -1,0 +1,113 @@
+"""The folder of a run: configuration, log, summary, pictures."""
+
+import csv
+import dataclasses
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+from typing import Any, TextIO
+
+import jax
+
+import jaxprune
+from experiments.config import Config
+
+# Where a run is written and read from does not change its numbers.
+_NOT_COMPARED = ("run_dir", "data_dir")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
+
+
+class RunFolder:
+    """A run folder, opened for writing.
+
+    Raises:
+      FileExistsError: if the folder holds a run of another configuration; the message lists the
+        first differences.
+      OSError: if the folder cannot be written.
+    """
+
+    def __init__(self, path: pathlib.Path, config: Config):
+        self.path = path
+        settings = _jsonable(dataclasses.asdict(config))
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            probe = path / ".probe"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise OSError(
+                f"the run folder {path} cannot be written ({error.strerror}). Choose another with "
+                "--run-dir."
+            ) from error
+        _check_same_config(path / "config.json", settings, path)
+        document = {
+            "config": settings,
+            "versions": {
+                "jaxprune": jaxprune.__version__,
+                **{package: importlib.metadata.version(package) for package in _PACKAGES},
+            },
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "device": jax.devices()[0].device_kind,
+            "command": "python -m experiments.run " + " ".join(_arguments(config)),
+        }
+        (path / "config.json").write_text(json.dumps(document, indent=2) + "\n")
+        # Line-buffered: an interrupted run keeps every line up to the interruption.
+        self._metrics: TextIO = (path / "metrics.jsonl").open("w", buffering=1)
+
+    def log(self, row: dict[str, Any]) -> None:
+        """Appends one line to metrics.jsonl."""
+        self._metrics.write(json.dumps(row) + "\n")
+
+    def write_summary(self, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
+        """Writes summary.csv."""
+        with (self.path / "summary.csv").open("w", newline="") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+
+    def close(self) -> None:
+        """Closes the log."""
+        self._metrics.close()
+
+
+def _jsonable(settings: dict[str, Any]) -> dict[str, Any]:
+    return {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in settings.items()}
+
+
+def _check_same_config(file: pathlib.Path, settings: dict[str, Any], path: pathlib.Path) -> None:
+    if not file.exists():
+        return
+    try:
+        held = json.loads(file.read_text())["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileExistsError(
+            f"{file} is not the configuration of a run. Choose another folder with --run-dir."
+        ) from error
+    names = sorted((held.keys() | settings.keys()) - set(_NOT_COMPARED))
+    different = [n for n in names if held.get(n) != settings.get(n)]
+    if different:
+        shown = ", ".join(
+            f"{n}: {held.get(n)!r} there, {settings.get(n)!r} now" for n in different[:3]
+        )
+        raise FileExistsError(
+            f"the run folder {path} holds a run of another configuration ({shown}). Choose another "
+            "with --run-dir, or delete it."
+        )
+
+
+def _arguments(config: Config) -> list[str]:
+    """The command-line arguments that repeat a run: what differs from the defaults."""
+    words = []
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if value == field.default:
+            continue
+        flag = field.name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            words += [f"--{flag}", str(value)]
+    return words

@@ -1,0 +1,32 @@
+"""What happened in a run, in the order it happened; the pictures are drawn from it."""
+
+import dataclasses
+
+import numpy as np
+
+
+@dataclasses.dataclass
+class Log:
+    """Curves of a run, by training step.
+
+    Attributes:
+      steps: step of each training row.
+      learning_rates: learning rate used at each.
+      accuracies: training accuracy of the batch at each.
+      validation: (step, accuracy) at the end of every epoch.
+      test: (step, accuracy) at the end of every phase.
+      prunings: (step, sparsity, test accuracy right after it) of every pruning.
+    """
+
+    steps: list[int] = dataclasses.field(default_factory=list)
+    learning_rates: list[float] = dataclasses.field(default_factory=list)
+    accuracies: list[float] = dataclasses.field(default_factory=list)
+    validation: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    test: list[tuple[int, float]] = dataclasses.field(default_factory=list)
+    prunings: list[tuple[int, float, float]] = dataclasses.field(default_factory=list)
+
+    def add_chunk(self, first_step: int, rates: np.ndarray, accuracies: np.ndarray) -> None:
+        """Adds the rows of some consecutive steps."""
+        self.steps += range(first_step, first_step + len(rates))
+        self.learning_rates += map(float, rates)
+        self.accuracies += map(float, accuracies)

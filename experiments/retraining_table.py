@@ -1,0 +1,219 @@
+"""Six retraining schedules, side by side: the table of the README.
+
+Zimmer et al., ICLR 2023, and Le & Hua, ICLR 2021, on a network that trains in seconds:
+LeNet-300-100 on Fashion-MNIST, 20 epochs dense, then one-shot and three-cycle magnitude pruning to
+90, 95 and 98 %, each cycle retrained for 1, 2 or 5 epochs under FT, LRW, SLR, CLR, LLR and ALLR.
+
+    python -m experiments.retraining_table --data-dir DIR
+
+Every cell is written as soon as it is done, and a run that was stopped goes on where it was; the
+table is made from what is there. On two CPU cores the whole grid of three seeds takes about
+40 minutes. No learning rate was tuned for it: 0.1, divided by 10 at 50 and 75 % of dense training.
+"""
+
+import dataclasses
+import json
+import pathlib
+import statistics
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import tyro
+from rich.console import Console
+
+import jaxprune as jp
+from experiments import data
+from experiments.config import Config
+from experiments.setup import Setup, build
+
+Cell = dict[str, Any]
+_KEYS = ("seed", "cycles", "sparsity", "retrain_epochs", "schedule")
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """The grid of runs behind the table of retraining schedules."""
+
+    data_dir: pathlib.Path | None = None
+    """Folder of prepared tensorflow-datasets; default: theirs."""
+
+    data: str = "fashion_mnist"
+    """Data set."""
+
+    model: str = "lenet_300_100"
+    """Network."""
+
+    epochs: int = 20
+    """Length of dense training, in epochs."""
+
+    retrain_epochs: tuple[int, ...] = (1, 2, 5)
+    """Lengths of retraining after each pruning, in epochs."""
+
+    sparsities: tuple[float, ...] = (0.90, 0.95, 0.98)
+    """Final sparsities: fraction removed of all weights."""
+
+    cycles: tuple[int, ...] = (1, 3)
+    """Numbers of prunings."""
+
+    schedules: tuple[str, ...] = ("ft", "lrw", "slr", "clr", "llr", "allr")
+    """Retraining schedules."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of weights and data order."""
+
+    batch_size: int = 128
+    """Examples a training step."""
+
+    out: pathlib.Path = pathlib.Path("runs/retraining_table")
+    """Folder for results.jsonl and table.md."""
+
+
+def cells(grid: Grid, seed: int) -> Iterator[Cell]:
+    """The cells of one seed, cheap ones first."""
+    for epochs in grid.retrain_epochs:
+        for cycles in grid.cycles:
+            for sparsity in grid.sparsities:
+                for schedule in grid.schedules:
+                    values = (seed, cycles, sparsity, epochs, schedule)
+                    yield dict(zip(_KEYS, values, strict=True))
+
+
+def config_of(grid: Grid, seed: int) -> Config:
+    """The configuration that the cells of a seed share."""
+    return Config(
+        data=grid.data,
+        data_dir=grid.data_dir,
+        model=grid.model,
+        epochs=grid.epochs,
+        batch_size=grid.batch_size,
+        seed=seed,
+    )
+
+
+def run_cell(cell: Cell, parts: Setup, dense: jp.training.TrainState) -> Cell:
+    """Prunes and retrains a trained network as one cell says."""
+    result = jp.training.imp(
+        dense,
+        parts.train,
+        evaluate=parts.evaluate,
+        pretraining=parts.pretraining,
+        pretraining_steps=parts.options["pretraining_steps"],
+        pretrain=False,
+        sparsity=cell["sparsity"],
+        cycles=cell["cycles"],
+        retraining_steps=cell["retrain_epochs"] * parts.epoch_steps,
+        schedule=cell["schedule"],
+    )
+    last = result.records[-1]
+    return {
+        **cell,
+        "dense_accuracy": result.records[0].evaluation["accuracy"],
+        "accuracy": last.evaluation["accuracy"],
+        "nonzero": last.nonzero,
+        "discounts": [r.discount for r in result.records[1:]],
+        "seconds": round(sum(r.seconds for r in result.records[1:]), 2),
+    }
+
+
+def read(file: pathlib.Path) -> dict[tuple[Any, ...], Cell]:
+    """The cells done so far; a line cut off by a crash is left out and run again."""
+    done = {}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            cell = json.loads(line)
+        except ValueError:
+            continue
+        done[tuple(cell[k] for k in _KEYS)] = cell
+    return done
+
+
+def markdown(grid: Grid, done: list[Cell]) -> str:
+    """The table: test accuracy in percent, mean and standard deviation over the seeds."""
+    head = ["cycles", "sparsity", "epochs a cycle", *(s.upper() for s in grid.schedules)]
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 3 + "---:|" * len(grid.schedules)]
+    for cycles in grid.cycles:
+        for sparsity in grid.sparsities:
+            for epochs in grid.retrain_epochs:
+                row = [str(cycles), f"{100 * sparsity:g} %", str(epochs)]
+                for schedule in grid.schedules:
+                    wanted = (cycles, sparsity, epochs, schedule)
+                    found = [c for c in done if tuple(c[k] for k in _KEYS[1:]) == wanted]
+                    row.append(mean_std([c["accuracy"] for c in found]))
+                lines.append("| " + " | ".join(row) + " |")
+    dense = {c["seed"]: c["dense_accuracy"] for c in done}
+    device = jax.devices()[0].device_kind
+    lines.append("")
+    lines.append(
+        f"Dense: {mean_std(list(dense.values()))}. Test accuracy in percent, mean ± sample standard "
+        f"deviation over {len(dense)} seeds; device: {device}."
+    )
+    return "\n".join(lines)
+
+
+def mean_std(fractions: list[float]) -> str:
+    """Percent, mean ± sample standard deviation."""
+    if not fractions:
+        return "–"
+    percent = [100 * x for x in fractions]
+    if len(percent) == 1:
+        return f"{percent[0]:.2f}"
+    return f"{statistics.mean(percent):.2f} ± {statistics.stdev(percent):.2f}"
+
+
+def run(grid: Grid, console: Console) -> str:
+    """Runs what is missing of the grid and returns the table."""
+    grid.out.mkdir(parents=True, exist_ok=True)
+    file = grid.out / "results.jsonl"
+    settings = {k: v for k, v in dataclasses.asdict(grid).items() if k not in ("data_dir", "out")}
+    shared = {k: settings[k] for k in ("data", "model", "epochs", "batch_size")}
+    header = grid.out / "grid.json"
+    if header.exists() and json.loads(header.read_text()) != shared:
+        raise ValueError(f"{grid.out} holds cells of other settings; choose another --out.")
+    header.write_text(json.dumps(shared))
+
+    dataset = None
+    for seed in grid.seeds:
+        done = read(file)
+        missing = [c for c in cells(grid, seed) if tuple(c[k] for k in _KEYS) not in done]
+        if not missing:
+            continue
+        dataset = dataset or data.load(grid.data, data_dir=grid.data_dir)
+        parts = build(config_of(grid, seed), dataset=dataset)
+        console.print(f"seed {seed}: dense training, then {len(missing)} cells")
+        steps = jnp.arange(parts.options["pretraining_steps"])
+        dense, _ = parts.train(parts.state, jax.vmap(parts.pretraining)(steps))
+        for i, cell in enumerate(missing):
+            result = run_cell(cell, parts, dense)
+            with file.open("a") as lines:
+                lines.write(json.dumps(result) + "\n")
+            console.print(
+                f"seed {seed} {i + 1:3}/{len(missing)}  {cell['schedule']:5} {cell['cycles']} "
+                f"cycle(s) {cell['sparsity']} {cell['retrain_epochs']} epoch(s): "
+                f"{100 * result['accuracy']:.2f} % in {result['seconds']} s",
+                highlight=False,
+            )
+    table = markdown(grid, list(read(file).values()))
+    (grid.out / "table.md").write_text(table + "\n")
+    return table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status (0, 2 bad input, 130 interrupted)."""
+    grid = tyro.cli(Grid, args=arguments, prog="python -m experiments.retraining_table")
+    console = Console()
+    try:
+        console.print(run(grid, console), markup=False, highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted; run it again to go on. Done cells: {grid.out}/results.jsonl.")
+        return 130
+    except (ValueError, OSError) as error:
+        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

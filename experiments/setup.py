@@ -1,0 +1,172 @@
+"""From a configuration to the parts of a run: data on the device, state, loop, evaluation."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import jaxprune as jp
+from experiments import data, models
+from experiments.config import Config, check
+from jaxprune.training import TrainLoop, TrainState
+
+
+class Setup(NamedTuple):
+    """The parts of a run.
+
+    Attributes:
+      state: the initial state.
+      train: the training loop.
+      evaluate: ``evaluate(state)`` on the test set: "accuracy" and "loss".
+      evaluate_validation: the same on the validation set.
+      pretraining: learning-rate schedule of the dense phase.
+      epoch_steps: steps an epoch.
+      options: the arguments of `jp.training.imp` that the configuration sets.
+    """
+
+    state: TrainState
+    train: TrainLoop
+    evaluate: jp.training.Evaluate
+    evaluate_validation: jp.training.Evaluate
+    pretraining: optax.Schedule
+    epoch_steps: int
+    options: dict[str, Any]
+
+
+def make_optimizer(config: Config, learning_rate: Any) -> optax.GradientTransformation:
+    """SGD with momentum, weight decay as an L2 gradient of every parameter (before momentum)."""
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay),
+        optax.sgd(learning_rate, config.momentum, nesterov=config.nesterov),
+    )
+
+
+def dense_schedule(config: Config, epoch_steps: int) -> optax.Schedule:
+    """The learning rate of dense training, by step.
+
+    With warm-up the rate rises linearly over the first steps; the shape below it keeps counting.
+    """
+    peak, steps = config.learning_rate, config.epochs * epoch_steps
+    shapes = {
+        "stepped": optax.piecewise_constant_schedule(peak, {steps // 2: 0.1, steps * 3 // 4: 0.1}),
+        "linear": optax.linear_schedule(peak, 0.0, steps),
+        "cosine": optax.cosine_decay_schedule(peak, steps),
+        "constant": optax.constant_schedule(peak),
+    }
+    shape, warmup = shapes[config.dense_schedule], config.warmup_epochs * epoch_steps
+    if not warmup:
+        return shape
+    return lambda step: shape(step) * jnp.minimum((jnp.asarray(step) + 1) / warmup, 1.0)
+
+
+def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
+    """Builds a run.
+
+    Args:
+      config: the configuration.
+      dataset: data to use instead of loading ``config.data``.
+
+    Returns:
+      Its parts.
+
+    Raises:
+      ValueError: for an unknown name or a value out of range.
+      FileNotFoundError: if the data set is not prepared.
+    """
+    check(config)
+    # The names first: a typing error should not wait for 50,000 images.
+    known = jp.schedules.RETRAINING
+    if config.schedule not in known:
+        raise ValueError(f"unknown schedule {config.schedule!r}. Known: {', '.join(known)}.")
+    dtype = jnp.dtype(config.precision)
+    models.create(config.model, 10)
+    dataset = data.load(config.data, data_dir=config.data_dir) if dataset is None else dataset
+    model = models.create(config.model, dataset.num_classes, dtype)
+    epoch_steps = data.steps_per_epoch(len(dataset.train["label"]), config.batch_size)
+
+    keys = jax.random.split(jax.random.key(config.seed), 3)
+    params, model_state = models.init(model, keys[0], dataset.image_shape)
+    optimizer = partial(make_optimizer, config)
+    loss_fn = models.make_loss_fn(model)
+    batch_at = data.make_batch_at(
+        dataset.train,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        mean=dataset.mean,
+        std=dataset.std,
+        augment=dataset.augmentation,
+        dtype=dtype,
+    )
+    # XLA's CPU backend runs products well inside a compiled loop, convolutions badly.
+    has_convolutions = any(leaf.ndim > 2 for leaf in jax.tree.leaves(params))
+    train = jp.training.make_loop(
+        jp.training.make_train_step(loss_fn, optimizer),
+        batch_at,
+        chunk_steps=min(epoch_steps, 50),
+        compile_chunks=None if has_convolutions else True,
+    )
+    eval_fn = models.make_eval_fn(model, dataset.mean, dataset.std)
+    evaluate, evaluate_validation = (
+        jp.training.make_evaluate(eval_fn, dict(split), batch_size=config.eval_batch_size)
+        for split in (dataset.test, dataset.validation)
+    )
+    allocations = {"global": jp.masks.globally, "uniform": jp.masks.uniform}
+    scores = {"magnitude": jp.scores.magnitude, "random": partial(jp.scores.random, keys[1])}
+    options: dict[str, Any] = {
+        "pretraining_steps": config.epochs * epoch_steps,
+        "sparsity": config.sparsity,
+        "cycles": config.cycles,
+        "warmup": config.retrain_warmup,
+        "scores": scores[config.score],
+        "allocation": allocations[config.allocation](),
+        "optimizer_state": config.optimizer_state,
+        "recalibrate": jp.training.make_recalibrate(loss_fn, batch_at, steps=epoch_steps)
+        if config.recalibrate
+        else None,
+    }
+    if config.method == "bimp":
+        options["learning_rate"] = config.learning_rate
+        options["budget"] = (config.epochs + config.cycles * config.retrain_epochs) * epoch_steps
+    else:
+        options["retraining_steps"] = config.retrain_epochs * epoch_steps
+        options["schedule"] = config.schedule
+        options["peak"] = config.peak
+        options["pretraining_warmup_steps"] = config.warmup_epochs * epoch_steps
+        options["pretraining"] = dense_schedule(config, epoch_steps)
+        if config.rewind_epoch is not None:
+            options["rewind"] = config.rewind_epoch * epoch_steps
+    state = TrainState.create(params, optimizer, model_state=model_state, key=keys[2])
+    return Setup(
+        state=state,
+        train=train,
+        evaluate=evaluate,
+        evaluate_validation=evaluate_validation,
+        pretraining=dense_schedule(config, epoch_steps),
+        epoch_steps=epoch_steps,
+        options=options,
+    )
+
+
+def prune_and_retrain(
+    config: Config, parts: Setup, *, train: TrainLoop | None = None, **options: Any
+) -> jp.training.ImpResult:
+    """Runs the method of the configuration on the parts built from it.
+
+    Args:
+      config: names the method.
+      parts: from `build`.
+      train: a loop to use instead of the one in ``parts``, e.g. one that reports.
+      **options: override those of ``parts``, e.g. ``on_phase``.
+
+    Returns:
+      The final state and the records.
+    """
+    methods = {"imp": jp.training.imp, "bimp": jp.training.bimp}
+    return methods[config.method](
+        parts.state,
+        train or parts.train,
+        evaluate=parts.evaluate,
+        **{**parts.options, **options},
+    )

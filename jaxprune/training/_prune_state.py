@@ -1,0 +1,104 @@
+"""One prune inside a run: new mask, masked parameters, the discount of ALLR."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+from jaxprune import _tree, masks, scores, transforms
+from jaxprune._tree import PyTree
+from jaxprune.masks import Allocation, PruneInfo
+from jaxprune.training._state import TrainState
+
+
+class Prune(NamedTuple):
+    """What one prune did, on the host.
+
+    Attributes:
+      info: exact counts; checked.
+      pruned_fraction: the fraction of the weights still there that this prune removed.
+    """
+
+    info: PruneInfo
+    pruned_fraction: float
+
+
+def magnitude_of(mask: PyTree) -> Callable[[PyTree], PyTree]:
+    """Magnitude scores of exactly the leaves that a mask has."""
+    paths = {path for path, _ in _tree.named_leaves(mask)}
+
+    def score(params: PyTree) -> PyTree:
+        return scores.magnitude(params, where=lambda path, leaf: path in paths)
+
+    return score
+
+
+def prune_state(
+    state: TrainState,
+    sparsity: float,
+    *,
+    score: Callable[[PyTree], PyTree],
+    allocation: Allocation | None,
+) -> tuple[TrainState, Prune]:
+    """Prunes the parameters of a state, within its current mask.
+
+    Args:
+      state: the state; its mask is the upper bound of the new one.
+      sparsity: fraction removed of all prunable weights after this prune.
+      score: function from parameters to scores.
+      allocation: how the total is spread; global if `None`.
+
+    Returns:
+      The state with new mask and parameters, and what happened.
+
+    Raises:
+      ValueError: if scores hold NaN, a leaf collapses, or the target lies below the current one.
+    """
+    before = state.mask
+    mask, info = masks.make_with_info(
+        score(state.params), sparsity, within=before, allocation=allocation
+    )
+    info.check()
+    kept_before = sum(map(int, info.kept_before))
+    kept = sum(map(int, info.kept))
+    state = state._replace(
+        params=masks.apply_mask(state.params, mask),
+        opt_state=transforms.set_mask(state.opt_state, mask),
+    )
+    return state, Prune(info, (kept_before - kept) / kept_before)
+
+
+def rewind_state(state: TrainState, snapshot: TrainState) -> TrainState:
+    """Puts weights, model state and optimizer state back to a snapshot, under the current mask.
+
+    The step counter goes on, so that the data of the replayed steps are drawn afresh.
+    """
+    snapshot = jax.tree.map(lambda x: x.copy(), snapshot)
+    return state._replace(
+        params=masks.apply_mask(snapshot.params, state.mask),
+        opt_state=transforms.set_mask(snapshot.opt_state, state.mask),
+        model_state=snapshot.model_state,
+    )
+
+
+def check_scores(score: Any, state: TrainState) -> None:
+    """Raises, before any training, if scores and mask disagree on what is prunable.
+
+    Raises:
+      TypeError: if ``score`` is not a function.
+      ValueError: naming the first leaf that only one of them has.
+    """
+    if not callable(score):
+        raise TypeError(
+            "scores is a function from parameters to scores here, because every cycle needs new "
+            "ones; e.g. scores=jp.scores.magnitude."
+        )
+    shapes = jax.eval_shape(score, state.params)
+    ours = {path for path, _ in _tree.named_leaves(shapes)}
+    theirs = {path for path, _ in _tree.named_leaves(state.mask)}
+    if ours != theirs:
+        raise ValueError(
+            f"the scores and the mask of the state disagree on what is prunable, first at "
+            f"{min(ours ^ theirs)!r}. Create the state with mask=jp.masks.dense(params, "
+            "where=...), and pass the same `where` to the scores."
+        )

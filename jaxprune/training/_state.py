@@ -1,0 +1,123 @@
+"""What a run carries from step to step."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune import _tree, masks, transforms
+from jaxprune._tree import PyTree
+
+MakeOptimizer: TypeAlias = Callable[[Any], optax.GradientTransformation]
+
+
+class TrainState(NamedTuple):
+    """Everything that training changes, and the key it draws from. Arrays only.
+
+    Attributes:
+      step: int32 scalar, training steps done so far, over all phases.
+      params: the parameters; pruned weights are exactly zero.
+      opt_state: state of the masked optimizer; it holds the mask.
+      model_state: what the model keeps besides parameters (batch statistics, ...), or `None`.
+      key: the run's random key; step t uses ``fold_in(key, t)``.
+    """
+
+    step: jax.Array
+    params: PyTree
+    opt_state: PyTree
+    model_state: PyTree
+    key: jax.Array
+
+    @classmethod
+    def create(
+        cls,
+        params: PyTree,
+        make_optimizer: MakeOptimizer,
+        *,
+        model_state: PyTree = None,
+        mask: PyTree | None = None,
+        key: jax.Array,
+    ) -> "TrainState":
+        """Makes the state of a run that starts at step 0.
+
+        Args:
+          params: any pytree of arrays. Copied: training donates its buffers, never the caller's.
+          make_optimizer: function from a learning rate to an optax optimizer.
+          model_state: what the model keeps besides parameters. Copied.
+          mask: which weights stay; everything by default. Its leaves also say what is prunable:
+            pass ``jp.masks.dense(params, where=...)`` to choose.
+          key: a JAX random key. Copied.
+
+        Returns:
+          The state, its parameters already masked.
+
+        Raises:
+          TypeError: if ``make_optimizer`` is a ready optimizer or no function.
+          ValueError: if parameters are NaN or infinite, no leaf is prunable, or the mask is of
+            another tree.
+
+        Example:
+          >>> import jax, optax
+          >>> import jax.numpy as jnp
+          >>> import jaxprune as jp
+          >>> state = jp.training.TrainState.create(
+          ...     {"w": jnp.ones((2, 2))}, lambda lr: optax.sgd(lr), key=jax.random.key(0)
+          ... )
+          >>> int(state.step), jp.sparsity(state.mask)
+          (0, 0.0)
+        """
+        check_make_optimizer(make_optimizer)
+        _tree.check_finite(params, what="parameters")
+        mask = masks.dense(params) if mask is None else mask
+        params = masks.apply_mask(copy(params), mask)
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            opt_state=init_optimizer(make_optimizer, params, mask),
+            model_state=copy(model_state),
+            key=copy(key),
+        )
+
+    @property
+    def mask(self) -> PyTree:
+        """The current mask: a tree like the parameters, True = kept."""
+        return transforms.get_mask(self.opt_state)
+
+
+def copy(tree: PyTree) -> PyTree:
+    """Copies every array, so that a step may donate one and leave the other."""
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+
+
+def masked_optimizer(make_optimizer: MakeOptimizer, mask: PyTree) -> optax.GradientTransformation:
+    """The optimizer of a run: learning rate and mask live in its state, as data."""
+
+    def injected(learning_rate: Any) -> optax.GradientTransformation:
+        # A parameter named exactly `learning_rate`, whatever the caller's function calls it. And
+        # float32 whatever the parameters are: bfloat16 would round 0.1 to 0.1001.
+        return make_optimizer(learning_rate)
+
+    inject = optax.inject_hyperparams(injected, hyperparam_dtype=jnp.float32)
+    return transforms.fixed_mask(inject(learning_rate=0.0), mask)
+
+
+def init_optimizer(make_optimizer: MakeOptimizer, params: PyTree, mask: PyTree) -> PyTree:
+    """A fresh optimizer state for masked training."""
+    return masked_optimizer(make_optimizer, mask).init(params)
+
+
+def check_make_optimizer(make_optimizer: Any) -> None:
+    """Raises if ``make_optimizer`` is not a function from a learning rate to an optimizer.
+
+    Raises:
+      TypeError: with the repair.
+    """
+    if isinstance(make_optimizer, optax.GradientTransformation) or not callable(make_optimizer):
+        got = "a ready optimizer" if hasattr(make_optimizer, "update") else repr(make_optimizer)
+        raise TypeError(
+            "make_optimizer is a function from a learning rate to an optimizer, e.g. "
+            f"lambda lr: optax.sgd(lr, momentum=0.9); got {got}. "
+            "A ready optimizer has its schedule inside, but retraining needs to set the rate."
+        )
