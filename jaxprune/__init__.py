@@ -8,7 +8,10 @@ take masks and learning rates as data, so that a whole multi-cycle run compiles 
 
 from jaxprune import masks as masks
 from jaxprune import metrics as metrics
+from jaxprune import schedules as schedules
 from jaxprune import scores as scores
+from jaxprune import training as training
+from jaxprune import transforms as transforms
 from jaxprune._tree import default_where as default_where
 from jaxprune._version import __version__ as __version__
 from jaxprune.masks import apply_mask as apply_mask

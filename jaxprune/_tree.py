@@ -217,10 +217,39 @@ def squared_norm(tree: PyTree) -> jax.Array:
     total: jax.Array = jnp.zeros((), jnp.float32)
     for leaf in jax.tree.leaves(tree):
         if is_floating(leaf):
-            part = jnp.sum(jnp.square(jnp.asarray(leaf).astype(wide_dtype(leaf.dtype))))
+            leaf = jnp.asarray(leaf)  # first: NumPy's float64 is float32 without x64
+            part = jnp.sum(jnp.square(leaf.astype(wide_dtype(leaf.dtype))))
             out = wide_dtype(total.dtype, part.dtype)
             total = total.astype(out) + part.astype(out)
     return total
+
+
+def relative_distance(params: PyTree, pruned_params: PyTree) -> jax.Array:
+    """Returns ``||params - pruned_params|| / ||params||`` over all floating leaves.
+
+    Differences and sums are taken in float32 at least. 0 where ``params`` is all zero.
+
+    Raises:
+      ValueError: if the trees differ, naming the path.
+    """
+    check_matches(pruned_params, params, what="pruned tree")
+    ours = jax.tree.leaves(params, is_leaf=is_absent)
+    theirs = jax.tree.leaves(pruned_params, is_leaf=is_absent)
+    if [is_absent(x) for x in ours] != [is_absent(y) for y in theirs]:
+        path = min(dict(named_leaves(params)).keys() ^ dict(named_leaves(pruned_params)).keys())
+        raise ValueError(
+            f"only one of the trees before and after pruning has a leaf at {path!r}. Pass both "
+            "whole, or the same part of both."
+        )
+
+    def difference(before: Any, after: Any) -> jax.Array:
+        before, after = jnp.asarray(before), jnp.asarray(after)
+        wide = wide_dtype(before.dtype, after.dtype)
+        return before.astype(wide) - after.astype(wide)
+
+    moved = [difference(x, y) for x, y in zip(ours, theirs, strict=True) if is_floating(x)]
+    whole = squared_norm(params)
+    return jnp.sqrt(squared_norm(moved) / jnp.where(whole > 0, whole, jnp.ones_like(whole)))
 
 
 def size(tree: PyTree) -> int:

@@ -1,7 +1,6 @@
 """How much of the weights' norm a prune takes away."""
 
 import jax
-import jax.numpy as jnp
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
@@ -33,14 +32,4 @@ def relative_norm_drop(params: PyTree, pruned_params: PyTree) -> jax.Array:
     References:
       Zimmer et al., How I Learned to Stop Worrying and Love Retraining, ICLR 2023, section 3.
     """
-    _tree.check_matches(pruned_params, params, what="pruned tree")
-
-    def difference(before: jax.Array, after: jax.Array) -> jax.Array | None:
-        if not _tree.is_floating(before):
-            return None
-        wide = _tree.wide_dtype(before.dtype)
-        return jnp.asarray(before).astype(wide) - jnp.asarray(after).astype(wide)
-
-    lost = _tree.squared_norm(jax.tree.map(difference, params, pruned_params))
-    whole = _tree.squared_norm(params)
-    return jnp.sqrt(lost / jnp.where(whole > 0, whole, 1))
+    return _tree.relative_distance(params, pruned_params)

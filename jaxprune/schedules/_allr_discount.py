@@ -1,0 +1,108 @@
+"""The discount of ALLR: how much a prune moved the parameters."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune._tree import PyTree, is_traced, relative_distance
+from jaxprune.schedules._checks import check_scalar, check_steps
+
+
+def allr_discount(
+    params: PyTree,
+    pruned_params: PyTree,
+    *,
+    pruned_fraction: Any,
+    pretraining_steps: int,
+    retraining_steps: int,
+) -> jax.Array:
+    """The discount of ALLR: how large the first rate of retraining should be, next to η_max.
+
+        d = min(1, max(d₁, d₂))     d₁ = ‖θ - θᵖ‖ / (‖θ‖ √s)     d₂ = min(N / T, 1)
+
+    so a prune that hurt (d₁) or a long retraining (d₂) earns a large rate. d₁ comes from
+    `allr_ratio`. The paper has d₁ <= 1, which holds where the smallest entries of one pool are
+    pruned and θ is that pool; random or layer-wise pruning can pass it, and the clip at 1 is that
+    of the authors' code.
+
+    Works under `jit`.
+
+    Args:
+      params: θ, the parameters before this prune (any pytree).
+      pruned_params: θᵖ, the same after it.
+      pruned_fraction: s, the fraction of the weights still there that this cycle removes; may be
+        traced.
+      pretraining_steps: T in steps (or any unit that ``retraining_steps`` shares).
+      retraining_steps: N in steps: the length of this cycle, not of all cycles together.
+
+    Returns:
+      A float32 scalar.
+
+    Raises:
+      TypeError: if a step count is not a static integer.
+      ValueError: if the trees differ or an argument is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> before, after = {"w": jnp.array([3.0, 4.0])}, {"w": jnp.array([0.0, 4.0])}
+      >>> d = allr_discount(
+      ...     before, after, pruned_fraction=0.5, pretraining_steps=160, retraining_steps=16
+      ... )
+      >>> print(f"{d:.4f}")
+      0.8485
+
+    References:
+      Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and Love Retraining, ICLR 2023.
+    """
+    total = check_steps("pretraining_steps", pretraining_steps)
+    budget = check_steps("retraining_steps", retraining_steps)
+    ratio = allr_ratio(params, pruned_params, pruned_fraction=pruned_fraction)
+    share = jnp.asarray(min(budget / total, 1.0), jnp.float32)
+    return jnp.minimum(jnp.maximum(ratio, share), jnp.ones((), jnp.float32))
+
+
+def allr_ratio(params: PyTree, pruned_params: PyTree, *, pruned_fraction: Any) -> jax.Array:
+    """The relative distance d₁ that a prune moved the parameters, before any clip.
+
+        d₁ = ‖θ - θᵖ‖ / (‖θ‖ √s)
+
+    and 0 where nothing is pruned (s = 0 or θ = 0). The authors' code takes √|‖θ‖² - ‖θᵖ‖²| for the
+    distance. The two coincide for pruning, which sets entries to zero and moves no other; the
+    distance itself, taken here, does not suffer from cancellation.
+
+    The norms run over all floating leaves: weights, biases, norm scales, as in the authors' code.
+    Norm scales are of order one, so on small networks this ratio is visibly below that of the
+    prunable weights alone; for another choice pass subtrees. Sums are in float32 at least.
+
+    Args:
+      params: θ, the parameters before this prune (any pytree).
+      pruned_params: θᵖ, the same after it.
+      pruned_fraction: s, the fraction of the weights still there that this cycle removes; may be
+        traced (and is then not checked).
+
+    Returns:
+      A float32 scalar.
+
+    Raises:
+      TypeError: if ``pruned_fraction`` is not a number.
+      ValueError: if the trees differ or ``pruned_fraction`` is outside [0, 1].
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> before, after = {"w": jnp.array([3.0, 4.0])}, {"w": jnp.array([3.0, 0.0])}
+      >>> print(f"{allr_ratio(before, after, pruned_fraction=0.5):.4f}")
+      1.1314
+
+    References:
+      Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and Love Retraining, ICLR 2023.
+    """
+    s = check_scalar("pruned_fraction", pruned_fraction)
+    if not is_traced(s) and not 0 <= float(s) <= 1:
+        raise ValueError(
+            f"pruned_fraction is {float(s)}, but must lie in [0, 1]: the fraction of the weights "
+            "still there that this cycle removes."
+        )
+    relative = relative_distance(params, pruned_params).astype(jnp.float32)
+    ratio = relative / jnp.sqrt(jnp.where(s > 0, s, jnp.ones_like(s)))
+    return jnp.where(s > 0, ratio, jnp.zeros_like(ratio))

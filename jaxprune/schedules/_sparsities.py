@@ -1,0 +1,135 @@
+"""How much is pruned, by cycle or by step. A sparsity is the fraction of weights removed."""
+
+import math
+from typing import Any
+
+import numpy as np
+import optax
+
+from jaxprune.schedules._checks import check_steps
+from jaxprune.schedules._table import lookup
+
+
+def imp_sparsities(final: float, cycles: int) -> tuple[float, ...]:
+    """The sparsities of iterative magnitude pruning (IMP), equal shares of what is left.
+
+        S_j = 1 - (1 - S)^(j / J)       j = 1 ... J
+
+    so that every cycle removes the fraction 1 - (1 - S)^(1 / J) of the weights still there.
+
+    Args:
+      final: S in (0, 1), the fraction removed in the end.
+      cycles: J, the number of prunings.
+
+    Returns:
+      J rising sparsities; the last is ``final`` itself.
+
+    Raises:
+      TypeError: if ``final`` is not a number or ``cycles`` not an integer.
+      ValueError: if one of them is out of range.
+
+    Example:
+      >>> [round(s, 4) for s in imp_sparsities(0.875, 3)]
+      [0.5, 0.75, 0.875]
+
+    References:
+      Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015.
+      Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and Love Retraining, ICLR 2023.
+    """
+    final = _check_sparsity("final", final)
+    cycles = check_steps("cycles", cycles)
+    left = math.log1p(-final)
+    return (*(-math.expm1(left * j / cycles) for j in range(1, cycles)), final)
+
+
+def twenty_percent_sparsities(final: float, rate: float = 0.2) -> tuple[float, ...]:
+    """The sparsities of iterative pruning by a fixed share, 20 % of what is left, up to ``final``.
+
+        S_j = 1 - (1 - rate)^j       j < J = ⌈log(1 - S) / log(1 - rate)⌉,       S_J = S
+
+    A quotient within 1e-9 of an integer counts as that integer: S = 1 - 0.8³ takes three prunings,
+    whatever the round-off. The last cycle removes less than the others unless S is such a value.
+
+    Args:
+      final: S in (0, 1), the fraction removed in the end.
+      rate: in (0, 1), the fraction of the weights still there that each cycle removes.
+
+    Returns:
+      J rising sparsities; the last is ``final`` itself.
+
+    Raises:
+      TypeError: if an argument is not a number.
+      ValueError: if one of them is out of range.
+
+    Example:
+      >>> [round(s, 4) for s in twenty_percent_sparsities(0.5)]
+      [0.2, 0.36, 0.488, 0.5]
+
+    References:
+      Renda, Frankle, Carbin, Comparing Rewinding and Fine-tuning in Neural Network Pruning, ICLR
+      2020.
+    """
+    final = _check_sparsity("final", final)
+    left = math.log1p(-_check_sparsity("rate", rate))
+    quotient = math.log1p(-final) / left
+    cycles = max(1, math.ceil(quotient - 1e-9 * max(1.0, quotient)))
+    return (*(-math.expm1(left * j) for j in range(1, cycles)), final)
+
+
+def cubic(final: float, *, begin_step: int, end_step: int, initial: float = 0.0) -> optax.Schedule:
+    """The cubic sparsity schedule of gradual magnitude pruning (GMP): fast first, then slower.
+
+        s(t) = S + (S₀ - S) (1 - (t - t₀) / (t₁ - t₀))³       t₀ <= t <= t₁
+
+    and S₀ before t₀, S after t₁. The table is computed in float64 on the host, so that the same
+    count gives the same sparsity in and out of `jit`.
+
+    Args:
+      final: S in (0, 1), the fraction removed in the end.
+      begin_step: t₀, the step at which pruning begins.
+      end_step: t₁ > t₀, the first step that has ``final``.
+      initial: S₀ in [0, S], the fraction removed before.
+
+    Returns:
+      A schedule: step -> float32 sparsity. At t₁ and later it is ``final``, rounded to float32.
+
+    Raises:
+      TypeError: if a sparsity is not a number or a step not a static integer.
+      ValueError: if one of them is out of range.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import numpy as np
+      >>> sparsity = cubic(0.8, begin_step=2, end_step=6)
+      >>> print(np.asarray(sparsity(jnp.arange(8))).round(4))
+      [0.     0.     0.     0.4625 0.7    0.7875 0.8    0.8   ]
+
+    References:
+      Zhu & Gupta, To Prune, or Not to Prune: Exploring the Efficacy of Pruning for Model
+      Compression, 2017, equation 1.
+    """
+    final = _check_sparsity("final", final)
+    begin = check_steps("begin_step", begin_step, at_least=0)
+    end = check_steps("end_step", end_step)
+    if end <= begin:
+        raise ValueError(f"end_step is {end}, but must come after begin_step, {begin}.")
+    initial = 0.0 if initial == 0 else _check_sparsity("initial", initial)
+    if initial > final:
+        raise ValueError(
+            f"initial is {initial}, above final={final}: this schedule only prunes. Swap them."
+        )
+    cube = (1 - np.arange(end - begin + 1) / (end - begin)) ** 3
+    # This form, unlike the one above, is exact at both ends.
+    return lookup(initial * cube + final * (1 - cube), start=begin)
+
+
+def _check_sparsity(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(
+            f"{name} must be a number, but it is {value!r} of type {type(value).__name__}. "
+            f"Pass float({name})."
+        )
+    if not 0 < value < 1:
+        hint = " For percent, divide by 100." if 1 < value <= 100 else ""
+        raise ValueError(f"{name} is {value}, but a fraction removed must lie in (0, 1).{hint}")
+    return float(value)

@@ -1,0 +1,163 @@
+"""Tables: a schedule read once on the host, and a table handed back as a schedule."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxprune.schedules._checks import check_steps
+
+Table: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class Pretraining(NamedTuple):
+    """The learning rates of the dense training run, one per step.
+
+    Attributes:
+      rates: float64 ``[T]``.
+      warmup_steps: the first steps of it that were warm-up.
+    """
+
+    rates: Table
+    warmup_steps: int
+
+    @property
+    def highest(self) -> float:
+        """η_max, over all steps."""
+        return float(self.rates.max())
+
+    @property
+    def lowest(self) -> float:
+        """η_min, over the steps after the warm-up (which may itself start from zero)."""
+        return float(self.rates[self.warmup_steps :].min())
+
+
+def check_pretraining(
+    pretraining: Any, *, pretraining_steps: Any, pretraining_warmup_steps: Any
+) -> tuple[int, int]:
+    """Returns T and W as Python integers, or raises. Evaluates nothing."""
+    steps = check_steps("pretraining_steps", pretraining_steps)
+    warmup = check_steps("pretraining_warmup_steps", pretraining_warmup_steps, at_least=0)
+    if warmup >= steps:
+        raise ValueError(
+            f"pretraining_warmup_steps is {warmup}, but pretraining_steps is {steps}: no step is "
+            "left after the warm-up. Both count steps, not epochs."
+        )
+    if not callable(pretraining):
+        raise TypeError(
+            f"pretraining must be a schedule (step -> learning rate), but it is {pretraining!r}. "
+            f"For a constant rate x pass optax.constant_schedule(x)."
+        )
+    return steps, warmup
+
+
+def pretraining_table(
+    pretraining: optax.Schedule, *, pretraining_steps: Any, pretraining_warmup_steps: Any
+) -> Pretraining:
+    """Reads the pretraining schedule at steps 0 ... T - 1.
+
+    Raises:
+      TypeError: if ``pretraining`` is not callable or depends on traced values, or a step count is
+        not a static integer.
+      ValueError: if a count is out of range or a rate is negative, infinite or NaN.
+    """
+    steps, warmup = check_pretraining(
+        pretraining,
+        pretraining_steps=pretraining_steps,
+        pretraining_warmup_steps=pretraining_warmup_steps,
+    )
+    # The user's schedule is read under JAX's default promotions: several of optax's own schedules
+    # divide integer counts, which strict mode refuses, and strict mode is our caller's choice for
+    # other code. Compile-time evaluation lets a table be built in the middle of a trace.
+    with (
+        jax.ensure_compile_time_eval(),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        try:
+            rates = _read(pretraining, steps)
+        except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
+            raise TypeError(
+                "pretraining depends on a traced value, but its table is built on the host. "
+                "Make the schedule from Python numbers, or outside of jit."
+            ) from error
+    bad = np.flatnonzero(~(np.isfinite(rates) & (rates >= 0)))
+    if bad.size:
+        raise ValueError(
+            f"pretraining gives the learning rate {rates[bad[0]]} at step {bad[0]} of {steps} "
+            f"({bad.size} such steps). Rates must be finite and not negative; for round-off below "
+            "zero wrap the schedule in jnp.maximum(rate, 0)."
+        )
+    if not rates.any():
+        raise ValueError(
+            f"pretraining gives the learning rate 0 at each of its {steps} steps. Check that it is "
+            "the schedule the network was trained with."
+        )
+    return Pretraining(rates, warmup)
+
+
+def _read(pretraining: optax.Schedule, steps: int) -> Table:
+    counts = jnp.arange(steps)
+    some = sorted({0, steps // 2, steps - 1})
+    attempts: list[Callable[[Any], Any]] = [pretraining, jax.vmap(pretraining)]
+    for attempt in attempts:
+        # A schedule is only promised to work on one count. Whatever goes wrong with many at once
+        # (a Python `if`, `lax.cond`, `int(count)`) is no error: the loop below decides.
+        try:
+            value = attempt(counts)
+            rates = np.asarray(value, np.float64)
+        except Exception:
+            continue
+        if isinstance(value, (int, float)):  # optax.constant_schedule
+            rates = np.full(steps, rates)
+        # A function of one count may also return something of the right shape that is not one
+        # rate per count.
+        if rates.shape == (steps,):
+            single = np.array([_read_one(pretraining, i) for i in some])
+            near = 1e-5 * np.abs(single).max()
+            if np.allclose(rates[some], single, rtol=1e-5, atol=near, equal_nan=True):
+                return rates
+    return np.array([_read_one(pretraining, i) for i in range(steps)])
+
+
+def _read_one(pretraining: optax.Schedule, step: int) -> float:
+    rate = np.asarray(pretraining(step), np.float64)
+    if rate.shape != ():
+        raise ValueError(
+            f"pretraining gives an array of shape {rate.shape} at step {step}, but must give one "
+            "learning rate."
+        )
+    return float(rate)
+
+
+def lookup(table: Table, *, start: int = 0) -> optax.Schedule:
+    """Returns the schedule that looks counts up in ``table``, as float32.
+
+    The first entry is that of count ``start`` and of all before it. The table stays a NumPy array,
+    so that a schedule belongs to no device and to no trace.
+    """
+    entries = table.astype(np.float32)
+    last = start + len(entries) - 1
+
+    def schedule(count: Any) -> jax.Array:
+        # What lives on the host may be wider than JAX's integers: clipped before it is converted.
+        if isinstance(count, (int, np.integer)):
+            count = min(max(int(count), start), last)
+        elif isinstance(count, np.ndarray) and np.issubdtype(count.dtype, np.integer):
+            count = np.clip(count.astype(np.int64), start, last).astype(np.int32)
+        count = jnp.asarray(count)
+        if not jnp.issubdtype(count.dtype, jnp.integer):
+            raise TypeError(
+                f"a schedule takes an integer count, but it is of dtype {count.dtype} (float32 "
+                "cannot count past 2**24). Count steps in int32."
+            )
+        if count.dtype.itemsize < 4:  # `last` may not fit
+            count = count.astype(jnp.int32)
+        # Clipped before the subtraction, which could wrap around.
+        low, high = jnp.asarray(start, count.dtype), jnp.asarray(last, count.dtype)
+        return jnp.asarray(entries)[jnp.clip(count, low, high) - low]
+
+    return schedule
