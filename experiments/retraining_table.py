@@ -147,8 +147,8 @@ def markdown(grid: Grid, done: list[Cell]) -> str:
     device = jax.devices()[0].device_kind
     lines.append("")
     lines.append(
-        f"Dense: {mean_std(list(dense.values()))}. Test accuracy in percent, mean ± sample standard "
-        f"deviation over {len(dense)} seeds; device: {device}."
+        f"Dense: {mean_std(list(dense.values()))}. Test accuracy in percent, mean ± sample "
+        f"standard deviation over {len(dense)} seeds; device: {device}."
     )
     return "\n".join(lines)
 

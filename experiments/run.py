@@ -57,14 +57,16 @@ def run(config: Config, *, console: Console | None = None, parts: Setup | None =
         if len(records) <= config.cycles:
             progress.phase(f"cycle {len(records)}")
 
+    progress = reports.Progress(steps, config.batch_size, console)
     try:
-        with reports.Progress(steps, config.batch_size, console) as progress:
-            train = _reporting(parts, log, folder, progress, records)
-            result = prune_and_retrain(config, parts, train=train, on_phase=on_phase)
+        train = _reporting(parts, log, folder, progress, records)
+        result = prune_and_retrain(config, parts, train=train, on_phase=on_phase)
     finally:
+        progress.stop()
         folder.close()
-        folder.write_summary(reports.COLUMNS, reports.summary_rows(records))
-        reports.draw(log, folder.path, title)
+        if folder.is_open:
+            folder.write_summary(reports.COLUMNS, reports.summary_rows(records))
+            reports.draw(log, folder.path, title)
     console.print(reports.table(records, title))
     console.print(f"Run folder: {folder.path}")
     return result
@@ -88,6 +90,10 @@ def _reporting(
         progress.chunk(rates, metrics)
 
     def run_epochs(state: TrainState, rates: np.ndarray, _: Any) -> tuple[TrainState, Any]:
+        if not folder.is_open:
+            # Only now, when the plan of the run has been checked: bad input leaves no folder.
+            folder.open()
+            progress.start()
         pieces = []
         for i in range(0, len(rates), parts.epoch_steps):
             state, metrics = parts.train.run(state, rates[i : i + parts.epoch_steps], on_chunk)

@@ -20,16 +20,27 @@ _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
 
 
 class RunFolder:
-    """A run folder, opened for writing.
-
-    Raises:
-      FileExistsError: if the folder holds a run of another configuration; the message lists the
-        first differences.
-      OSError: if the folder cannot be written.
-    """
+    """A run folder. Nothing is written before `open`."""
 
     def __init__(self, path: pathlib.Path, config: Config):
         self.path = path
+        self._config = config
+        self._metrics: TextIO | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether `open` has been called."""
+        return self._metrics is not None
+
+    def open(self) -> None:
+        """Makes the folder, writes config.json and starts metrics.jsonl.
+
+        Raises:
+          FileExistsError: if the folder holds a run of another configuration; the message lists
+            the first differences.
+          OSError: if the folder cannot be written.
+        """
+        path, config = self.path, self._config
         settings = _jsonable(dataclasses.asdict(config))
         try:
             path.mkdir(parents=True, exist_ok=True)
@@ -55,10 +66,11 @@ class RunFolder:
         }
         (path / "config.json").write_text(json.dumps(document, indent=2) + "\n")
         # Line-buffered: an interrupted run keeps every line up to the interruption.
-        self._metrics: TextIO = (path / "metrics.jsonl").open("w", buffering=1)
+        self._metrics = (path / "metrics.jsonl").open("w", buffering=1)
 
     def log(self, row: dict[str, Any]) -> None:
         """Appends one line to metrics.jsonl."""
+        assert self._metrics is not None, "open() the folder first"
         self._metrics.write(json.dumps(row) + "\n")
 
     def write_summary(self, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
@@ -70,7 +82,8 @@ class RunFolder:
 
     def close(self) -> None:
         """Closes the log."""
-        self._metrics.close()
+        if self._metrics is not None:
+            self._metrics.close()
 
 
 def _jsonable(settings: dict[str, Any]) -> dict[str, Any]:

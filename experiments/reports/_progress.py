@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import rich.progress
@@ -25,11 +24,13 @@ class Progress:
         )
         self._task = self._bar.add_task("dense", total=total_steps, numbers="compiling")
 
-    def __enter__(self) -> "Progress":
+    def start(self) -> None:
+        """Shows the bar."""
+        self._last = time.perf_counter()
         self._bar.start()
-        return self
 
-    def __exit__(self, *error: Any) -> None:
+    def stop(self) -> None:
+        """Leaves the bar as it is."""
         self._bar.stop()
 
     def phase(self, name: str) -> None:

@@ -1,0 +1,247 @@
+"""The main job: its folder, its numbers, its errors, its interruption."""
+
+import csv
+import dataclasses
+import io
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from experiments import data, run
+from experiments.config import Config
+from experiments.setup import build, dense_schedule
+
+# Flax' own layers and optax' own schedules mix dtypes that strict promotion refuses; the main job
+# runs under JAX's defaults, as a user's does.
+pytestmark = pytest.mark.usefixtures("jax_defaults")
+
+SMALL = Config(model="lenet_300_100", epochs=3, retrain_epochs=1, cycles=2, batch_size=256)
+
+
+@pytest.fixture
+def jax_defaults():
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def quiet():
+    return Console(file=io.StringIO(), width=100)
+
+
+def small(tmp_path, **options):
+    return dataclasses.replace(SMALL, run_dir=tmp_path / "run", **options)
+
+
+def summary(folder):
+    with (folder / "summary.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_folder_holds_everything(tmp_path):
+    console = quiet()
+    config = small(tmp_path)
+    result = run.run(config, console=console)
+    folder = config.run_dir
+
+    document = json.loads((folder / "config.json").read_text())
+    assert document["config"]["cycles"] == 2
+    assert {"jaxprune", "jax", "flax", "optax"} <= document["versions"].keys()
+    assert "--model lenet-300-100" not in document["command"]
+    assert "--model lenet_300_100 --cycles 2 --epochs 3" in document["command"]
+
+    rows = summary(folder)
+    assert [row["phase"] for row in rows] == ["dense", "cycle 1", "cycle 2"]
+    assert [int(row["nonzero"]) for row in rows] == [r.nonzero for r in result.records]
+    assert float(rows[2]["sparsity"]) == pytest.approx(0.95, abs=1e-4)
+    assert rows[0]["discount"] == "" != rows[1]["discount"]
+
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    train = [line for line in lines if line["kind"] == "train"]
+    assert [line["step"] for line in train] == list(range(5 * (1293 // 256)))
+    rates = np.concatenate([r.learning_rates for r in result.records])
+    np.testing.assert_array_equal(np.float32([line["learning_rate"] for line in train]), rates)
+    assert sum(line["kind"] == "validation" for line in lines) == 5
+    assert [line["phase"] for line in lines if line["kind"] == "phase"] == [
+        "dense",
+        "cycle 1",
+        "cycle 2",
+    ]
+    for picture in ("accuracy.png", "learning_rate.png"):
+        assert (folder / picture).read_bytes()[:4] == b"\x89PNG"
+    text = console.file.getvalue()
+    for word in ("sparsity", "stability", "cycle 2", "95.00"):
+        assert word in text
+
+
+def test_again_gives_the_same_numbers(tmp_path):
+    config = small(tmp_path)
+    kept = []
+    for _ in range(2):
+        run.run(config, console=quiet())
+        rows = [{k: v for k, v in r.items() if k != "seconds"} for r in summary(config.run_dir)]
+        log = (config.run_dir / "metrics.jsonl").read_text().splitlines()
+        kept.append((rows, [line for line in log if '"seconds"' not in line]))
+    assert kept[0] == kept[1]
+
+
+def test_another_seed_gives_other_numbers(tmp_path):
+    first = run.run(small(tmp_path), console=quiet())
+    second = run.run(small(tmp_path / "other", seed=1), console=quiet())
+    a, b = (r.records[0].metrics["loss"] for r in (first, second))
+    assert not np.array_equal(a, b)
+
+
+def test_bimp_spends_the_same_total(tmp_path):
+    result = run.run(small(tmp_path, method="bimp"), console=quiet())
+    assert sum(len(r.learning_rates) for r in result.records) == 5 * (1293 // 256)
+
+
+def test_options_reach_the_run(tmp_path):
+    config = small(
+        tmp_path,
+        schedule="lrw",
+        rewind_epoch=1,
+        retrain_epochs=2,
+        score="random",
+        allocation="uniform",
+        recalibrate=True,
+        optimizer_state="keep",
+        precision="bfloat16",
+        sparsity=0.5,
+    )
+    result = run.run(config, console=quiet())
+    kernels = jax.tree.leaves(result.state.mask)
+    assert [int(np.sum(k)) for k in kernels] == [k.size - round(0.5 * k.size) for k in kernels]
+    np.testing.assert_array_equal(
+        result.records[1].learning_rates, result.records[0].learning_rates[5:]
+    )
+
+
+def test_dense_schedules():
+    config = Config(epochs=4, learning_rate=0.2, warmup_epochs=1)
+    rates = np.asarray(jax.vmap(dense_schedule(config, 10))(np.arange(40)))
+    np.testing.assert_allclose(rates[:10], 0.2 * np.arange(1, 11) / 10, rtol=1e-6)
+    np.testing.assert_allclose(rates[10:], [0.2] * 10 + [0.02] * 10 + [0.002] * 10, rtol=1e-6)
+    for name, last in (("linear", 0.2 / 40), ("constant", 0.2)):
+        config = Config(epochs=4, learning_rate=0.2, dense_schedule=name)
+        assert float(dense_schedule(config, 10)(39)) == pytest.approx(last)
+
+
+def test_ctrl_c_leaves_a_readable_folder(tmp_path, monkeypatch, capsys):
+    def interrupt(self, name):
+        if name == "cycle 2":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(run.reports.Progress, "phase", interrupt)
+    arguments = ["--model", "lenet_300_100", "--epochs", "1", "--retrain-epochs", "1"]
+    status = run.main([*arguments, "--run-dir", str(tmp_path / "run")])
+    assert status == 130
+    out = capsys.readouterr().out
+    assert "Interrupted" in out
+    assert "Traceback" not in out
+    assert [row["phase"] for row in summary(tmp_path / "run")] == ["dense", "cycle 1"]
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        json.loads(line)
+    assert (tmp_path / "run" / "accuracy.png").exists()
+
+
+@pytest.mark.slow
+def test_a_real_sigint_ends_with_one_line(tmp_path):
+    import signal
+    import time
+
+    command = [sys.executable, "-m", "experiments.run", "--epochs", "100000"]
+    root = pathlib.Path(run.__file__).parent.parent
+    process = subprocess.Popen(
+        [*command, "--run-dir", str(tmp_path / "run")],
+        cwd=root,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log = tmp_path / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.stat().st_size > 10_000):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "Interrupted" in out
+    assert "Traceback" not in out + err
+    assert (tmp_path / "run" / "learning_rate.png").exists()
+    for line in log.read_text().splitlines():
+        json.loads(line)
+
+
+def test_help_explains_every_option(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run.main(["--help"])
+    assert stop.value.code == 0
+    out = " ".join(capsys.readouterr().out.split())
+    for field in dataclasses.fields(Config):
+        assert f"--{field.name.replace('_', '-')}" in out
+    for words in ("in epochs", "fraction removed", "(default: 0.95)", "(default: digits)"):
+        assert words in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sparsity", "1.0"], r"in [0, 1); got 1.0"),
+        (["--sparsity", "95"], "For 95 % pass 0.95"),
+        (["--schedule", "magic"], "unknown schedule 'magic'. Known: ft, lrw"),
+        (["--model", "resnet57"], "did you mean 'resnet56'?"),
+        (["--data", "digit"], "digits"),
+        (["--data", "mnist", "--data-dir", "/nonexistent"], "/nonexistent"),
+        (["--method", "magic"], "unknown method 'magic'. Known: imp, bimp"),
+        (["--dense-schedule", "x"], "unknown dense_schedule 'x'. Known: stepped"),
+        (["--cycles", "0"], "cycles is at least 1; got 0"),
+        (["--retrain-epochs", "0"], "retrain_epochs is at least 1; got 0"),
+        (["--schedule", "lrw", "--retrain-epochs", "41"], "retraining_steps=820"),
+        (["--batch-size", "5000"], "5000"),
+        (["--schedule", "cosine"], "cosine needs peak"),
+        (["--method", "bimp", "--schedule", "slr"], "method bimp fixes schedule=allr"),
+        (["--rewind-epoch", "40"], r"pretraining step in [0, 800); got 800"),
+        (["--learning-rate", "0"], "learning_rate is positive; got 0.0"),
+        (["--warmup-epochs", "40"], "leaves nothing of epochs=40"),
+        (["--run-dir", "/proc/run"], "the run folder /proc/run cannot be written"),
+    ],
+)
+def test_bad_input_is_one_clear_error(arguments, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run.reports.Progress, "chunk", lambda *a: pytest.fail("training started"))
+    assert run.main(arguments) == 2
+    out = " ".join(capsys.readouterr().out.split())
+    assert message in out
+    assert "Traceback" not in out
+
+
+def test_a_folder_with_another_config_is_refused(tmp_path, capsys):
+    config = small(tmp_path)
+    run.run(config, console=quiet())
+    with pytest.raises(FileExistsError, match=r"another configuration \(cycles: 2 there, 1 now\)"):
+        run.run(dataclasses.replace(config, cycles=1), console=quiet())
+    (tmp_path / "run" / "config.json").write_text("{")
+    with pytest.raises(FileExistsError, match="is not the configuration of a run"):
+        run.run(config, console=quiet())
+
+
+def test_a_plan_that_cannot_run_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match="there is no such window"):
+        run.run(small(tmp_path, schedule="lrw", retrain_epochs=4), console=quiet())
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_compilation_for_the_whole_run(tmp_path):
+    config = small(tmp_path)
+    parts = build(config, dataset=data.load("digits"))
+    run.run(config, console=quiet(), parts=parts)
+    assert parts.train.compiled._cache_size() == 1
