@@ -1,0 +1,83 @@
+"""One entrance to all data sets."""
+
+import os
+
+from ._augment import CropFlip
+from ._dataset import Dataset, channel_statistics, hold_out
+from ._digits import read_digits
+from ._locate import find_prepared, resolve_data_dir
+from ._tfds import read_tfds
+
+# name -> (mean, std) as published with the training recipes, or None: computed from the images.
+_CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+_CIFAR100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
+_STATISTICS = {
+    "digits": None,
+    "mnist": ((0.1307,), (0.3081,)),
+    "fashion_mnist": ((0.2860,), (0.3530,)),
+    "cifar10": _CIFAR10,
+    "cifar100": _CIFAR100,
+}
+_AUGMENTATION = {"cifar10": CropFlip(pad=4), "cifar100": CropFlip(pad=4)}
+
+KNOWN = tuple(sorted(_STATISTICS))
+"""Names with settings of their own; other prepared image-classification sets load as well."""
+
+
+def load(
+    name: str,
+    *,
+    data_dir: str | os.PathLike[str] | None = None,
+    validation: float = 0.1,
+    seed: int = 42,
+) -> Dataset:
+    """Load a data set into memory.
+
+    `digits` comes with scikit-learn. Every other name is an image-classification set of
+    tensorflow-datasets, prepared on disk as array_record; it is read without TensorFlow, and
+    nothing is ever downloaded.
+
+    Args:
+        name: one of `KNOWN`, or any prepared set with the features image and label.
+        data_dir: where prepared sets lie; default $TFDS_DATA_DIR or ~/tensorflow_datasets.
+        validation: fraction of the training split that is held out, in [0, 1); rounded to the
+            nearest number of examples.
+        seed: chooses the validation examples. Keep it when you vary the seed of training.
+
+    Returns:
+        The data set. Channel statistics of sets outside `KNOWN`, and of the digits, are computed
+        from its training images (without the validation images).
+
+    Raises:
+        ValueError: unknown name, a fraction outside [0, 1), or files that need TensorFlow.
+        FileNotFoundError: the set is not prepared; the message has the command that prepares it.
+
+    Example:
+        >>> digits = load("digits")
+        >>> digits.train["image"].shape, digits.num_classes
+        ((1293, 8, 8, 1), 10)
+    """
+    if not 0 <= validation < 1:
+        raise ValueError(
+            f"validation={validation} must be a fraction in [0, 1), such as 0.1 for every tenth"
+        )
+    if name == "digits":
+        (train, test), num_classes = read_digits(), 10
+    else:
+        train, test, num_classes = read_tfds(
+            name, find_prepared(name, resolve_data_dir(data_dir), KNOWN)
+        )
+    train, held_out = hold_out(train, round(validation * len(train["label"])), seed)
+    if not len(train["label"]):
+        raise ValueError(f"validation={validation} leaves {name} no training example; lower it")
+    mean, std = _STATISTICS.get(name) or channel_statistics(train["image"])
+    return Dataset(
+        name=name,
+        train=train,
+        validation=held_out,
+        test=test,
+        num_classes=num_classes,
+        mean=mean,
+        std=std,
+        augmentation=_AUGMENTATION.get(name),
+    )
