@@ -107,7 +107,8 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
         chunk_steps=min(epoch_steps, 50),
         compile_chunks=None if has_convolutions else True,
     )
-    eval_fn = models.make_eval_fn(model, dataset.mean, dataset.std)
+    normalise = partial(data.normalise, mean=dataset.mean, std=dataset.std)
+    eval_fn = models.make_eval_fn(model, normalise)
     evaluate, evaluate_validation = (
         jp.training.make_evaluate(eval_fn, dict(split), batch_size=config.eval_batch_size)
         for split in (dataset.test, dataset.validation)

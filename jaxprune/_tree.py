@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 PyTree: TypeAlias = Any
 Where: TypeAlias = Callable[[str, Any], bool]
@@ -259,9 +260,7 @@ def size(tree: PyTree) -> int:
 
 def is_traced(*trees: PyTree) -> bool:
     """Whether any leaf is a tracer, i.e. whether we are inside a transformation such as `jit`."""
-    return any(
-        isinstance(leaf, jax.core.Tracer) for tree in trees for leaf in jax.tree.leaves(tree)
-    )
+    return any(isinstance(leaf, Tracer) for tree in trees for leaf in jax.tree.leaves(tree))
 
 
 def check_finite(tree: PyTree, *, what: str = "weights") -> None:

@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune import _tree
+
 Count: TypeAlias = Any  # a Python integer, or its uint32 [2] limbs
 
 _LIMB = 1 << 32
@@ -19,7 +21,7 @@ _LIMB = 1 << 32
 
 def is_concrete(sparsity: Any) -> bool:
     """Whether the sparsity is known now, so that its count is taken on the host."""
-    return not isinstance(sparsity, jax.core.Tracer)
+    return not _tree.is_traced(sparsity)
 
 
 def check_sparsity(sparsity: Any) -> float:

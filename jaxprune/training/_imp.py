@@ -258,15 +258,15 @@ def _cycle(
     if snapshot is not None:
         state = rewind_state(state, snapshot)
     elif run.optimizer_state == "fresh" or (
-        run.optimizer_state == "fresh_once" and cycle.index == 1
+        run.optimizer_state == "fresh_once" and cycle.number == 1
     ):
         fresh = run.train.step.init_optimizer(state.params, state.mask)
         state = state._replace(opt_state=fresh)
     scale = np.float32(1) if discount is None else np.asarray(discount)
-    rates = run.plan.undiscounted[cycle.index - 1] * scale
+    rates = run.plan.undiscounted[cycle.number - 1] * scale
     state, steps = run.train(state, rates)
     phase = PhaseRecord(
-        cycle=cycle.index,
+        cycle=cycle.number,
         sparsity=prune.info.sparsity,
         nonzero=sum(map(int, prune.info.kept)),
         prunable=sum(prune.info.sizes),

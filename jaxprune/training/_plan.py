@@ -16,12 +16,12 @@ class Cycle(NamedTuple):
     """One cycle to come.
 
     Attributes:
-      index: 1, 2, ...
+      number: 1, 2, ...
       sparsity: fraction removed after its prune.
       retraining_steps: steps after it.
     """
 
-    index: int
+    number: int
     sparsity: float
     retraining_steps: int
 

@@ -1,1 +1,15 @@
-"""transforms."""
+"""What happens to an update: optax transformations that keep a network sparse.
+
+Two notions carry this folder. A transform that keeps weights at zero **wraps** the optimizer,
+because a member of a chain sees neither the raw gradient nor its neighbours' state. And the mask
+is **data**: it lives in the optimizer state, in a `PruneMask` node, where `get_mask` and
+`set_mask` find it however deep wrappers have buried it.
+"""
+
+from jaxprune.transforms._fixed_mask import FixedMaskState as FixedMaskState
+from jaxprune.transforms._fixed_mask import fixed_mask as fixed_mask
+from jaxprune.transforms._learning_rate import set_learning_rate as set_learning_rate
+from jaxprune.transforms._mask_state import PruneMask as PruneMask
+from jaxprune.transforms._mask_state import get_mask as get_mask
+from jaxprune.transforms._mask_state import set_mask as set_mask
+from jaxprune.transforms._zero_updates import zero_updates as zero_updates

@@ -166,7 +166,7 @@ def test_errors():
     with pytest.raises(TypeError, match="pruned_fraction must be a scalar"):
         allr_ratio(PARAMS, SMALL_GONE, pruned_fraction=jnp.ones(2))
     with pytest.raises(
-        ValueError, match="the pruned parameters is of another tree: it has 'v' where 'w'"
+        ValueError, match="the pruned tree is of another tree: it has 'v' where 'w'"
     ):
         allr_ratio(PARAMS, {"v": jnp.zeros(2)}, pruned_fraction=0.5)
     with pytest.raises(ValueError, match=r"shape \(3,\) at 'w'"):

@@ -1,0 +1,146 @@
+"""An optimizer that keeps pruned weights at exactly zero."""
+
+import inspect
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree
+from jaxprune.transforms import _mask_state, _moments
+from jaxprune.transforms._mask_state import PruneMask
+
+
+class FixedMaskState(NamedTuple):
+    """State of `fixed_mask`.
+
+    Attributes:
+      inner_state: the state of the wrapped optimizer.
+      mask: the mask, replaced by `set_mask` and read by `get_mask`.
+    """
+
+    inner_state: optax.OptState
+    mask: PruneMask
+
+
+def fixed_mask(inner: Any, mask: PyTree) -> optax.GradientTransformationExtraArgs:
+    r"""Wraps an optimizer so that pruned weights are exactly zero after every update.
+
+    With mask $m$, weights $w$, gradient $g$ and optimizer state $s$, one update is
+
+    $$u,\; s' = \mathrm{inner}(m \odot g,\; m \odot s,\; m \odot w), \qquad
+      \Delta w = m \odot u - (1 - m) \odot w, \qquad s' \leftarrow m \odot s'.$$
+
+    So kept weights move exactly as under ``inner`` with masked gradients, whatever norms or
+    factored statistics it takes, and $w + \Delta w$ is exactly zero where $m$ is: also for
+    weights that `set_mask` has pruned since the last step, and also when ``inner`` returns
+    updates of a narrower dtype than the weights (those updates are widened). Copies of the
+    weights in the state are masked too, hence the evaluation parameters of
+    `optax.contrib.schedule_free` are sparse.
+
+    Position: outermost, around the whole chain, gradient clipping included. Wrappers that decide
+    *whether* a step happens may be on either side; outside (``MultiSteps(fixed_mask(...))``,
+    ``apply_if_finite(fixed_mask(...))``) they also delay the zeroing of newly pruned weights to
+    the next step taken. Under `optax.partition` wrap the optimizer of each label with the same
+    mask, or the whole partition.
+
+    Args:
+      inner: an optax optimizer, or anything with ``init`` and ``update`` such as
+        `optax.MultiSteps`.
+      mask: a tree like params: bool arrays (True = kept), `None` where a leaf is not prunable.
+        It is copied into the state by ``init``; ``update`` reads it from there.
+
+    Returns:
+      The transformation. Its ``update`` needs ``params`` and forwards extra arguments.
+
+    Raises:
+      TypeError: if ``inner`` is no optimizer, or a leaf of the mask is not bool.
+      ValueError: if the mask has no leaf. From ``init``: if the mask is of another tree, or the
+        state of ``inner`` mixes weights (`optax.lbfgs`, `optax.flatten`). From ``update``: if
+        ``params`` is missing.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from jaxprune import transforms
+      >>> params = {"kernel": jnp.array([[1.0, 2.0]])}
+      >>> mask = {"kernel": jnp.array([[True, False]])}
+      >>> tx = transforms.fixed_mask(optax.sgd(0.5, momentum=0.9), mask)
+      >>> state = tx.init(params)
+      >>> grads = {"kernel": jnp.array([[1.0, 1.0]])}
+      >>> updates, state = tx.update(grads, state, params)
+      >>> optax.apply_updates(params, updates)
+      {'kernel': Array([[0.5, 0. ]], dtype=float32)}
+
+    References:
+      Zimmer, Spiegel, Pokutta, "How I Learned to Stop Worrying and Love Retraining", ICLR 2023
+      (the mask is fixed during retraining).
+    """
+    tx = _as_transformation(inner)
+    _mask_state.check_mask(mask)
+
+    def init(params: PyTree) -> FixedMaskState:
+        node = _mask_state.store(mask, params)
+        if _mask_state.is_placeholder(params):
+            return FixedMaskState(tx.init(params), node)
+        aligned = _mask_state.align(node.tree, params)
+        inner_state = tx.init(_masked(aligned, params))
+        _moments.check_state(tx, inner_state, aligned)
+        return FixedMaskState(inner_state, node)
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, FixedMaskState]:
+        if params is None:
+            raise ValueError(
+                "fixed_mask needs the parameters, got params=None. Call "
+                "tx.update(grads, opt_state, params)."
+            )
+        aligned = _mask_state.align(state.mask.tree, params)
+        # Before: a mask set since the last step. After: optimizers whose moments leave zero by
+        # themselves, as adafactor's second moments do by its epsilon.
+        inner_state = _moments.zero_pruned(tx, state.inner_state, aligned)
+        updates, inner_state = tx.update(
+            _masked(aligned, updates), inner_state, _masked(aligned, params), **extra_args
+        )
+        inner_state = _moments.zero_pruned(tx, inner_state, aligned)
+        updates = _tree.map_partial(_to_zero, aligned, updates, params)
+        return updates, FixedMaskState(inner_state, state.mask)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _masked(mask: PyTree, tree: PyTree) -> PyTree:
+    def mask_leaf(m: Any, x: Any) -> Any:
+        # A selection, not a product: it also removes NaN and infinity.
+        return x if m is None else jnp.where(m, x, jnp.zeros_like(x))
+
+    return _tree.map_partial(mask_leaf, mask, tree)
+
+
+def _to_zero(m: Any, update: Any, param: Any) -> Any:
+    if m is None:
+        return update
+    # In a narrower dtype than the weight's, -w would be rounded and w + (-w) not zero. The wider
+    # dtype is asked for on purpose, so a strict rule of promotion has nothing to object to.
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.promote_types(update.dtype, param.dtype)
+    return jnp.where(m, update.astype(dtype), -param.astype(dtype))
+
+
+def _as_transformation(inner: Any) -> optax.GradientTransformationExtraArgs:
+    init, update = getattr(inner, "init", None), getattr(inner, "update", None)
+    if init is None or update is None:
+        name = getattr(inner, "__name__", type(inner).__name__)
+        raise TypeError(
+            f"fixed_mask wraps an optimizer, an object with init and update, but got {name!r}. "
+            "Pass an instance, e.g. optax.adam(learning_rate)."
+        )
+    if isinstance(inner, optax.GradientTransformation):
+        return optax.with_extra_args_support(inner)
+    # `with_extra_args_support` would drop the extra arguments that MultiSteps takes.
+    kinds = {p.kind for p in inspect.signature(update).parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return optax.GradientTransformationExtraArgs(init, update)
+    return optax.with_extra_args_support(optax.GradientTransformation(init, update))
