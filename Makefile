@@ -11,7 +11,7 @@ demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments.run --run-dir $(RUN)
 
 test: lint types contracts
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist worksteal
 	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.test
