@@ -1,6 +1,7 @@
 """What a run is: every choice, with its unit and default. The command line is made from it."""
 
 import dataclasses
+import math
 import pathlib
 from typing import Literal
 
@@ -53,9 +54,9 @@ class Config:
     retrain_warmup: float | None = None
     """Fraction of retraining spent on warm-up; default: the schedule's own (0.1, ft and lrw 0)."""
 
-    dense_schedule: str = "stepped"
+    dense_schedule: str | None = None
     """Dense learning-rate schedule: stepped (divided by 10 at 50 % and at 75 %), linear (to 0),
-    cosine (to 0) or constant."""
+    cosine (to 0) or constant; default: stepped, and for bimp, which knows no other, linear."""
 
     learning_rate: float = 0.1
     """Highest learning rate of dense training."""
@@ -104,6 +105,10 @@ class Config:
     run_dir: pathlib.Path | None = None
     """Folder for the results; default: runs/DATA-MODEL-METHOD-SCHEDULE-SPARSITY-sSEED."""
 
+    def resolved_dense_schedule(self) -> str:
+        """The name of the dense learning-rate schedule."""
+        return self.dense_schedule or ("linear" if self.method == "bimp" else "stepped")
+
     def resolved_run_dir(self) -> pathlib.Path:
         """The folder of this run."""
         if self.run_dir is not None:
@@ -118,8 +123,10 @@ def check(config: Config) -> None:
     Raises:
       ValueError: with the value and the repair.
     """
-    for field, known in (("method", METHODS), ("dense_schedule", DENSE_SCHEDULES)):
-        value = getattr(config, field)
+    for field, value, known in (
+        ("method", config.method, METHODS),
+        ("dense_schedule", config.resolved_dense_schedule(), DENSE_SCHEDULES),
+    ):
         if value not in known:
             raise ValueError(f"unknown {field} {value!r}. Known: {', '.join(known)}.")
     for field, least in (
@@ -134,18 +141,18 @@ def check(config: Config) -> None:
         ("seed", 0),
     ):
         value = getattr(config, field)
-        if value < least:
-            raise ValueError(f"{field} is at least {least}; got {value}.")
-    if not config.learning_rate > 0:
-        raise ValueError(f"learning_rate is positive; got {config.learning_rate}.")
+        if not least <= value < math.inf:
+            raise ValueError(f"{field} is at least {least} and finite; got {value}.")
+    if not 0 < config.learning_rate < math.inf:
+        raise ValueError(f"learning_rate is positive and finite; got {config.learning_rate}.")
     if config.warmup_epochs >= config.epochs:
         raise ValueError(
             f"warmup_epochs={config.warmup_epochs} leaves nothing of epochs={config.epochs}."
         )
     if config.method == "bimp":
         fixed = {"schedule": "allr", "peak": None, "rewind_epoch": None, "warmup_epochs": 0}
-        for field, value in fixed.items():
-            if getattr(config, field) != value:
+        for field, value in (*fixed.items(), ("dense_schedule", "linear")):
+            if getattr(config, field) not in (value, None):
                 raise ValueError(
                     f"method bimp fixes {field}={value}; got {getattr(config, field)!r}. Use "
                     "method imp to choose."

@@ -130,6 +130,14 @@ def read(file: pathlib.Path) -> dict[tuple[Any, ...], Cell]:
     return done
 
 
+def append(file: pathlib.Path, cell: Cell) -> None:
+    """Adds a cell, on a line of its own even after a line that a crash cut off."""
+    written = file.read_bytes() if file.exists() else b""
+    torn = bool(written) and not written.endswith(b"\n")
+    with file.open("a") as lines:
+        lines.write("\n" * torn + json.dumps(cell) + "\n")
+
+
 def markdown(grid: Grid, done: list[Cell]) -> str:
     """The table: test accuracy in percent, mean and standard deviation over the seeds."""
     head = ["cycles", "sparsity", "epochs a cycle", *(s.upper() for s in grid.schedules)]
@@ -167,12 +175,14 @@ def run(grid: Grid, console: Console) -> str:
     """Runs what is missing of the grid and returns the table."""
     grid.out.mkdir(parents=True, exist_ok=True)
     file = grid.out / "results.jsonl"
-    settings = {k: v for k, v in dataclasses.asdict(grid).items() if k not in ("data_dir", "out")}
-    shared = {k: settings[k] for k in ("data", "model", "epochs", "batch_size")}
-    header = grid.out / "grid.json"
+    # What the cells have in common, defaults included; what differs between them is in each.
+    shared = dataclasses.asdict(config_of(grid, 0))
+    for key in ("data_dir", "run_dir", *_KEYS):
+        shared.pop(key, None)
+    header = grid.out / "config.json"
     if header.exists() and json.loads(header.read_text()) != shared:
         raise ValueError(f"{grid.out} holds cells of other settings; choose another --out.")
-    header.write_text(json.dumps(shared))
+    header.write_text(json.dumps(shared, indent=2) + "\n")
 
     dataset = None
     for seed in grid.seeds:
@@ -187,8 +197,7 @@ def run(grid: Grid, console: Console) -> str:
         dense, _ = parts.train(parts.state, jax.vmap(parts.pretraining)(steps))
         for i, cell in enumerate(missing):
             result = run_cell(cell, parts, dense)
-            with file.open("a") as lines:
-                lines.write(json.dumps(result) + "\n")
+            append(file, result)
             console.print(
                 f"seed {seed} {i + 1:3}/{len(missing)}  {cell['schedule']:5} {cell['cycles']} "
                 f"cycle(s) {cell['sparsity']} {cell['retrain_epochs']} epoch(s): "
@@ -209,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print(f"Interrupted; run it again to go on. Done cells: {grid.out}/results.jsonl.")
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, ImportError, OSError) as error:
         console.print(f"Error: {error}", style="red", markup=False, highlight=False)
         return 2
     return 0

@@ -35,8 +35,9 @@ def run(config: Config, *, console: Console | None = None, parts: Setup | None =
       KeyboardInterrupt: if interrupted; the folder then holds what was done.
     """
     console = console or Console()
-    parts = build(config) if parts is None else parts
     folder = reports.RunFolder(config.resolved_run_dir(), config)
+    folder.check()
+    parts = build(config) if parts is None else parts
     log = reports.Log()
     records: list[PhaseRecord] = []
     title = (
@@ -115,11 +116,11 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(config, console=console)
     except KeyboardInterrupt:
-        console.print(
-            f"Interrupted; {config.resolved_run_dir()} holds everything up to here.", style="yellow"
-        )
+        held = (config.resolved_run_dir() / "metrics.jsonl").exists()
+        where = f"{config.resolved_run_dir()} holds everything up to here" if held else "no run yet"
+        console.print(f"Interrupted; {where}.", style="yellow")
         return 130
-    except (ValueError, OSError) as error:
+    except (ValueError, TypeError, ImportError, OSError) as error:
         console.print(f"Error: {error}", style="red", markup=False, highlight=False)
         return 2
     return 0

@@ -55,7 +55,7 @@ def dense_schedule(config: Config, epoch_steps: int) -> optax.Schedule:
         "cosine": optax.cosine_decay_schedule(peak, steps),
         "constant": optax.constant_schedule(peak),
     }
-    shape, warmup = shapes[config.dense_schedule], config.warmup_epochs * epoch_steps
+    shape, warmup = shapes[config.resolved_dense_schedule()], config.warmup_epochs * epoch_steps
     if not warmup:
         return shape
     return lambda step: shape(step) * jnp.minimum((jnp.asarray(step) + 1) / warmup, 1.0)

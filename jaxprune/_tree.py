@@ -35,9 +35,14 @@ WEIGHT_NAMES = frozenset(
         "weight_ih", "weight_hh", "w_i", "w_h", "wi", "wo", "wq", "wk", "wv", "wqkv", "wkv",
         "w_q", "w_k", "w_v", "w_o", "gating_einsum", "linear",
         "query_kernel", "key_kernel", "value_kernel", "out_kernel", "qkv_kernel",
-        "recurrent_kernel", "depthwise_kernel", "pointwise_kernel",
+        "in_proj_weight", "recurrent_kernel", "depthwise_kernel", "pointwise_kernel",
     }
 )  # fmt: skip
+
+# Whole words of a name under which an unnamed leaf is no weight of a product.
+_NO_WEIGHT = re.compile(
+    r"(^|_)(bias(es)?|scales?|offsets?|embed(s|ding|dings)?|((layer|batch|group)_?)?norms?)(_|$)"
+)
 
 # Attribute names that wrappers put around an array and that say nothing about its role:
 # `nnx.Param.value`, Flax's boxed metadata, Haliax' named arrays.
@@ -97,9 +102,9 @@ def default_where(path: str, leaf: Any) -> bool:
     names = [part for part in parts if part and not part.isdigit()]
     if not names:
         return True
-    name = re.sub(r"_?\d+$", "", names[-1].lower())
+    name = re.sub(r"(_l\d+|_?\d+)$", "", names[-1].lower())
     if unnamed:
-        return not re.search(r"bias|scale|norm|embed|offset", name)
+        return not _NO_WEIGHT.search(name)
     return name in WEIGHT_NAMES
 
 
@@ -164,14 +169,16 @@ def map_partial(f: Callable[..., Any], partial: PyTree, *trees: PyTree, what: st
     Raises:
       ValueError: if structure or shapes differ; the message names the first differing path.
     """
-    check_matches(partial, trees[0], what=what)
-
-    def call(m: Any, *leaves: Any) -> Any:
-        if is_absent(leaves[0]):
-            return leaves[0]
-        return f(None if is_absent(m) else m, *leaves)
-
-    return jax.tree.map(call, partial, *trees, is_leaf=is_absent)
+    for tree in trees:
+        check_matches(partial, tree, what=what)
+    # Leaf by leaf, not by jax.tree.map: equal paths in other containers (a plain dict beside a
+    # FrozenDict, after a checkpoint) are the same parameters.
+    treedef = jax.tree.structure(trees[0], is_leaf=is_absent)
+    columns = [jax.tree.leaves(tree, is_leaf=is_absent) for tree in (partial, *trees)]
+    return treedef.unflatten(
+        leaves[0] if is_absent(leaves[0]) else f(None if is_absent(m) else m, *leaves)
+        for m, *leaves in zip(*columns, strict=True)
+    )
 
 
 def check_matches(partial: PyTree, params: PyTree, *, what: str = "mask") -> None:

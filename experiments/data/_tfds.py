@@ -1,5 +1,6 @@
 """Read prepared tensorflow-datasets sets into memory, without TensorFlow."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ def read_tfds(name: str, prepared: Prepared) -> tuple[Split, Split, int]:
         ValueError: not image classification, a split is missing, or image sizes differ.
     """
     tfds = import_tfds()
+    # It warns that OpenCV would decode faster; Pillow is what we install, and fast enough.
+    logging.getLogger("absl").addFilter(lambda record: "OpenCV" not in record.getMessage())
 
     def source(split: str) -> Any:
         return tfds.data_source(

@@ -7,6 +7,8 @@ import json
 import os
 import pathlib
 import platform
+import shlex
+import subprocess
 from typing import Any, TextIO
 
 import jax
@@ -16,7 +18,7 @@ from experiments.config import Config
 
 # Where a run is written and read from does not change its numbers.
 _NOT_COMPARED = ("run_dir", "data_dir")
-_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn")
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "pillow")
 
 
 class RunFolder:
@@ -32,6 +34,14 @@ class RunFolder:
         """Whether `open` has been called."""
         return self._metrics is not None
 
+    def check(self) -> None:
+        """Raises if the folder holds a run of another configuration; touches nothing.
+
+        Raises:
+          FileExistsError: listing the first differences.
+        """
+        _check_same_config(self.path, _settings(self._config))
+
     def open(self) -> None:
         """Makes the folder, writes config.json and starts metrics.jsonl.
 
@@ -41,7 +51,6 @@ class RunFolder:
           OSError: if the folder cannot be written.
         """
         path, config = self.path, self._config
-        settings = _jsonable(dataclasses.asdict(config))
         try:
             path.mkdir(parents=True, exist_ok=True)
             probe = path / ".probe"
@@ -52,9 +61,9 @@ class RunFolder:
                 f"the run folder {path} cannot be written ({error.strerror}). Choose another with "
                 "--run-dir."
             ) from error
-        _check_same_config(path / "config.json", settings, path)
+        self.check()
         document = {
-            "config": settings,
+            "config": _settings(config),
             "versions": {
                 "jaxprune": jaxprune.__version__,
                 **{package: importlib.metadata.version(package) for package in _PACKAGES},
@@ -62,7 +71,8 @@ class RunFolder:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": jax.devices()[0].device_kind,
-            "command": "python -m experiments.run " + " ".join(_arguments(config)),
+            "command": shlex.join(["python", "-m", "experiments.run", *_arguments(config)]),
+            "commit": _commit(),
         }
         (path / "config.json").write_text(json.dumps(document, indent=2) + "\n")
         # Line-buffered: an interrupted run keeps every line up to the interruption.
@@ -86,11 +96,27 @@ class RunFolder:
             self._metrics.close()
 
 
-def _jsonable(settings: dict[str, Any]) -> dict[str, Any]:
-    return {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in settings.items()}
+def _commit() -> str | None:
+    """The commit of the checkout, with "+changes" if files differ from it; None outside one."""
+    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
+    try:
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
+        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True)
+    except OSError:
+        return None
+    if head.returncode:
+        return None
+    return head.stdout.strip() + ("+changes" if changed.stdout else "")
 
 
-def _check_same_config(file: pathlib.Path, settings: dict[str, Any], path: pathlib.Path) -> None:
+def _settings(config: Config) -> dict[str, Any]:
+    """The configuration as JSON holds it."""
+    values = dataclasses.asdict(config)
+    return {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in values.items()}
+
+
+def _check_same_config(path: pathlib.Path, settings: dict[str, Any]) -> None:
+    file = path / "config.json"
     if not file.exists():
         return
     try:

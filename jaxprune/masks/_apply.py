@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -92,9 +91,9 @@ def prune(
         scores = magnitude(params, where=where)
     elif callable(scores):
         scores = scores(params)
-    _tree.check_matches(scores, params, what="score tree")
-    _tree.check_finite(
-        jax.tree.map(lambda s, p: None if s is None else p, scores, params, is_leaf=_tree.is_absent)
+    scored = _tree.map_partial(
+        lambda s, p: None if s is None else p, scores, params, what="score tree"
     )
+    _tree.check_finite(scored)
     mask = make(scores, sparsity, within=within, allocation=allocation)
     return apply_mask(params, mask), mask

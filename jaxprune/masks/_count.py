@@ -64,6 +64,8 @@ def count(sparsity: Any, n: int) -> Count:
       >>> count(0.5, 5), count(0.5, 7)
       (2, 4)
     """
+    if np.shape(sparsity) != ():
+        raise TypeError(f"sparsity is one number; got an array of shape {np.shape(sparsity)}.")
     if is_concrete(sparsity):
         return round(check_sparsity(sparsity) * n)
     return _traced_count(sparsity, n)

@@ -67,17 +67,8 @@ class PruneInfo:
                 + (f" (and those of {len(nan) - 1} more leaves)" if len(nan) > 1 else "")
                 + ". Prune a state from before training diverged."
             )
-        removed = [from_limbs(x) for x in np.asarray(self.removed)]
-        before = [from_limbs(x) for x in np.asarray(self.removed_before)]
-        for i, (now, then) in enumerate(zip(removed, before, strict=True)):
-            if now < then:
-                one_a_leaf = len(removed) == len(self.paths) > 1
-                place = f" in {self.paths[i]!r}" if one_a_leaf else ""
-                raise ValueError(
-                    f"the target removes {now} weights{place}, but `within` has removed {then} "
-                    "already: its sparsity is higher. Masks are nested, so ask for at least that "
-                    "sparsity, or leave `within` out."
-                )
+        self.check_nested()
+        removed, before = self._removed()
         if sum(removed) == sum(before) and not may_remove_nothing:
             warnings.warn(
                 f"this prune removes nothing: {sum(before)} of {sum(self.sizes)} weights were "
@@ -94,3 +85,25 @@ class PruneInfo:
             if self.on_collapse == "error":
                 raise ValueError(message)
             warnings.warn(message, stacklevel=3)
+
+    def check_nested(self) -> None:
+        """Raises if a target lies below the sparsity that ``within`` had reached already.
+
+        Raises:
+          ValueError: naming both counts.
+        """
+        removed, before = self._removed()
+        for i, (now, then) in enumerate(zip(removed, before, strict=True)):
+            if now < then:
+                one_a_leaf = len(removed) == len(self.paths) > 1
+                place = f" in {self.paths[i]!r}" if one_a_leaf else ""
+                raise ValueError(
+                    f"the target removes {now} weights{place}, but `within` has removed {then} "
+                    "already: its sparsity is higher. Masks are nested, so ask for at least that "
+                    "sparsity, or leave `within` out."
+                )
+
+    def _removed(self) -> tuple[list[int], list[int]]:
+        """Weights removed after and before, of each pool."""
+        after, before = np.asarray(self.removed), np.asarray(self.removed_before)
+        return [from_limbs(x) for x in after], [from_limbs(x) for x in before]

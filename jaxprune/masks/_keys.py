@@ -35,7 +35,9 @@ def sort_keys(scores: jax.Array) -> jax.Array:
 
 def common_dtype(dtypes: list[jnp.dtype]) -> jnp.dtype:
     """The dtype in which scores of these dtypes are compared exactly."""
-    return dtypes[0] if len(set(dtypes)) == 1 else jnp.dtype(_tree.wide_dtype(*dtypes))
+    # 8-bit floats disagree on which bits mean infinity, so they are compared as float32.
+    same = len(set(dtypes)) == 1 and dtypes[0].itemsize > 1
+    return dtypes[0] if same else jnp.dtype(_tree.wide_dtype(*dtypes))
 
 
 def widen(scores: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -139,7 +139,8 @@ def dense(params: PyTree, *, where: _tree.Where | None = None) -> PyTree:
       >>> jp.sparsity(jp.masks.dense({"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}))
       0.0
     """
-    return jax.tree.map(lambda x: jnp.ones(x.shape, bool), _tree.prunable(params, where))
+    # ones_like, not ones: the mask of a sharded leaf lies where the leaf lies.
+    return jax.tree.map(lambda x: jnp.ones_like(x, dtype=bool), _tree.prunable(params, where))
 
 
 def _check_same_leaves(within: PyTree, scores: PyTree) -> None:

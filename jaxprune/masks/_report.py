@@ -46,6 +46,6 @@ def report(params: PyTree, mask: PyTree | None = None, *, where: Where | None = 
     kept, size = sum(r.kept for r in rows.values()), sum(r.size for r in rows.values())
     lines.append(
         f"| all prunable | | | {len(rows)} of {len(named)} leaves | {kept} "
-        f"| {(size - kept) / size:.4f} |"
+        f"| {(size - kept) / max(size, 1):.4f} |"
     )
     return "\n".join(lines)

@@ -18,7 +18,7 @@ def imp_sparsities(final: float, cycles: int) -> tuple[float, ...]:
     so that every cycle removes the fraction 1 - (1 - S)^(1 / J) of the weights still there.
 
     Args:
-      final: S in (0, 1), the fraction removed in the end.
+      final: S in [0, 1), the fraction removed in the end.
       cycles: J, the number of prunings.
 
     Returns:
@@ -36,7 +36,7 @@ def imp_sparsities(final: float, cycles: int) -> tuple[float, ...]:
       Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015.
       Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and Love Retraining, ICLR 2023.
     """
-    final = _check_sparsity("final", final)
+    final = _check_sparsity("final", final) if final != 0 else 0.0
     cycles = check_steps("cycles", cycles)
     left = math.log1p(-final)
     return (*(-math.expm1(left * j / cycles) for j in range(1, cycles)), final)

@@ -4,6 +4,7 @@ from typing import Any
 
 import optax
 
+from jaxprune.schedules._checks import check_rate, check_steps
 from jaxprune.training._evaluate import Evaluate
 from jaxprune.training._imp import ImpResult, imp
 from jaxprune.training._loop import TrainLoop
@@ -66,7 +67,10 @@ def bimp(
             f"bimp fixes {sorted(fixed)} itself (linear schedule, then ALLR inside the budget); "
             "use imp to choose."
         )
-    if pretraining_steps < 1 or budget - pretraining_steps < cycles:
+    check_rate("learning_rate", learning_rate)
+    budget, cycles = check_steps("budget", budget), check_steps("cycles", cycles)
+    pretraining_steps = check_steps("pretraining_steps", pretraining_steps)
+    if budget - pretraining_steps < cycles:
         raise ValueError(
             f"a budget of {budget} steps with {pretraining_steps} dense ones leaves "
             f"{budget - pretraining_steps} to retrain in {cycles} cycles; each phase needs at "

@@ -15,6 +15,8 @@ from jaxprune.training._loop import TrainLoop
 from jaxprune.training._plan import Cycle, Plan, plan_cycles
 from jaxprune.training._prune_state import (
     check_scores,
+    check_snapshot,
+    check_target,
     magnitude_of,
     prune_state,
     rewind_state,
@@ -89,7 +91,7 @@ def imp(
     rewind: int | TrainState | None = None,
     optimizer_state: OptimizerState = "fresh_once",
     recalibrate: Callable[[TrainState], TrainState] | None = None,
-    metric: str = "accuracy",
+    metric: str | None = None,
     on_phase: Callable[[PhaseRecord], None] | None = None,
 ) -> ImpResult:
     """Iterative magnitude pruning (IMP): trains dense, then prunes and retrains in cycles.
@@ -124,16 +126,18 @@ def imp(
         cycle to cycle (the reference code), "fresh" resets at every prune, "keep" never. With
         ``rewind`` it comes from the snapshot and this must be "keep" or "fresh_once".
       recalibrate: from `make_recalibrate`; run after each prune, before it is evaluated.
-      metric: the entry of ``evaluate`` that pruning stability is computed from.
+      metric: the entry of ``evaluate`` that pruning stability is computed from; "accuracy" if
+        omitted and there.
       on_phase: called with the record of every finished phase.
 
     Returns:
       The final state and the records, dense phase first.
 
     Raises:
-      ValueError: before any training: sparsity outside [0, 1), targets that do not rise, step
-        counts that do not fit, an unknown schedule, scores that disagree with the state's mask,
-        weights that are not finite. Later: scores with NaN or a collapsed layer.
+      ValueError: before any training: sparsity outside [0, 1) or below that of the state's mask,
+        targets that do not rise, step counts that do not fit, an unknown schedule, scores that
+        disagree with the state's mask, weights that are not finite. Later: scores with NaN or
+        a collapsed layer.
       TypeError: if an argument is of the wrong kind.
 
     Warns:
@@ -163,12 +167,23 @@ def imp(
         raise ValueError(
             f"optimizer_state is 'fresh_once', 'fresh' or 'keep'; got {optimizer_state!r}."
         )
-    _check_rewind(rewind, pretrain, pretraining_steps, optimizer_state)
+    rewind = _check_rewind(rewind, pretrain, pretraining_steps, optimizer_state)
+    if allocation is not None and not callable(allocation):
+        raise TypeError(
+            f"allocation is a function such as jp.masks.globally(); got {allocation!r}."
+        )
     _tree.check_finite(state.params, what="parameters")
     score = magnitude_of(state.mask) if scores is None else scores
     check_scores(score, state)
+    check_target(state, plan.cycles[0].sparsity, score=score, allocation=allocation)
+    if isinstance(rewind, TrainState):
+        check_snapshot(rewind, state)
+    if metric is not None and metric not in (known := evaluate(state)):
+        raise ValueError(f"evaluate has no metric {metric!r}; it returns {sorted(known)}.")
 
-    run = _Run(train, evaluate, plan, score, allocation, recalibrate, optimizer_state, metric)
+    run = _Run(
+        train, evaluate, plan, score, allocation, recalibrate, optimizer_state, metric or "accuracy"
+    )
     state, snapshot, dense = _dense_phase(run, copy(state), pretrain=pretrain, rewind=rewind)
     records = [dense]
     if on_phase is not None:
@@ -237,7 +252,13 @@ def _cycle(
 ) -> tuple[TrainState, PhaseRecord]:
     start, first_step = time.perf_counter(), int(state.step)
     params_before = state.params
-    state, prune = prune_state(state, cycle.sparsity, score=run.score, allocation=run.allocation)
+    state, prune = prune_state(
+        state,
+        cycle.sparsity,
+        score=run.score,
+        allocation=run.allocation,
+        set_mask=run.train.step.set_mask,
+    )
     discount = None
     if run.plan.discounted:
         discount = schedules.allr_discount(
@@ -284,16 +305,18 @@ def _cycle(
     return state, phase
 
 
-def _check_rewind(rewind: Any, pretrain: bool, steps: int, optimizer_state: str) -> None:
+def _check_rewind(
+    rewind: Any, pretrain: bool, steps: int, optimizer_state: str
+) -> int | TrainState | None:
     if rewind is None:
-        return
+        return None
     if optimizer_state == "fresh":
         raise ValueError(
             "optimizer_state='fresh' contradicts rewind: the optimizer state is rewound too."
         )
     if isinstance(rewind, TrainState):
-        return
-    if isinstance(rewind, bool) or not isinstance(rewind, int):
+        return rewind
+    if isinstance(rewind, bool) or not isinstance(rewind, (int, np.integer)):
         raise TypeError(f"rewind is a pretraining step or a TrainState; got {rewind!r}.")
     if not pretrain:
         raise ValueError(
@@ -302,3 +325,4 @@ def _check_rewind(rewind: Any, pretrain: bool, steps: int, optimizer_state: str)
         )
     if not 0 <= rewind < steps:
         raise ValueError(f"rewind is a pretraining step in [0, {steps}); got {rewind}.")
+    return int(rewind)

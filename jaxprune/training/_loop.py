@@ -130,12 +130,13 @@ def make_loop(
         if not compile_chunks:
             rows = []
             for rate in rates:
-                state, metrics = compiled(state, batch_at, jnp.float32(rate))
+                state, metrics = compiled(step.place(state), batch_at, jnp.float32(rate))
                 rows.append(metrics)
             return state, rows
         slots = np.zeros((chunk_steps,), np.float32)
         slots[: len(rates)] = rates
-        return compiled(state, batch_at, jnp.asarray(slots), jnp.int32(len(rates)))
+        valid = jnp.int32(len(rates))
+        return compiled(step.place(state), batch_at, jnp.asarray(slots), valid)
 
     def fetch(metrics: Any, valid: int) -> Metrics:
         if not compile_chunks:

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxprune import _tree, masks, scores, transforms
+from jaxprune import _tree, masks, metrics, scores, transforms
 from jaxprune._tree import PyTree
 from jaxprune.masks import Allocation, PruneInfo
 from jaxprune.training._state import TrainState
@@ -39,6 +39,7 @@ def prune_state(
     *,
     score: Callable[[PyTree], PyTree],
     allocation: Allocation | None,
+    set_mask: Callable[[PyTree, PyTree], PyTree],
 ) -> tuple[TrainState, Prune]:
     """Prunes the parameters of a state, within its current mask.
 
@@ -47,6 +48,7 @@ def prune_state(
       sparsity: fraction removed of all prunable weights after this prune.
       score: function from parameters to scores.
       allocation: how the total is spread; global if `None`.
+      set_mask: ``set_mask(opt_state, mask)`` of the training step.
 
     Returns:
       The state with new mask and parameters, and what happened.
@@ -63,7 +65,7 @@ def prune_state(
     kept = sum(map(int, info.kept))
     state = state._replace(
         params=masks.apply_mask(state.params, mask),
-        opt_state=transforms.set_mask(state.opt_state, mask),
+        opt_state=set_mask(state.opt_state, mask),
     )
     return state, Prune(info, (kept_before - kept) / kept_before)
 
@@ -79,6 +81,46 @@ def rewind_state(state: TrainState, snapshot: TrainState) -> TrainState:
         opt_state=transforms.set_mask(snapshot.opt_state, state.mask),
         model_state=snapshot.model_state,
     )
+
+
+def check_snapshot(snapshot: TrainState, state: TrainState) -> None:
+    """Raises, before any training, if a state to rewind to is not one of the same network.
+
+    Raises:
+      ValueError: naming the first difference.
+    """
+    _tree.check_matches(snapshot.params, state.params, what="state to rewind to")
+    _tree.check_finite(snapshot.params, what="parameters to rewind to")
+    for name in ("opt_state", "model_state"):
+        ours, theirs = (jax.tree.structure(getattr(s, name)) for s in (snapshot, state))
+        if ours != theirs:
+            raise ValueError(
+                f"the state to rewind to has another {name} than the state of the run. Take it "
+                "from a run with the same make_optimizer, mask and model."
+            )
+
+
+def check_target(
+    state: TrainState,
+    sparsity: float,
+    *,
+    score: Callable[[PyTree], PyTree],
+    allocation: Allocation | None,
+) -> None:
+    """Raises, before any training, if the first prune lies below the sparsity of the state.
+
+    Raises:
+      ValueError: naming both.
+    """
+    kept, total = metrics.counts(state.mask)
+    if not kept:
+        raise ValueError("the mask of the state keeps no weight; there is nothing to train.")
+    if kept == total:
+        return  # nothing lies below
+    _, info = masks.make_with_info(
+        score(state.params), sparsity, within=state.mask, allocation=allocation
+    )
+    info.check_nested()
 
 
 def check_scores(score: Any, state: TrainState) -> None:

@@ -54,9 +54,10 @@ class TrainState(NamedTuple):
           The state, its parameters already masked.
 
         Raises:
-          TypeError: if ``make_optimizer`` is a ready optimizer or no function.
-          ValueError: if parameters are NaN or infinite, no leaf is prunable, or the mask is of
-            another tree.
+          TypeError: if ``make_optimizer`` is a ready optimizer or no function, or a parameter is
+            not floating.
+          ValueError: if ``make_optimizer`` does not use its learning rate, parameters are NaN or
+            infinite, no leaf is prunable, or the mask is of another tree.
 
         Example:
           >>> import jax, optax
@@ -69,7 +70,15 @@ class TrainState(NamedTuple):
           (0, 0.0)
         """
         check_make_optimizer(make_optimizer)
+        for path, leaf in _tree.named_leaves(params):
+            if not _tree.is_floating(leaf):
+                raise TypeError(
+                    f"parameters are floating arrays, but {path!r} is of dtype "
+                    f"{getattr(leaf, 'dtype', type(leaf).__name__)}: it has no gradient. Put it "
+                    "in model_state."
+                )
         _tree.check_finite(params, what="parameters")
+        check_uses_learning_rate(make_optimizer, params)
         mask = masks.dense(params) if mask is None else mask
         params = masks.apply_mask(copy(params), mask)
         return cls(
@@ -93,14 +102,17 @@ def copy(tree: PyTree) -> PyTree:
 
 def masked_optimizer(make_optimizer: MakeOptimizer, mask: PyTree) -> optax.GradientTransformation:
     """The optimizer of a run: learning rate and mask live in its state, as data."""
+    return transforms.fixed_mask(_injected(make_optimizer), mask)
 
+
+def _injected(make_optimizer: MakeOptimizer) -> optax.GradientTransformation:
     def injected(learning_rate: Any) -> optax.GradientTransformation:
         # A parameter named exactly `learning_rate`, whatever the caller's function calls it. And
         # float32 whatever the parameters are: bfloat16 would round 0.1 to 0.1001.
         return make_optimizer(learning_rate)
 
     inject = optax.inject_hyperparams(injected, hyperparam_dtype=jnp.float32)
-    return transforms.fixed_mask(inject(learning_rate=0.0), mask)
+    return inject(learning_rate=0.0)
 
 
 def init_optimizer(make_optimizer: MakeOptimizer, params: PyTree, mask: PyTree) -> PyTree:
@@ -121,3 +133,39 @@ def check_make_optimizer(make_optimizer: Any) -> None:
             f"lambda lr: optax.sgd(lr, momentum=0.9); got {got}. "
             "A ready optimizer has its schedule inside, but retraining needs to set the rate."
         )
+
+
+def check_uses_learning_rate(make_optimizer: MakeOptimizer, params: PyTree) -> None:
+    """Raises if the optimizer's update does not depend on the learning rate it is made with.
+
+    Traced with abstract parameters: nothing is computed.
+
+    Raises:
+      ValueError: with the repair.
+    """
+
+    def one_update(learning_rate: jax.Array, params: PyTree) -> PyTree:
+        optimizer = make_optimizer(learning_rate)
+        return optimizer.update(params, optimizer.init(params), params)[0]
+
+    shapes = jax.eval_shape(lambda p: p, params)
+    # Optax' own optimizers mix dtypes; how strictly to compute is the caller's choice later on.
+    with jax.numpy_dtype_promotion("standard"):
+        traced = jax.make_jaxpr(one_update)(jax.ShapeDtypeStruct((), jnp.float32), shapes).jaxpr
+    rate = traced.invars[0]
+    if not any(rate is x for equation in traced.eqns for x in equation.invars):
+        raise ValueError(
+            "make_optimizer does not use its learning rate, so no retraining schedule could reach "
+            "the optimizer. Pass the rate on: lambda lr: optax.sgd(lr), without a schedule inside."
+        )
+
+
+def set_mask(make_optimizer: MakeOptimizer, opt_state: PyTree, mask: PyTree) -> PyTree:
+    """Replaces the mask of an optimizer state and clears what it holds of pruned weights.
+
+    `jaxprune.transforms.set_mask` leaves the clearing to the next update; a run evaluates before
+    it, and evaluation parameters may be computed from the state (schedule-free).
+    """
+    opt_state = transforms.set_mask(opt_state, mask)
+    inner = transforms.zero_pruned(_injected(make_optimizer), opt_state.inner_state, mask)
+    return opt_state._replace(inner_state=inner)

@@ -17,6 +17,7 @@ from jaxprune.training._state import (
     check_make_optimizer,
     init_optimizer,
     masked_optimizer,
+    set_mask,
 )
 
 LossFn: TypeAlias = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, Any]]
@@ -28,17 +29,21 @@ class TrainStep(NamedTuple):
     Attributes:
       compiled: the jitted function ``(state, batch, learning_rate) -> (state, metrics)``.
       init_optimizer: ``init_optimizer(params, mask)`` gives a fresh optimizer state.
+      set_mask: ``set_mask(opt_state, mask)`` gives one with another mask, pruned moments cleared.
+      place: puts a state on the devices of the step, so that every call compiles to the same.
     """
 
     compiled: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     init_optimizer: Callable[[PyTree, PyTree], PyTree]
+    set_mask: Callable[[PyTree, PyTree], PyTree]
+    place: Callable[[TrainState], TrainState]
 
     def __call__(
         self, state: TrainState, batch: PyTree, learning_rate: Any
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Trains on one batch. ``state`` is donated: use the one returned."""
         rate = jnp.asarray(learning_rate, jnp.float32)
-        return self.compiled(state, batch, rate)
+        return self.compiled(self.place(state), batch, rate)
 
 
 def make_train_step(
@@ -79,6 +84,10 @@ def make_train_step(
       (0.0, 1)
     """
     check_make_optimizer(make_optimizer)
+    replicated = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+
+    def place(state: TrainState) -> TrainState:
+        return state if replicated is None else jax.device_put(state, replicated)
 
     @partial(jax.jit, donate_argnums=0)
     def train_step(
@@ -87,7 +96,6 @@ def make_train_step(
         if mesh is not None:
             split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
             batch = jax.lax.with_sharding_constraint(batch, split)
-            state = jax.lax.with_sharding_constraint(state, NamedSharding(mesh, PartitionSpec()))
         key = jax.random.fold_in(state.key, state.step)
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, aux), grads = grad_fn(state.params, state.model_state, batch, key)
@@ -107,6 +115,14 @@ def make_train_step(
             model_state=model_state,
             key=state.key,
         )
+        if replicated is not None:
+            # Out as it came in, or the next call would compile for another layout.
+            state = jax.lax.with_sharding_constraint(state, replicated)
         return state, {"loss": loss, **metrics}
 
-    return TrainStep(train_step, partial(init_optimizer, make_optimizer))
+    return TrainStep(
+        compiled=train_step,
+        init_optimizer=partial(init_optimizer, make_optimizer),
+        set_mask=partial(set_mask, make_optimizer),
+        place=place,
+    )

@@ -12,4 +12,5 @@ from jaxprune.transforms._learning_rate import set_learning_rate as set_learning
 from jaxprune.transforms._mask_state import PruneMask as PruneMask
 from jaxprune.transforms._mask_state import get_mask as get_mask
 from jaxprune.transforms._mask_state import set_mask as set_mask
+from jaxprune.transforms._moments import zero_pruned as zero_pruned
 from jaxprune.transforms._zero_updates import zero_updates as zero_updates

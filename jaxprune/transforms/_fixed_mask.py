@@ -34,10 +34,10 @@ def fixed_mask(inner: Any, mask: PyTree) -> optax.GradientTransformationExtraArg
       \Delta w = m \odot u - (1 - m) \odot w, \qquad s' \leftarrow m \odot s'.$$
 
     So kept weights move exactly as under ``inner`` with masked gradients, whatever norms or
-    factored statistics it takes, and $w + \Delta w$ is exactly zero where $m$ is: also for
-    weights that `set_mask` has pruned since the last step, and also when ``inner`` returns
-    updates of a narrower dtype than the weights (those updates are widened). Copies of the
-    weights in the state are masked too, hence the evaluation parameters of
+    factored statistics it takes, and $w + \Delta w$ is exactly zero where $m$ is zero and $w$
+    finite: also for weights that `set_mask` has pruned since the last step, and also when
+    ``inner`` returns updates of a narrower dtype than the weights (those updates are widened).
+    Copies of the weights in the state are masked too, hence the evaluation parameters of
     `optax.contrib.schedule_free` are sparse.
 
     Position: outermost, around the whole chain, gradient clipping included. Wrappers that decide

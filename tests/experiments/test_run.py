@@ -17,17 +17,9 @@ from experiments import data, run
 from experiments.config import Config
 from experiments.setup import build, dense_schedule
 
-# Flax' own layers and optax' own schedules mix dtypes that strict promotion refuses; the main job
-# runs under JAX's defaults, as a user's does.
 pytestmark = pytest.mark.usefixtures("jax_defaults")
 
 SMALL = Config(model="lenet_300_100", epochs=3, retrain_epochs=1, cycles=2, batch_size=256)
-
-
-@pytest.fixture
-def jax_defaults():
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        yield
 
 
 def quiet():
@@ -116,6 +108,13 @@ def test_options_reach_the_run(tmp_path):
         sparsity=0.5,
     )
     result = run.run(config, console=quiet())
+    options = build(config, dataset=data.load("digits")).options
+    assert options["optimizer_state"] == "keep"
+    assert options["recalibrate"] is not None
+    assert options["rewind"] == 5
+    drawn = options["scores"](result.state.params)["Dense_0"]["kernel"]
+    assert not np.array_equal(drawn, np.abs(result.state.params["Dense_0"]["kernel"]))
+    assert build(small(tmp_path), dataset=data.load("digits")).options["recalibrate"] is None
     kernels = jax.tree.leaves(result.state.mask)
     assert [int(np.sum(k)) for k in kernels] == [k.size - round(0.5 * k.size) for k in kernels]
     np.testing.assert_array_equal(
@@ -203,14 +202,16 @@ def test_help_explains_every_option(capsys):
         (["--data", "mnist", "--data-dir", "/nonexistent"], "/nonexistent"),
         (["--method", "magic"], "unknown method 'magic'. Known: imp, bimp"),
         (["--dense-schedule", "x"], "unknown dense_schedule 'x'. Known: stepped"),
-        (["--cycles", "0"], "cycles is at least 1; got 0"),
-        (["--retrain-epochs", "0"], "retrain_epochs is at least 1; got 0"),
+        (["--cycles", "0"], "cycles is at least 1 and finite; got 0"),
+        (["--retrain-epochs", "0"], "retrain_epochs is at least 1 and finite; got 0"),
         (["--schedule", "lrw", "--retrain-epochs", "41"], "retraining_steps=820"),
         (["--batch-size", "5000"], "5000"),
         (["--schedule", "cosine"], "cosine needs peak"),
         (["--method", "bimp", "--schedule", "slr"], "method bimp fixes schedule=allr"),
+        (["--method", "bimp", "--dense-schedule", "cosine"], "bimp fixes dense_schedule=linear"),
+        (["--momentum", "nan"], "momentum is at least 0 and finite; got nan"),
         (["--rewind-epoch", "40"], r"pretraining step in [0, 800); got 800"),
-        (["--learning-rate", "0"], "learning_rate is positive; got 0.0"),
+        (["--learning-rate", "0"], "learning_rate is positive and finite; got 0.0"),
         (["--warmup-epochs", "40"], "leaves nothing of epochs=40"),
         (["--run-dir", "/proc/run"], "the run folder /proc/run cannot be written"),
     ],

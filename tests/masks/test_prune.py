@@ -1,9 +1,11 @@
 """apply_mask, prune, dense masks and the report."""
 
+import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxprune as jp
 
@@ -70,3 +72,27 @@ def test_report_shows_the_rule_or_the_mask():
     assert "| kernel | 2x2 | float32 | yes | 3 | 0.2500 |" in table
     assert "| bias | 2 | float32 | no | 2 | |" in table
     assert "| all prunable | | | 1 of 2 leaves | 4 | 0.0000 |" in jp.masks.report(PARAMS)
+
+
+def test_other_containers_with_the_same_paths_are_the_same_parameters():
+    frozen = flax.core.freeze({"net": PARAMS})
+    scores = {"net": jp.scores.magnitude(PARAMS)}
+    pruned, mask = jp.prune(frozen, 0.5, scores=scores)
+    assert isinstance(pruned, flax.core.FrozenDict)
+    assert pruned["net"]["kernel"].tolist() == [[3.0, -4.0], [0.0, 0.0]]
+    assert isinstance(mask, dict)
+
+
+def test_eight_bit_floats():
+    values = jnp.array([[0.5, -2.0], [1.0, 0.25]]).astype(jnp.float8_e4m3fn)
+    with jax.numpy_dtype_promotion("standard"):
+        pruned, _ = jp.prune({"kernel": values}, 0.5)
+    assert pruned["kernel"].dtype == jnp.float8_e4m3fn
+    assert pruned["kernel"].astype(jnp.float32).tolist() == [[0.0, -2.0], [1.0, 0.0]]
+
+
+def test_the_dense_mask_lies_where_the_parameters_lie():
+    mesh = Mesh(np.array(jax.devices()), ("x",))
+    sharding = NamedSharding(mesh, PartitionSpec("x"))
+    params = {"kernel": jax.device_put(jnp.ones((8, 2)), sharding)}
+    assert jp.masks.dense(params)["kernel"].sharding == sharding

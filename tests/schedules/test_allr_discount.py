@@ -144,14 +144,27 @@ def test_removing_the_largest_alone_reaches_one_or_more(w):
         assert ratio > 1
 
 
-def test_random_pruning_sometimes_needs_the_clip():
-    generator = np.random.default_rng(0)
+@given(st.integers(0, 2**32 - 1))
+def test_random_pruning_needs_the_clip_for_one_of_two_halves(seed):
+    # A random half and its complement: the squares of their d1 add up to 2, so unless the halves
+    # weigh the same one of them passes 1.
+    generator = np.random.default_rng(seed)
     w = generator.normal(size=10).astype(np.float32)
-    ratios = []
-    for _ in range(20):
-        pruned = np.where(generator.permutation(10) < 5, np.float32(0), w)
-        ratios.append(float(allr_ratio(w, pruned, pruned_fraction=0.5)))
-    assert min(ratios) < 1 < max(ratios)
+    half = generator.permutation(10) < 5
+    ratios = [
+        float(allr_ratio(w, np.where(gone, np.float32(0), w), pruned_fraction=0.5))
+        for gone in (half, ~half)
+    ]
+    np.testing.assert_allclose(np.square(ratios).sum(), 2, rtol=1e-5)
+    assert max(ratios) > 1
+    discount = allr_discount(
+        w,
+        np.where(half if ratios[0] > 1 else ~half, np.float32(0), w),
+        pruned_fraction=0.5,
+        pretraining_steps=10,
+        retraining_steps=1,
+    )
+    assert float(discount) == 1
 
 
 def test_errors():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh
 
 import jaxprune as jp
 from tests.training import problem
@@ -177,8 +178,17 @@ def test_weight_rewinding_restores_the_snapshot_under_the_mask():
 def test_rewinding_to_a_given_state():
     early, _ = problem.loop()(problem.state(), np.full(10, 0.2))
     dense, _ = problem.loop()(problem.state(), np.full(T, 0.1))
-    result = imp(state=dense, pretrain=False, rewind=early, cycles=1, retraining_steps=1)
-    assert zeros(result.state.params) == result.records[1].prunable - result.records[1].nonzero
+    starts = []
+    train = problem.loop()
+
+    def run(state, rates, on_chunk):
+        starts.append(jax.device_get(state))
+        return train.run(state, rates, on_chunk)
+
+    imp(train._replace(run=run), dense, pretrain=False, rewind=early, cycles=1)
+    rewound = jp.apply_mask(early.params, jp.transforms.get_mask(starts[-1].opt_state))
+    for a, b in zip(jax.tree.leaves(starts[-1].params), jax.tree.leaves(rewound), strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 @pytest.mark.parametrize(
@@ -296,6 +306,8 @@ def never(*args):
         ({"rewind": T}, ValueError, r"pretraining step in \[0, 120\); got 120"),
         ({"rewind": 5, "pretrain": False}, ValueError, "pretrain=False skips that phase"),
         ({"rewind": 5, "optimizer_state": "fresh"}, ValueError, "contradicts rewind"),
+        ({"allocation": "global"}, TypeError, "allocation is a function"),
+        ({"metric": "acuracy"}, ValueError, r"no metric 'acuracy'; it returns \['accuracy'\]"),
         ({"rewind": 0.5}, TypeError, "rewind is a pretraining step or a TrainState"),
         ({"scores": {"w": 1}}, TypeError, "scores is a function"),
         (
@@ -311,6 +323,104 @@ def test_bad_input_stops_before_any_training(options, error, message):
     train = problem.loop()._replace(run=never)
     with pytest.raises(error, match=message):
         imp(train, **options)
+
+
+def test_a_target_below_the_state_stops_before_any_training():
+    state = problem.state(mask=jp.prune(problem.params(), 0.95)[1])
+    for allocation in (jp.masks.globally(), jp.masks.uniform()):
+        with pytest.raises(ValueError, match="but `within` has removed"):
+            imp(problem.loop()._replace(run=never), state, cycles=1, allocation=allocation)
+    nothing = jax.tree.map(jnp.zeros_like, state.mask)
+    with pytest.raises(ValueError, match="keeps no weight"):
+        imp(problem.loop()._replace(run=never), problem.state(mask=nothing))
+
+
+def test_a_state_to_rewind_to_must_be_of_the_same_network():
+    other = {"w": jnp.ones((2, 2))}
+    early = jp.training.TrainState.create(other, problem.sgd, key=jax.random.key(0))
+    train = problem.loop()._replace(run=never)
+    with pytest.raises(ValueError, match="the state to rewind to is of another tree"):
+        imp(train, rewind=early)
+    plain = jp.training.TrainState.create(
+        problem.params(), lambda lr: optax.sgd(lr), key=jax.random.key(0)
+    )
+    with pytest.raises(ValueError, match="the state to rewind to has another opt_state"):
+        imp(train, rewind=plain)
+
+
+def test_a_dense_run_can_have_sparsity_zero():
+    with pytest.warns(UserWarning, match="removes nothing"):
+        result = imp(sparsity=0.0, cycles=2)
+    assert result.records[-1].sparsity == 0.0
+
+
+def test_schedule_free_is_evaluated_sparse_right_after_a_prune():
+    def make_optimizer(learning_rate):
+        return optax.contrib.schedule_free(optax.sgd(learning_rate), learning_rate, b1=0.9)
+
+    def eval_params(state):
+        inner = state.opt_state.inner_state.inner_state
+        return optax.contrib.schedule_free_eval_params(inner, state.params)
+
+    seen = []
+
+    def evaluate(state):
+        seen.append((jax.device_get(eval_params(state)), jax.device_get(state.mask)))
+        return {}
+
+    with jax.numpy_dtype_promotion("standard"):
+        state = problem.state(make_optimizer)
+        imp(problem.loop(make_optimizer), state, evaluate=evaluate, optimizer_state="keep")
+    assert len(seen) == 7
+    for params, mask in seen[1:]:
+        for name in ("first", "last"):
+            assert not np.any(params[name]["kernel"][~mask[name]["kernel"]])
+
+
+def test_batch_statistics_travel_and_are_recalibrated():
+    """A model with batch normalisation, from end to end."""
+
+    def loss_fn(params, model_state, batch, key):
+        x = batch["x"]
+        mean, moved = jnp.mean(x, axis=0), model_state["mean"]
+        centred = {**batch, "x": x - mean[None]}
+        loss, (_, metrics) = problem.loss_fn(params, None, centred, key)
+        return loss, ({"mean": 0.9 * moved + 0.1 * mean}, metrics)
+
+    def eval_fn(params, model_state, batch):
+        centred = {**batch, "x": batch["x"] - model_state["mean"][None]}
+        return problem.eval_fn(params, None, centred)
+
+    train = jp.training.make_loop(
+        jp.training.make_train_step(loss_fn, problem.sgd), problem.batch_at
+    )
+    statistics = {"mean": jnp.zeros(problem.FEATURES)}
+    result = imp(
+        train,
+        problem.state(model_state=statistics),
+        evaluate=jp.training.make_evaluate(eval_fn, problem.DATA, batch_size=64),
+        recalibrate=jp.training.make_recalibrate(loss_fn, problem.batch_at, steps=5),
+        rewind=10,
+        schedule="lrw",
+        sparsity=0.5,
+    )
+    assert result.records[-1].evaluation["accuracy"] > 0.7
+    truth = np.mean(problem.INPUTS, axis=0)
+    np.testing.assert_allclose(result.state.model_state["mean"], truth, atol=0.3)
+    assert train.compiled._cache_size() == 1
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_eight_devices_compile_once_too(compiled, caplog):
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    step = jp.training.make_train_step(problem.loss_fn, problem.sgd, mesh=mesh)
+    train = jp.training.make_loop(step, problem.batch_at, compile_chunks=compiled)
+    # From the log: the cache of a jitted function may hold two entries for one compilation.
+    with jax.log_compiles():
+        imp(train, optimizer_state="fresh", cycles=2)
+    name = "many" if compiled else "one"
+    compilations = [m for m in caplog.messages if f"Finished XLA compilation of jit({name})" in m]
+    assert len(compilations) == 1
 
 
 def test_parameters_that_are_not_finite_stop_before_any_training():
@@ -343,6 +453,8 @@ def test_a_cycle_that_removes_nothing_warns():
     ("options", "error", "message"),
     [
         ({"budget": 100, "pretraining_steps": 99}, ValueError, "leaves 1 to retrain in 3 cycles"),
+        ({"budget": 99.5}, TypeError, "budget must be a static Python integer"),
+        ({"learning_rate": None}, TypeError, "learning_rate must be a static number"),
         ({"schedule": "slr"}, TypeError, r"bimp fixes \['schedule'\] itself"),
         ({"pretraining": PRETRAINING}, TypeError, "bimp fixes"),
     ],

@@ -179,12 +179,21 @@ def test_a_ready_optimizer_is_refused():
         jp.training.make_train_step(problem.loss_fn, 0.1)
 
 
+def test_an_optimizer_that_ignores_its_learning_rate_is_refused():
+    scheduled = optax.constant_schedule(0.1)
+    for ignoring in (lambda lr: optax.sgd(0.1), lambda lr: optax.sgd(scheduled)):
+        with pytest.raises(ValueError, match="does not use its learning rate"):
+            problem.state(ignoring)
+
+
 def test_bad_input():
     params = problem.params()
     key = jax.random.key(0)
     broken = {**params, "last": {**params["last"], "bias": jnp.array([0.0, jnp.nan, 0.0])}}
     with pytest.raises(ValueError, match="parameters at 'last/bias' hold NaN"):
         jp.training.TrainState.create(broken, problem.sgd, key=key)
+    with pytest.raises(TypeError, match="'steps' is of dtype int32: it has no gradient"):
+        jp.training.TrainState.create({**params, "steps": jnp.int32(3)}, problem.sgd, key=key)
     with pytest.raises(ValueError, match="no prunable leaf"):
         jp.training.TrainState.create({"bias": jnp.ones(3)}, problem.sgd, key=key)
     with pytest.raises(ValueError, match="the mask is of another tree"):
