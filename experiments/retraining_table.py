@@ -8,7 +8,7 @@ LeNet-300-100 on Fashion-MNIST, 20 epochs dense, then one-shot and three-cycle m
 
 Every cell is written as soon as it is done, and a run that was stopped goes on where it was; the
 table is made from what is there. On two CPU cores the whole grid of three seeds takes about
-40 minutes. No learning rate was tuned for it: 0.1, divided by 10 at 50 and 75 % of dense training.
+45 minutes. No learning rate was tuned for it: 0.1, divided by 10 at 50 and 75 % of dense training.
 """
 
 import dataclasses
