@@ -45,7 +45,10 @@ class Config:
     """Length of retraining after each pruning, in epochs."""
 
     schedule: str = "allr"
-    """Retraining schedule: ft, lrw, slr, clr, llr, allr, or constant, stepped, cosine, linear
+    """Retraining schedule: ft (fine-tuning: the last dense rate), lrw (learning-rate rewinding: the
+    last dense rates again), slr (scaled: the dense schedule compressed), clr (cyclic: cosine from
+    the highest rate), llr (linear from the highest rate to 0), allr (adaptive llr: starts at d
+    times the highest rate, d from what the pruning changed), or constant, stepped, cosine, linear
     (these four start at `peak`)."""
 
     peak: float | None = None
@@ -148,6 +151,11 @@ def check(config: Config) -> None:
     if config.warmup_epochs >= config.epochs:
         raise ValueError(
             f"warmup_epochs={config.warmup_epochs} leaves nothing of epochs={config.epochs}."
+        )
+    if config.rewind_epoch is not None and not 0 <= config.rewind_epoch < config.epochs:
+        raise ValueError(
+            f"rewind_epoch is an epoch of dense training, in [0, {config.epochs}); got "
+            f"{config.rewind_epoch}."
         )
     if config.method == "bimp":
         fixed = {"schedule": "allr", "peak": None, "rewind_epoch": None, "warmup_epochs": 0}

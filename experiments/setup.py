@@ -1,5 +1,6 @@
 """From a configuration to the parts of a run: data on the device, state, loop, evaluation."""
 
+import difflib
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -79,7 +80,9 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
     # The names first: a typing error should not wait for 50,000 images.
     known = jp.schedules.RETRAINING
     if config.schedule not in known:
-        raise ValueError(f"unknown schedule {config.schedule!r}. Known: {', '.join(known)}.")
+        close = difflib.get_close_matches(config.schedule, known, n=1)
+        hint = f", did you mean {close[0]!r}?" if close else "."
+        raise ValueError(f"unknown schedule {config.schedule!r}{hint} Known: {', '.join(known)}.")
     dtype = jnp.dtype(config.precision)
     models.create(config.model, 10)
     dataset = data.load(config.data, data_dir=config.data_dir) if dataset is None else dataset

@@ -39,6 +39,9 @@ WEIGHT_NAMES = frozenset(
     }
 )  # fmt: skip
 
+# Words, between underscores, that say so inside a longer name: `w_out`, `hidden_kernel`.
+_WEIGHT_WORDS = frozenset({"kernel", "weight", "weights", "w"})
+
 # Whole words of a name under which an unnamed leaf is no weight of a product.
 _NO_WEIGHT = re.compile(
     r"(^|_)(bias(es)?|scales?|offsets?|embed(s|ding|dings)?|((layer|batch|group)_?)?norms?)(_|$)"
@@ -68,10 +71,12 @@ def default_where(path: str, leaf: Any) -> bool:
     """The default rule for which leaves are prunable.
 
     A leaf is prunable when it is floating, has rank two or more, and its name says that it is a
-    weight: the last part of its path is one of `WEIGHT_NAMES` (case and a trailing number are
-    ignored). Biases, norm scales and embeddings are therefore never taken. A leaf whose own key
-    is an index, as in ``[(w, b), (w, b)]``, has no name to go by: it is taken by rank alone,
-    unless the nearest name above it is that of a bias, a scale or an embedding.
+    weight: the last part of its path has one of the words ``kernel``, ``weight`` or ``w`` between
+    underscores, or is one of a written list (``wq``, ``wk``, ``in_proj_weight``, ...; see
+    ``WEIGHT_NAMES`` in this file). Case and a trailing number are ignored. Biases, norm scales and
+    embeddings are therefore never taken. A leaf whose own key is an index, as in
+    ``[(w, b), (w, b)]``, has no name to go by: it is taken by rank alone, unless the nearest name
+    above it is that of a bias, a scale or an embedding.
 
     Names cannot tell in Equinox, where norms and embeddings also call their array ``weight``:
     see `jaxprune.masks.report` for what was taken, and pass ``where=`` to decide otherwise::
@@ -105,7 +110,10 @@ def default_where(path: str, leaf: Any) -> bool:
     name = re.sub(r"(_l\d+|_?\d+)$", "", names[-1].lower())
     if unnamed:
         return not _NO_WEIGHT.search(name)
-    return name in WEIGHT_NAMES
+    if name in WEIGHT_NAMES:
+        return True
+    words = set(name.split("_"))
+    return bool(words & _WEIGHT_WORDS) and not _NO_WEIGHT.search(name)
 
 
 def prunable(params: PyTree, where: Where | None = None) -> PyTree:
@@ -142,7 +150,8 @@ def prunable(params: PyTree, where: Where | None = None) -> PyTree:
         shown = ", ".join(known[:8]) + (", ..." if len(known) > 8 else "")
         raise ValueError(
             f"no prunable leaf among {len(known)}: [{shown}]. By default these are floating "
-            "leaves of rank >= 2 named like a weight; pass where=lambda path, leaf: ... to choose."
+            "leaves of rank >= 2 whose name has the word kernel, weight or w; to take every "
+            "matrix pass where=lambda path, leaf: leaf.ndim >= 2."
         )
     return picked
 

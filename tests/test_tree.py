@@ -37,6 +37,7 @@ def taken(params, where=None):
         ({"Embed_0": {"embedding": W}, "d": {"kernel": W}}, ["d/kernel"]),
         ({"embeddings": [W], "w": W}, ["w"]),
         ({"upscale": [W], "unnormalised": [W]}, ["unnormalised/0", "upscale/0"]),
+        ({"w_out": W, "hidden_kernel": W, "proj": W, "w_scale": W}, ["hidden_kernel", "w_out"]),
         ({"layer_norm": [W], "scale_2": [W], "w": W}, ["w"]),
         ({"weight_hh_l0": W, "in_proj_weight": W}, ["in_proj_weight", "weight_hh_l0"]),
         ({"norm": {"scale": W, "bias": W}, "w": W}, ["w"]),

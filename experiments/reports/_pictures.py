@@ -1,5 +1,6 @@
 """Two pictures of a run: accuracy and learning rate over steps, prunings marked."""
 
+import bisect
 import itertools
 import pathlib
 
@@ -16,10 +17,17 @@ _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 def draw(log: Log, folder: pathlib.Path, title: str) -> None:
     """Writes accuracy.png and learning_rate.png into ``folder``."""
     figure, axes = _figure(title, log)
-    steps, smooth = _smooth(log)
-    axes.plot(steps, smooth, color=_BLUE, linewidth=1.2, label="training (running mean)")
-    if log.validation:
-        axes.plot(*_percent(log.validation), color=_ORANGE, linewidth=1.5, label="validation")
+    training = list(zip(log.steps, log.accuracies, strict=True))
+    width = max(1, len(training) // 100)
+    for i, part in enumerate(_between_prunings(training, log)):
+        label = None if i else "training (running mean)"
+        steps, values = _percent(part)
+        axes.plot(steps, _running_mean(values, width), color=_BLUE, linewidth=1.2, label=label)
+    # Validation is measured at the end of an epoch: the one at a pruning belongs before it.
+    earlier = [(step - 1, accuracy) for step, accuracy in log.validation]
+    for i, part in enumerate(_between_prunings(earlier, log)):
+        label = None if i else "validation"
+        axes.plot(*_percent(part), color=_ORANGE, linewidth=1.5, marker=".", label=label)
     if log.test:
         axes.plot(*_percent(log.test), "o", color=_GREEN, label="test, end of phase")
     if log.prunings:
@@ -62,18 +70,17 @@ def _percent(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
     return [step for step, _ in points], [100 * value for _, value in points]
 
 
-def _smooth(log: Log) -> tuple[np.ndarray, np.ndarray]:
-    """Running mean of the training accuracy, not across prunings: a drop must stay visible."""
-    steps = np.asarray(log.steps)
-    values = 100 * np.asarray(log.accuracies)
-    out = np.full(len(values), np.nan)
-    width = max(1, len(values) // 100)
-    edges = [0, *np.searchsorted(steps, [step for step, _, _ in log.prunings]), len(values)]
-    for start, stop in itertools.pairwise(edges):
-        total = np.concatenate([[0.0], np.cumsum(values[start:stop])])
-        for i in range(stop - start):
-            low = max(0, i + 1 - width)
-            out[start + i] = (total[i + 1] - total[low]) / (i + 1 - low)
-        if stop > start and stop < len(values):
-            out[stop - 1] = np.nan  # breaks the line at the pruning
-    return steps, out
+def _between_prunings(points: list[tuple[int, float]], log: Log) -> list[list[tuple[int, float]]]:
+    """Cuts a curve at the prunings: a drop must not be hidden by a line across it."""
+    steps = [step for step, _ in points]
+    cuts = [bisect.bisect_left(steps, step) for step, _, _ in log.prunings]
+    edges = itertools.pairwise([0, *cuts, len(points)])
+    return [points[start:stop] for start, stop in edges if stop > start]
+
+
+def _running_mean(values: list[float], width: int) -> np.ndarray:
+    """Mean of each value and up to ``width - 1`` before it."""
+    total = np.concatenate([[0.0], np.cumsum(values)])
+    last = np.arange(1, len(values) + 1)
+    first = np.maximum(0, last - width)
+    return (total[last] - total[first]) / (last - first)

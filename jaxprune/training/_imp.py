@@ -144,7 +144,7 @@ def imp(
       UserWarning: if a cycle removes nothing.
 
     Example:
-      See the README for a run from the first line to the last.
+      The README's section on the library has a run from the first line to the last.
 
     References:
       Zimmer et al., How I Learned to Stop Worrying and Love Retraining, ICLR 2023;
