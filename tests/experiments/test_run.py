@@ -163,15 +163,21 @@ def test_a_real_sigint_ends_with_one_line(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell starts background jobs with SIGINT ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    log = tmp_path / "run" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and log.stat().st_size > 10_000):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    with process:
+        try:
+            log = tmp_path / "run" / "metrics.jsonl"
+            deadline = time.monotonic() + 120
+            while not (log.exists() and log.stat().st_size > 10_000):
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+                time.sleep(0.2)
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130, err
     assert "Interrupted" in out
     assert "Traceback" not in out + err
