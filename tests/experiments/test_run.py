@@ -4,9 +4,6 @@ import csv
 import dataclasses
 import io
 import json
-import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -148,42 +145,6 @@ def test_ctrl_c_leaves_a_readable_folder(tmp_path, monkeypatch, capsys):
     for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
         json.loads(line)
     assert (tmp_path / "run" / "accuracy.png").exists()
-
-
-@pytest.mark.slow
-def test_a_real_sigint_ends_with_one_line(tmp_path):
-    import signal
-    import time
-
-    command = [sys.executable, "-m", "experiments.run", "--epochs", "100000"]
-    root = pathlib.Path(run.__file__).parent.parent
-    process = subprocess.Popen(
-        [*command, "--run-dir", str(tmp_path / "run")],
-        cwd=root,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell starts background jobs with SIGINT ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    with process:
-        try:
-            log = tmp_path / "run" / "metrics.jsonl"
-            deadline = time.monotonic() + 120
-            while not (log.exists() and log.stat().st_size > 10_000):
-                assert time.monotonic() < deadline
-                assert process.poll() is None
-                time.sleep(0.2)
-            process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
-        finally:
-            process.kill()
-    assert process.returncode == 130, err
-    assert "Interrupted" in out
-    assert "Traceback" not in out + err
-    assert (tmp_path / "run" / "learning_rate.png").exists()
-    for line in log.read_text().splitlines():
-        json.loads(line)
 
 
 def test_help_explains_every_option(capsys):
