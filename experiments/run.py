@@ -1,7 +1,7 @@
 """The main job: train, prune and retrain one network.
 
 Run it with ``python -m experiments.run``; ``--help`` explains every option. It writes a run folder
-with config.json, metrics.jsonl, summary.csv, accuracy.png and learning_rate.png.
+with config.json, metrics.jsonl, summary.csv, accuracy.png, learning_rate.png and weights.png.
 
 The default run takes under 90 seconds on two CPU cores, compilation included.
 """
@@ -9,6 +9,7 @@ The default run takes under 90 seconds on two CPU cores, compilation included.
 import sys
 from typing import Any
 
+import jax
 import numpy as np
 import tyro
 from rich.console import Console
@@ -39,6 +40,7 @@ def run(config: Config, *, console: Console | None = None, parts: Setup | None =
     folder.check()
     parts = build(config) if parts is None else parts
     log = reports.Log()
+    dense: list[Any] = []
     records: list[PhaseRecord] = []
     title = (
         f"{config.model} on {config.data}, {config.method} to {100 * config.sparsity:g} % "
@@ -60,7 +62,7 @@ def run(config: Config, *, console: Console | None = None, parts: Setup | None =
 
     progress = reports.Progress(steps, config.batch_size, console)
     try:
-        train = _reporting(parts, log, folder, progress, records)
+        train = _reporting(parts, log, folder, progress, records, dense)
         result = prune_and_retrain(config, parts, train=train, on_phase=on_phase)
     finally:
         progress.stop()
@@ -68,6 +70,9 @@ def run(config: Config, *, console: Console | None = None, parts: Setup | None =
         if folder.is_open:
             folder.write_summary(reports.COLUMNS, reports.summary_rows(records))
             reports.draw(log, folder.path, title)
+    reports.draw_weight_histogram(
+        result.state.params, result.state.mask, folder.path / "weights.png", dense=dense[-1]
+    )
     console.print(reports.table(records, title))
     console.print(f"Run folder: {folder.path}")
     return result
@@ -79,8 +84,12 @@ def _reporting(
     folder: reports.RunFolder,
     progress: reports.Progress,
     records: list[PhaseRecord],
+    dense: list[Any],
 ) -> TrainLoop:
-    """The training loop, told to report each chunk and to validate after each epoch."""
+    """The training loop, told to report each chunk and to validate after each epoch.
+
+    The parameters at the end of the dense phase become the last entry of ``dense``.
+    """
 
     def on_chunk(first_step: int, rates: np.ndarray, metrics: dict[str, np.ndarray]) -> None:
         log.add_chunk(first_step, rates, metrics["accuracy"])
@@ -103,6 +112,9 @@ def _reporting(
             log.validation.append((step, values["accuracy"]))
             row = {f"validation_{name}": value for name, value in values.items()}
             folder.log({"kind": "validation", "phase": len(records), "step": step, **row})
+        if not records:
+            # A copy: the next step donates the state.
+            dense.append(jax.tree.map(np.array, state.params))
         names = pieces[0] if pieces else {}
         return state, {name: np.concatenate([p[name] for p in pieces]) for name in names}
 

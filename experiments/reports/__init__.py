@@ -2,6 +2,8 @@
 
 from experiments.reports._folder import RunFolder as RunFolder
 from experiments.reports._log import Log as Log
+from experiments.reports._mask import draw_weight_histogram as draw_weight_histogram
+from experiments.reports._mask import print_mask_table as print_mask_table
 from experiments.reports._pictures import draw as draw
 from experiments.reports._progress import Progress as Progress
 from experiments.reports._table import COLUMNS as COLUMNS

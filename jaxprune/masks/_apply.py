@@ -10,6 +10,7 @@ from jaxprune import _tree
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks._allocation import Allocation
 from jaxprune.masks._make import make
+from jaxprune.masks._pattern import Pattern
 from jaxprune.scores import magnitude
 
 
@@ -54,17 +55,20 @@ def prune(
     scores: PyTree | Callable[[PyTree], PyTree] | None = None,
     within: PyTree | None = None,
     allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
     where: Where | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Removes a fraction of the prunable weights: scores, a mask, and the mask applied.
 
     Args:
       params: any pytree of arrays.
-      sparsity: fraction removed of the prunable weights, in [0, 1).
+      sparsity: fraction removed of the prunable weights, in [0, 1); `None` where an N:M pattern or
+        an allocation `per_leaf` fixes it.
       scores: importance, higher stays: a tree, or a function from parameters to one;
         magnitude if omitted.
       within: a mask that the new one must be a subset of.
       allocation: how the total is spread over the leaves; `jaxprune.masks.globally()` if omitted.
+      pattern: which weights go together; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, which leaves are prunable; `default_where` if omitted.
         Only used where ``scores`` is omitted: scores say themselves what is prunable.
 
@@ -95,5 +99,5 @@ def prune(
         lambda s, p: None if s is None else p, scores, params, what="score tree"
     )
     _tree.check_finite(scored)
-    mask = make(scores, sparsity, within=within, allocation=allocation)
+    mask = make(scores, sparsity, within=within, allocation=allocation, pattern=pattern)
     return apply_mask(params, mask), mask

@@ -16,13 +16,18 @@ class PruneInfo:
     """Counts and findings of one prune; a pytree, so it may leave compiled code.
 
     Attributes:
-      removed: uint32 ``[pools, 2]``, how many weights each pool was asked to lose, in limbs.
+      removed: uint32 ``[pools, 2]``, how many entries each pool was asked to lose, in limbs
+        (``high * 2**32 + low``). An entry is a weight, or with a pattern of blocks or channels one
+        of those; leaves with an N:M pattern are in no pool.
       removed_before: uint32 ``[pools, 2]``, how many of them `within` had removed, in limbs.
-      kept: uint32 ``[leaves]``, weights kept of each prunable leaf.
-      kept_before: uint32 ``[leaves]``, weights kept before the prune.
-      nan: bool ``[leaves]``, whether a leaf's scores hold a NaN (which counts as the largest).
+      kept: uint32 ``[leaves, 2]``, weights kept of each prunable leaf, in limbs.
+      kept_before: uint32 ``[leaves, 2]``, weights kept before the prune, in limbs.
+      nan: bool ``[leaves]``, whether a leaf's scores hold a NaN (which counts as the largest) where
+        `within` has not removed the weight.
       paths: the readable path of each prunable leaf.
       sizes: the number of weights of each prunable leaf.
+      pools: the indices of the leaves of each pool.
+      unit: the word for what is counted: "weights", or "groups" with a pattern of those.
       on_collapse: what `check` does when a leaf lost its last weight.
     """
 
@@ -33,17 +38,23 @@ class PruneInfo:
     nan: jax.Array
     paths: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     sizes: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    pools: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
+    unit: str = dataclasses.field(metadata={"static": True})
     on_collapse: OnCollapse = dataclasses.field(metadata={"static": True})
 
     @property
     def sparsity(self) -> float:
         """Fraction removed of all prunable weights, from exact counts (on the host)."""
         total = sum(self.sizes)
-        return (total - int(np.sum(np.asarray(self.kept), dtype=np.int64))) / total
+        return (total - self.counts()[0]) / total
+
+    def counts(self) -> tuple[int, int]:
+        """Weights kept after the prune and before it, as exact Python integers (on the host)."""
+        return sum(map(from_limbs, self.kept)), sum(map(from_limbs, self.kept_before))
 
     def collapsed(self) -> list[str]:
         """Paths of the leaves that lost their last weight in this prune."""
-        kept, before = np.asarray(self.kept), np.asarray(self.kept_before)
+        kept, before = (np.any(np.asarray(x), axis=-1) for x in (self.kept, self.kept_before))
         return [path for path, k, b in zip(self.paths, kept, before, strict=True) if b and not k]
 
     def check(self, *, may_remove_nothing: bool = False) -> None:
@@ -68,10 +79,11 @@ class PruneInfo:
                 + ". Prune a state from before training diverged."
             )
         self.check_nested()
-        removed, before = self._removed()
-        if sum(removed) == sum(before) and not may_remove_nothing:
+        kept, before = self.counts()
+        total = sum(self.sizes)
+        if kept == before and not may_remove_nothing:
             warnings.warn(
-                f"this prune removes nothing: {sum(before)} of {sum(self.sizes)} weights were "
+                f"this prune removes nothing: {total - before} of {total} weights were "
                 "removed before it and after it.",
                 stacklevel=3,
             )
@@ -95,15 +107,15 @@ class PruneInfo:
         removed, before = self._removed()
         for i, (now, then) in enumerate(zip(removed, before, strict=True)):
             if now < then:
-                one_a_leaf = len(removed) == len(self.paths) > 1
-                place = f" in {self.paths[i]!r}" if one_a_leaf else ""
+                members = self.pools[i]
+                place = f" in {self.paths[members[0]]!r}" if len(members) < len(self.paths) else ""
                 raise ValueError(
-                    f"the target removes {now} weights{place}, but `within` has removed {then} "
+                    f"the target removes {now} {self.unit}{place}, but `within` has removed {then} "
                     "already: its sparsity is higher. Masks are nested, so ask for at least that "
                     "sparsity, or leave `within` out."
                 )
 
     def _removed(self) -> tuple[list[int], list[int]]:
-        """Weights removed after and before, of each pool."""
+        """Entries removed after and before, of each pool."""
         after, before = np.asarray(self.removed), np.asarray(self.removed_before)
         return [from_limbs(x) for x in after], [from_limbs(x) for x in before]

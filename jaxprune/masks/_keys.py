@@ -7,17 +7,23 @@ from jaxprune import _tree
 
 _UNSIGNED = {2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
 
+# What a leaf's `state` may say of an entry. A mask `within` is a state too: False is GONE and True
+# CANDIDATE.
+GONE, FORCED, CANDIDATE, IMMUNE = 0, 1, 2, 3
 
-def sort_keys(scores: jax.Array) -> jax.Array:
+
+def sort_keys(scores: jax.Array, state: jax.Array | None = None) -> jax.Array:
     """Maps floating scores to unsigned integers that compare in the same order.
 
-    -0.0 equals +0.0, a NaN of either sign is the largest, and no finite or infinite score maps to
-    0, which is therefore free to mean "already removed". Integers, because XLA's CPU backend
-    flushes denormals, so that float comparisons would call 1e-40 and 0 equal there and unequal
-    on a GPU.
+    -0.0 equals +0.0, a NaN of either sign is larger than infinity. No score maps to 0 (already
+    removed), 1 (must be removed) or the largest integer (must stay); those are for the state.
+    Integers, because XLA's CPU backend flushes denormals, so that float comparisons would call
+    1e-40 and 0 equal there and unequal on a GPU.
 
     Args:
       scores: floating array of 16, 32 or 64 bits.
+      state: a mask (False = already removed), or uint8 codes, of the same shape; `None` if every
+        entry is a candidate.
 
     Returns:
       An array of the same shape, of the unsigned dtype of the same width.
@@ -25,12 +31,26 @@ def sort_keys(scores: jax.Array) -> jax.Array:
     width = scores.dtype.itemsize
     unsigned = _UNSIGNED[width]
     sign = unsigned(1 << (8 * width - 1))
-    inf = jax.lax.bitcast_convert_type(jnp.asarray(jnp.inf, scores.dtype), unsigned)
+    infinity = jax.lax.bitcast_convert_type(jnp.asarray(jnp.inf, scores.dtype), unsigned)
     bits = jax.lax.bitcast_convert_type(scores, unsigned)
     size = bits & ~sign  # the bits of the absolute value
     key = jnp.where(bits & sign != 0, ~bits, bits | sign)
     key = jnp.where(size == 0, sign, key)
-    return jnp.where(size > inf, ~unsigned(0), key)
+    key = jnp.where(size > infinity, (infinity | sign) + unsigned(1), key)
+    if state is None:
+        return key
+    if state.dtype == jnp.bool_:
+        return jnp.where(state, key, unsigned(GONE))
+    # GONE and FORCED are their own keys.
+    key = jnp.where(state == CANDIDATE, key, state.astype(unsigned))
+    return jnp.where(state == IMMUNE, ~unsigned(0), key)
+
+
+def nan_key(dtype: jnp.dtype) -> int:
+    """The key of a NaN of this floating dtype."""
+    width = 8 * dtype.itemsize
+    mantissa = jnp.finfo(dtype).nmant
+    return (1 << width) - (1 << mantissa) + 1
 
 
 def common_dtype(dtypes: list[jnp.dtype]) -> jnp.dtype:
@@ -38,6 +58,11 @@ def common_dtype(dtypes: list[jnp.dtype]) -> jnp.dtype:
     # 8-bit floats disagree on which bits mean infinity, so they are compared as float32.
     same = len(set(dtypes)) == 1 and dtypes[0].itemsize > 1
     return dtypes[0] if same else jnp.dtype(_tree.wide_dtype(*dtypes))
+
+
+def key_dtype(dtype: jnp.dtype) -> jnp.dtype:
+    """The unsigned dtype of the keys of scores of this floating dtype."""
+    return jnp.dtype(_UNSIGNED[dtype.itemsize])
 
 
 def widen(scores: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -1,51 +1,100 @@
 """What was taken as prunable and what not."""
 
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from jaxprune import _tree
 from jaxprune._tree import PyTree, Where
-from jaxprune.masks._make import dense
 from jaxprune.metrics import sparsity_per_leaf
+from jaxprune.metrics._sparsity import count_true
 
 
 def report(params: PyTree, mask: PyTree | None = None, *, where: Where | None = None) -> str:
     """Lists every leaf, whether it is prunable and how sparse it is, as a Markdown table.
 
+    What is counted follows from what is passed, and the header says it:
+
+    * with a mask, ``kept``: the weights that it keeps, whatever their values;
+    * without one, ``nonzero``: the values that are not exactly zero (-0.0 is zero, NaN is not), so
+      that parameters pruned elsewhere show their sparsity;
+    * without one, of abstract parameters (`jax.eval_shape`, or inside `jit`), ``size``: they have
+      no values, so no sparsity is shown.
+
     Args:
-      params: any pytree of arrays.
+      params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
       mask: a mask of these parameters; without one the rule ``where`` is shown at work.
       where: ``where(path, leaf) -> bool``; `default_where` if omitted. Not used with a mask.
 
     Returns:
-      The table: path, shape, dtype, prunable or not, kept weights, sparsity; a total at the end.
+      The table: path, shape, dtype, prunable or not, the count, and of prunable leaves the
+      sparsity (fraction not counted); their total at the end. No mask touches the other leaves:
+      beside one they are kept whole.
 
     Raises:
       ValueError: if no leaf is prunable, or the mask is of another tree.
+      TypeError: if a leaf of the mask is not boolean.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxprune as jp
-      >>> print(jp.masks.report({"kernel": jnp.ones((2, 3)), "bias": jnp.ones(3)}))
-      | leaf | shape | dtype | prunable | kept | sparsity |
+      >>> params = {"kernel": jnp.array([[1.0, 0.0, 2.0, 3.0]]), "bias": jnp.ones(4)}
+      >>> print(jp.masks.report(params))
+      | leaf | shape | dtype | prunable | nonzero | sparsity |
       |---|---|---|---|---:|---:|
-      | bias | 3 | float32 | no | 3 | |
-      | kernel | 2x3 | float32 | yes | 6 | 0.0000 |
-      | all prunable | | | 1 of 2 leaves | 6 | 0.0000 |
+      | bias | 4 | float32 | no | 4 | |
+      | kernel | 1x4 | float32 | yes | 3 | 0.2500 |
+      | all prunable | | | 1 of 2 leaves | 3 | 0.2500 |
+      >>> pruned, mask = jp.prune(params, 0.5)
+      >>> print(jp.masks.report(pruned, mask).splitlines()[-1])
+      | all prunable | | | 1 of 2 leaves | 2 | 0.5000 |
     """
-    mask = dense(params, where=where) if mask is None else mask
-    _tree.check_matches(mask, params)
-    rows = {row.path: row for row in sparsity_per_leaf(mask)}
-    lines = ["| leaf | shape | dtype | prunable | kept | sparsity |", "|---|---|---|---|---:|---:|"]
     named = _tree.named_leaves(params)
+    column, prunable, counts = _count(params, mask, where)
+    lines = [
+        f"| leaf | shape | dtype | prunable | {column} | sparsity |",
+        "|---|---|---|---|---:|---:|",
+    ]
     for path, leaf in named:
-        shape = "x".join(map(str, leaf.shape)) or "scalar"
-        if path in rows:
-            row = rows[path]
-            end = f"yes | {row.kept} | {row.sparsity:.4f} |"
+        shape = "x".join(map(str, np.shape(leaf))) or "scalar"
+        dtype = getattr(leaf, "dtype", type(leaf).__name__)
+        if path in prunable:
+            end = f"yes | {_share(column, counts[path], _tree.size(leaf))}"
         else:
-            end = f"no | {_tree.size(leaf)} | |"
-        lines.append(f"| {path} | {shape} | {leaf.dtype} | {end}")
-    kept, size = sum(r.kept for r in rows.values()), sum(r.size for r in rows.values())
-    lines.append(
-        f"| all prunable | | | {len(rows)} of {len(named)} leaves | {kept} "
-        f"| {(size - kept) / max(size, 1):.4f} |"
-    )
+            end = f"no | {counts.get(path, '')} | |"
+        lines.append(f"| {path} | {shape} | {dtype} | {end}")
+    size = sum(_tree.size(leaf) for path, leaf in named if path in prunable)
+    total = _share(column, sum(counts[path] for path in prunable), size)
+    lines.append(f"| all prunable | | | {len(prunable)} of {len(named)} leaves | {total}")
     return "\n".join(lines)
+
+
+def _count(
+    params: PyTree, mask: PyTree | None, where: Where | None
+) -> tuple[str, set[str], dict[str, int]]:
+    """The name of the column, the paths of the prunable leaves, and the count of each leaf."""
+    sizes = {path: _tree.size(leaf) for path, leaf in _tree.named_leaves(params)}
+    if mask is not None:
+        _tree.check_matches(mask, params)
+        kept = {row.path: row.kept for row in sparsity_per_leaf(mask)}
+        return "kept", set(kept), sizes | kept
+    prunable = {path for path, _ in _tree.named_leaves(_tree.prunable(params, where))}
+    floating = [(path, x) for path, x in _tree.named_leaves(params) if _tree.is_floating(x)]
+    if any(_tree.is_traced(x) or isinstance(x, jax.ShapeDtypeStruct) for _, x in floating):
+        return "size", prunable, sizes
+    nonzero = count_true([_is_nonzero(x) for _, x in floating])
+    return "nonzero", prunable, dict(zip([path for path, _ in floating], nonzero, strict=True))
+
+
+@jax.jit
+def _is_nonzero(leaf: Any) -> jax.Array:
+    # By its bits but the sign: XLA's CPU backend flushes denormals, so 1e-40 != 0 is False there.
+    unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
+    return jax.lax.bitcast_convert_type(leaf, unsigned) << 1 != 0
+
+
+def _share(column: str, n: int, size: int) -> str:
+    """The last two cells of a row."""
+    return f"{n} | |" if column == "size" else f"{n} | {(size - n) / max(size, 1):.4f} |"

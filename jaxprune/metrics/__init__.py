@@ -1,6 +1,10 @@
 """What a mask or a pruning did, in numbers."""
 
 from jaxprune.metrics._norms import relative_norm_drop as relative_norm_drop
+from jaxprune.metrics._overlap import LeafOverlap as LeafOverlap
+from jaxprune.metrics._overlap import hamming as hamming
+from jaxprune.metrics._overlap import iou as iou
+from jaxprune.metrics._overlap import overlap_per_leaf as overlap_per_leaf
 from jaxprune.metrics._sparsity import LeafSparsity as LeafSparsity
 from jaxprune.metrics._sparsity import counts as counts
 from jaxprune.metrics._sparsity import sparsity as sparsity

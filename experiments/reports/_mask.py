@@ -1,0 +1,143 @@
+"""A mask beside its weights: a table of sparsity per layer, and a histogram of the weights."""
+
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+import jaxprune as jp
+from jaxprune import _tree
+
+# Blue and orange of the Okabe-Ito palette, told apart by all eyes, and two greys.
+_BLUE, _ORANGE, _GREY, _LIGHT = "#0072B2", "#D55E00", "#777777", "#CCCCCC"
+_BINS = 120
+_BAR = 20
+
+
+def print_mask_table(params: Any, mask: Any, console: Console) -> None:
+    """Prints the sparsity of each prunable layer.
+
+    Args:
+      params: the parameters of the mask.
+      mask: a mask, True = kept, `None` where a leaf is not prunable.
+      console: where the table goes.
+
+    Raises:
+      ValueError: if the mask is of other parameters; the message names the path.
+    """
+    _tree.check_matches(mask, params)
+    out = Table(title="Sparsity per layer", title_justify="left")
+    for name in ("layer", "shape", "kept", "size", "sparsity", ""):
+        out.add_column(name, justify="left" if name in ("layer", "") else "right", no_wrap=True)
+    shapes = {path: np.shape(leaf) for path, leaf in _tree.named_leaves(mask)}
+    rows = jp.metrics.sparsity_per_leaf(mask)
+    for row in rows:
+        shape = " x ".join(map(str, shapes[row.path])) or "scalar"
+        out.add_row(row.path, shape, *_numbers(row.kept, row.size), _bar(row.sparsity))
+    out.add_section()
+    kept, size = sum(row.kept for row in rows), sum(row.size for row in rows)
+    whole = (size - kept) / max(size, 1)
+    out.add_row("all prunable", "", *_numbers(kept, size), _bar(whole), style="bold")
+    console.print(out)
+
+
+def draw_weight_histogram(params: Any, mask: Any, path: pathlib.Path, *, dense: Any = None) -> None:
+    """Draws how the prunable weights of a network are spread, before and after pruning.
+
+    The dashed lines are at plus and minus the smallest absolute value of a weight that is kept: of
+    the weights ``dense``, if given, else of ``params``. Right after a global magnitude prune of
+    ``dense`` that is its threshold. Weights that are NaN or infinite are counted in the legend,
+    not drawn.
+
+    Args:
+      params: the parameters after pruning (and retraining).
+      mask: their mask.
+      path: the picture to write, e.g. ``weights.png``.
+      dense: the parameters before pruning; without them only the kept weights are drawn.
+
+    Raises:
+      ValueError: if the mask is of other parameters; the message names the path.
+    """
+    now = _kept(_weights(params, mask), mask)
+    everything = [] if dense is None else _weights(dense, mask)
+    before = _kept(everything, mask) if everything else []
+    n_kept, n_all = jp.metrics.counts(mask)
+
+    magnitudes = [np.abs(w[np.isfinite(w)]) for w in before or now]
+    threshold = min((float(w.min()) for w in magnitudes if w.size), default=None)
+    edges = _edges([*now, *everything], threshold)
+
+    figure = Figure(figsize=(7.5, 4.0), layout="constrained")
+    axes = figure.add_subplot()
+    label = f"the {n_kept:,} kept, now" if everything else f"the {n_kept:,} kept"
+    for weights, name, style in (
+        (everything, f"all {n_all:,} before pruning", {"fill": True, "color": _LIGHT}),
+        (before, f"the {n_kept:,} kept, before pruning", {"color": _ORANGE, "linewidth": 1.3}),
+        (now, label, {"color": _BLUE, "linewidth": 1.3}),
+    ):
+        if weights:
+            lost = sum(int(np.count_nonzero(~np.isfinite(w))) for w in weights)
+            note = f" ({lost:,} NaN or infinite)" if lost else ""
+            counts = _histogram(weights, edges)
+            axes.stairs(counts, edges, label=name + note, **style)
+            if counts.any():
+                axes.set_yscale("log")
+    if threshold is not None:
+        style = {"color": _GREY, "linestyle": "--", "linewidth": 0.9}
+        when = ", before pruning" if before else ""
+        axes.axvline(-threshold, label=f"smallest |w| kept{when}: {threshold:.3g}", **style)
+        axes.axvline(threshold, **style)
+    axes.set_ylim(bottom=0.7)  # one weight is a bar of visible height
+    removed = 100 * (n_all - n_kept) / max(n_all, 1)
+    axes.set_title(f"prunable weights, {removed:.2f} % removed", fontsize=10)
+    axes.set_xlabel("weight")
+    axes.set_ylabel("number of weights")
+    axes.grid(alpha=0.25)
+    axes.legend(loc="upper right", fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def _numbers(kept: int, size: int) -> tuple[str, str, str]:
+    return f"{kept:,}", f"{size:,}", f"{100 * (size - kept) / max(size, 1):.2f} %"
+
+
+def _bar(sparsity: float) -> str:
+    """What is removed, as a bar; only a whole layer fills it, only an untouched one is empty."""
+    full = round(_BAR * sparsity)
+    if 0 < sparsity < 1:
+        full = min(max(full, 1), _BAR - 1)
+    return "█" * full + "░" * (_BAR - full)
+
+
+def _weights(params: Any, mask: Any) -> list[np.ndarray]:
+    """The values of each prunable leaf, on the host."""
+    _tree.check_matches(mask, params)
+    values = dict(_tree.named_leaves(params))
+    picked = jax.device_get([values[path] for path, _ in _tree.named_leaves(mask)])
+    return [np.asarray(leaf).astype(np.float32) for leaf in picked]
+
+
+def _kept(weights: list[np.ndarray], mask: Any) -> list[np.ndarray]:
+    return [w[m] for w, m in zip(weights, jax.device_get(jax.tree.leaves(mask)), strict=True)]
+
+
+def _edges(weights: list[np.ndarray], threshold: float | None) -> np.ndarray:
+    """Edges of bins of one width around 0; the threshold is one of them unless it is tiny."""
+    limit = max((float(np.abs(w[np.isfinite(w)]).max(initial=0.0)) for w in weights), default=0.0)
+    limit = limit or 1.0
+    width = 2 * limit / _BINS
+    if threshold is not None and threshold > width / 2:
+        # A hair below, so that the smallest kept weight falls outside on both sides.
+        width = threshold * (1 - 1e-6) / round(threshold / width)
+    n = int(limit / width) + 1
+    return width * np.arange(-n, n + 1)
+
+
+def _histogram(weights: Iterable[np.ndarray], edges: np.ndarray) -> np.ndarray:
+    finite = (w[np.isfinite(w)] for w in weights)
+    return sum((np.histogram(w, edges)[0] for w in finite), np.zeros(len(edges) - 1, np.int64))

@@ -1,0 +1,546 @@
+"""Walks the jaxpr of any function to find which products use which parameter.
+
+A parameter reaches the matrix products and convolutions of a network through reshapes, transposes,
+casts, masks, `jit`, `remat`, `scan` and the like. The walk interprets the jaxpr and carries along,
+for every value, which parameters it is a linear rearrangement of. No framework needs hooks for
+that, and no module has to be known.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import eval_jaxpr
+from jax.extend.core import JaxprEqn, Literal
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree
+
+_PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
+
+# Primitives that hold a function and apply it once, by the names of several JAX releases.
+_CALLS = frozenset(
+    {
+        "jit", "pjit", "closed_call", "core_call", "call", "remat", "remat2", "checkpoint",
+        "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "composite",
+    }
+)  # fmt: skip
+
+# Every entry of the result is an entry of the first operand, up to sign and precision.
+_SAME = frozenset(
+    {
+        "convert_element_type", "copy", "copy_p", "reduce_precision", "sharding_constraint",
+        "device_put", "stop_gradient", "neg", "name", "mesh_cast", "reshard",
+    }
+)  # fmt: skip
+
+# Every entry of the result is an entry of some operand, or a constant.
+_MOVES = frozenset(
+    {
+        "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "rev",
+        "split", "dynamic_slice", "gather", "concatenate", "pad", "select_n", "stack", "unstack",
+        "tile",
+    }
+)  # fmt: skip
+
+
+class Product(NamedTuple):
+    """A matrix product or a convolution.
+
+    Attributes:
+      eqn: its equation; ``eqn.primitive.name`` is ``dot_general`` or ``conv_general_dilated``, and
+        ``eqn.invars`` and ``eqn.outvars`` have the shapes.
+      leaves: for each of the two operands the paths of the parameters that it rearranges; empty
+        for an activation.
+      repeats: how often it is executed, by the loops around it; `None` inside a `while`. Each
+        branch of a `cond` counts as executed.
+    """
+
+    eqn: JaxprEqn
+    leaves: tuple[tuple[str, ...], tuple[str, ...]]
+    repeats: int | None
+
+
+class Contribution(NamedTuple):
+    """What one product adds to the total of a parameter.
+
+    Attributes:
+      array: of the shape of the product's operand.
+      varying: the axes along which it may vary; it is constant along the others.
+    """
+
+    array: jax.Array
+    varying: frozenset[int]
+
+
+Tap = Callable[[JaxprEqn, int, jax.Array], Contribution]
+
+
+def products(f: Callable[..., Any], params: PyTree, *args: Any) -> list[Product]:
+    """Lists the matrix products and convolutions of ``f(params, *args)``, in program order.
+
+    Nothing is computed: arrays and `jax.ShapeDtypeStruct` serve alike.
+
+    Args:
+      f: a function of JAX operations.
+      params: any pytree of arrays.
+      *args: pytrees of arrays.
+
+    Returns:
+      One `Product` for each equation, also those of two activations.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxprune import _jaxpr
+      >>> f = lambda params, x: x @ params["kernel"].T
+      >>> [product] = _jaxpr.products(f, {"kernel": jnp.ones((3, 2))}, jnp.ones((1, 2)))
+      >>> product.eqn.primitive.name, product.leaves, product.repeats
+      ('dot_general', ((), ('kernel',)), 1)
+    """
+    walk = _Walk(None, jnp.float32)
+    jax.eval_shape(lambda params, args: walk.whole(f, params, args)[0], params, args)
+    return list(walk.products.values())
+
+
+def accumulate(f: Callable[..., Any], params: PyTree, *args: Any, tap: Tap) -> PyTree:
+    """Adds up, for each parameter, what every product that uses it contributes.
+
+    Follows the parameters through reshapes, transposes, casts, slices, concatenations, products
+    with constants (masks, scales: by the constant's *square*, as squared norms need), calls,
+    branches and loops. Loop bodies and branches run with the totals as further results. What an
+    unknown primitive does to a parameter is not followed.
+
+    Args:
+      f: ``f(params, *args)``, a function of JAX operations.
+      params: any pytree of arrays; floating leaves are followed.
+      *args: the data. Only a product with a value that depends on it contributes.
+      tap: ``tap(eqn, i, other)`` gives the contribution to operand ``i`` of the product ``eqn``
+        from the value of the other operand.
+
+    Returns:
+      A tree like ``params``: totals of the leaves' rank in float32 at least, of size 1 along axes
+      on which they cannot depend; `None` where no product uses the leaf.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxprune import _jaxpr
+      >>> def tap(eqn, i, other):
+      ...     array = jnp.ones(eqn.invars[i].aval.shape)
+      ...     return _jaxpr.Contribution(array, frozenset())
+      >>> f = lambda params, x: x @ params["kernel"] @ params["kernel"]
+      >>> params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+      >>> _jaxpr.accumulate(f, params, jnp.ones((1, 2)), tap=tap)
+      {'bias': None, 'kernel': Array([[2.]], dtype=float32)}
+    """
+    floating = [leaf.dtype for leaf in jax.tree.leaves(params) if _tree.is_floating(leaf)]
+    walk = _Walk(tap, _tree.wide_dtype(*floating))
+    _, scope = walk.whole(f, params, args)
+    totals = []
+    for root, leaf in enumerate(jax.tree.leaves(params)):
+        total = scope.totals.get(root)
+        if total is not None:
+            for axis in set(range(leaf.ndim)) - scope.varying[root]:
+                total = jax.lax.slice_in_dim(total, 0, 1, axis=axis)
+        totals.append(total)
+    return jax.tree.structure(params).unflatten(totals)
+
+
+def aval(atom: Any) -> Any:
+    """The shape and dtype of an equation's operand or result."""
+    return atom.aval
+
+
+class _Origin(NamedTuple):
+    """A value as a linear function of the roots of its scope."""
+
+    roots: frozenset[int]
+    rebuild: Callable[[Mapping[int, jax.Array]], jax.Array]
+    # For each axis of the value the axes of the root that it runs over; None if not known.
+    axes: tuple[frozenset[int], ...] | None
+
+
+@dataclass(frozen=True)
+class _Value:
+    array: Any
+    data: bool = False  # depends on the data, so that it is no parameter any more
+    origin: _Origin | None = None
+
+
+@dataclass
+class _Scope:
+    """Where tracking starts anew: the function, a loop body, a branch.
+
+    A root is a value that comes in from outside and rearranges parameters.
+    """
+
+    shapes: list[tuple[int, ...]]
+    paths: list[tuple[str, ...]]
+    totals: dict[int, jax.Array] = field(default_factory=dict)
+    varying: dict[int, set[int]] = field(default_factory=dict)
+
+    def origin(self, root: int) -> _Origin:
+        axes = tuple(frozenset({axis}) for axis in range(len(self.shapes[root])))
+        return _Origin(frozenset({root}), lambda roots: roots[root], axes)
+
+    def leaves(self, value: _Value) -> tuple[str, ...]:
+        roots = sorted(value.origin.roots) if value.origin else []
+        return tuple(dict.fromkeys(path for root in roots for path in self.paths[root]))
+
+    def add(self, origin: _Origin, contribution: Contribution) -> None:
+        array = contribution.array
+        roots = {r: jax.ShapeDtypeStruct(self.shapes[r], array.dtype) for r in origin.roots}
+        (parts,) = jax.linear_transpose(origin.rebuild, roots)(array)
+        for root, part in parts.items():
+            self.totals[root] = self.totals[root] + part if root in self.totals else part
+            if origin.axes is None:
+                axes = set(range(len(self.shapes[root])))
+            else:
+                axes = {a for axis in contribution.varying for a in origin.axes[axis]}
+            self.varying.setdefault(root, set()).update(axes)
+
+
+@dataclass
+class _Walk:
+    tap: Tap | None
+    dtype: Any
+    # By position, because a loop body may be traced more than once.
+    products: dict[tuple[int, ...], Product] = field(default_factory=dict)
+
+    def whole(self, f: Callable[..., Any], params: PyTree, args: Any) -> tuple[list[Any], _Scope]:
+        jaxpr = jax.make_jaxpr(f)(params, *args)
+        named = _tree.named_leaves(params)
+        scope = _Scope([jnp.shape(leaf) for _, leaf in named], [(path,) for path, _ in named])
+        values = [
+            _Value(leaf, False, scope.origin(root) if _tree.is_floating(leaf) else None)
+            for root, (_, leaf) in enumerate(named)
+        ]
+        values += [_Value(leaf, True) for leaf in jax.tree.leaves(args)]
+        return [value.array for value in self.run(jaxpr, values, scope, (), 1)], scope
+
+    def run(
+        self,
+        jaxpr: Any,
+        values: Sequence[_Value],
+        scope: _Scope,
+        at: tuple[int, ...],
+        repeats: int | None,
+    ) -> list[_Value]:
+        opened, consts = _open(jaxpr)
+        env: dict[Any, _Value] = dict(zip(opened.constvars, map(_Value, consts), strict=True))
+        env.update(zip(opened.invars, values, strict=True))
+
+        def read(atom: Any) -> _Value:
+            if isinstance(atom, Literal):
+                return _Value(np.asarray(atom.val, aval(atom).dtype))
+            return env[atom]
+
+        rules = {"scan": self._scan, "while": self._while, "cond": self._cond}
+        rules |= dict.fromkeys(_PRODUCTS, self._product) | dict.fromkeys(_CALLS, self._call)
+        for i, eqn in enumerate(opened.eqns):
+            apply = rules.get(eqn.primitive.name, self._plain)
+            results = apply(eqn, [read(v) for v in eqn.invars], scope, (*at, i), repeats)
+            env.update(zip(eqn.outvars, results, strict=True))
+        return [read(v) for v in opened.outvars]
+
+    def _plain(self, eqn, operands, scope, at, repeats) -> list[_Value]:
+        results = _bind(eqn, [v.array for v in operands])
+        data = any(v.data for v in operands)
+        origins: list[_Origin | None] = [None] * len(results)
+        if any(v.origin for v in operands):
+            origins = _rearranged(eqn, operands, self.dtype)
+        return [_Value(x, data, origin) for x, origin in zip(results, origins, strict=True)]
+
+    def _product(self, eqn, operands, scope, at, repeats) -> list[_Value]:
+        lhs, rhs = operands
+        self.products[at] = Product(eqn, (scope.leaves(lhs), scope.leaves(rhs)), repeats)
+        for i, (weight, other) in enumerate(((lhs, rhs), (rhs, lhs))):
+            if self.tap and weight.origin and other.data:
+                array, varying = self.tap(eqn, i, other.array)
+                scope.add(weight.origin, Contribution(array.astype(self.dtype), varying))
+        results = _bind(eqn, [lhs.array, rhs.array])
+        return [_Value(result, lhs.data or rhs.data) for result in results]
+
+    def _call(self, eqn, operands, scope, at, repeats) -> list[_Value]:
+        inner = next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
+        return self.run(inner, operands, scope, at, repeats)
+
+    def _cond(self, eqn, operands, scope, at, repeats) -> list[_Value]:
+        index, *rest = operands
+        inner = _Inner(self, scope, rest, [v.data for v in rest])
+        roots = {k: np.shape(v.array) for k, v in enumerate(rest) if v.origin}
+        branches = [
+            lambda *arrays, branch=branch, i=i: inner.run(branch, arrays, roots, (*at, i), repeats)
+            for i, branch in enumerate(eqn.params["branches"])
+        ]
+        results, totals = jax.lax.switch(index.array, branches, *(v.array for v in rest))
+        inner.add(roots, totals)
+        data = any(v.data for v in operands)
+        return [_Value(result, data) for result in results]
+
+    def _scan(self, eqn, operands, scope, at, repeats) -> list[_Value]:
+        body, length = eqn.params["jaxpr"], eqn.params["length"]
+        n_consts, n_carry = _scan_counts(eqn.params)
+        first_x = n_consts + n_carry
+        data = _loop_data(body, [v.data for v in operands], n_consts, n_carry)
+        inner = _Inner(self, scope, operands, data)
+        fixed = _fixed(body, n_consts, n_carry)
+        once = {k: np.shape(operands[k].array) for k in fixed if operands[k].origin}
+        each = {
+            k: np.shape(v.array)[1:]
+            for k, v in enumerate(operands)
+            if k >= first_x and v.origin is not None
+        }
+        times = None if repeats is None else repeats * length
+        arrays = [v.array for v in operands]
+        consts, state, xs = arrays[:n_consts], arrays[n_consts:first_x], arrays[first_x:]
+
+        def step(carry: Any, xs: Any) -> Any:
+            state, sums = carry
+            results, totals = inner.run(body, [*consts, *state, *xs], once | each, at, times)
+            sums = {k: total + totals[k] for k, total in sums.items()}
+            return (results[:n_carry], sums), (results[n_carry:], {k: totals[k] for k in each})
+
+        zeros = {k: jnp.zeros(shape, self.dtype) for k, shape in once.items()}
+        (state, sums), (ys, stacks) = jax.lax.scan(
+            step,
+            (state, zeros),
+            xs,
+            length=length,
+            reverse=eqn.params["reverse"],
+            unroll=eqn.params["unroll"],
+        )
+        inner.add(once, sums)
+        inner.add(each, stacks, stacked=True)
+        flags = _reaches(body, data)
+        origins = [operands[k].origin if k in fixed else None for k in range(n_consts, first_x)]
+        return [
+            _Value(result, flag, origin)
+            for result, flag, origin in zip(
+                [*state, *ys], flags, origins + [None] * len(ys), strict=True
+            )
+        ]
+
+    def _while(self, eqn, operands, scope, at, repeats) -> list[_Value]:
+        n_cond, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
+        body, test = eqn.params["body_jaxpr"], eqn.params["cond_jaxpr"]
+        if aval(_open(test)[0].outvars[0]).shape:  # under vmap: some go on while others have ended
+            return self._plain(eqn, operands, scope, at, repeats)
+        test_consts, operands = operands[:n_cond], operands[n_cond:]
+        n_carry = len(operands) - n_body
+        data = _loop_data(body, [v.data for v in operands], n_body, n_carry)
+        inner = _Inner(self, scope, operands, data)
+        fixed = _fixed(body, n_body, n_carry)
+        once = {k: np.shape(operands[k].array) for k in fixed if operands[k].origin}
+        consts = [v.array for v in operands[:n_body]]
+
+        def step(carry: Any) -> Any:
+            state, sums = carry
+            results, totals = inner.run(body, [*consts, *state], once, at, None)
+            return results, {k: total + totals[k] for k, total in sums.items()}
+
+        def proceed(carry: Any) -> Any:
+            opened, closed_over = _open(test)
+            return eval_jaxpr(opened, closed_over, *(v.array for v in test_consts), *carry[0])[0]
+
+        zeros = {k: jnp.zeros(shape, self.dtype) for k, shape in once.items()}
+        state = [v.array for v in operands[n_body:]]
+        state, sums = jax.lax.while_loop(proceed, step, (state, zeros))
+        inner.add(once, sums)
+        # The number of iterations may depend on the data, too.
+        any_data = any(data) or any(v.data for v in test_consts)
+        return [
+            _Value(result, any_data and k not in fixed, operands[k].origin if k in fixed else None)
+            for k, result in enumerate(state, start=n_body)
+        ]
+
+
+@dataclass
+class _Inner:
+    """A jaxpr inside an equation, run as a function of arrays with a scope of its own."""
+
+    walk: _Walk
+    outer: _Scope
+    operands: Sequence[_Value]
+    data: Sequence[bool]
+    varying: dict[int, set[int]] = field(default_factory=dict)
+
+    def run(
+        self,
+        jaxpr: Any,
+        arrays: Sequence[Any],
+        roots: Mapping[int, tuple[int, ...]],
+        at: tuple[int, ...],
+        repeats: int | None,
+    ) -> tuple[list[Any], dict[int, jax.Array]]:
+        """Returns the results, and the total of each root (the k-th operand), zero if unused."""
+        scope = _Scope(list(roots.values()), [self.outer.leaves(self.operands[k]) for k in roots])
+        origins = {k: scope.origin(root) for root, k in enumerate(roots)}
+        values = [
+            _Value(array, flag, origins.get(k))
+            for k, (array, flag) in enumerate(zip(arrays, self.data, strict=True))
+        ]
+        results = [value.array for value in self.walk.run(jaxpr, values, scope, at, repeats)]
+        totals = {}
+        for root, (k, shape) in enumerate(roots.items()):
+            total = scope.totals.get(root)
+            totals[k] = jnp.zeros(shape, self.walk.dtype) if total is None else total
+            if total is not None:
+                self.varying.setdefault(k, set()).update(scope.varying[root])
+        return results, totals
+
+    def add(self, roots: Any, totals: Mapping[int, jax.Array], *, stacked: bool = False) -> None:
+        """Hands the totals of the roots that were used to the scope outside."""
+        for k in roots:
+            origin = self.operands[k].origin
+            if k in self.varying and origin is not None:
+                varying = {axis + stacked for axis in self.varying[k]} | ({0} if stacked else set())
+                self.outer.add(origin, Contribution(totals[k], frozenset(varying)))
+
+
+def _open(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
+    """The jaxpr and its constants, of a closed or an open one."""
+    opened = getattr(jaxpr, "jaxpr", jaxpr)
+    return opened, (getattr(jaxpr, "consts", ()) if opened.constvars else ())
+
+
+def _bind(eqn: JaxprEqn, arrays: Sequence[Any]) -> list[Any]:
+    with eqn.ctx.manager:
+        result = eqn.primitive.bind(*arrays, **eqn.primitive.get_bind_params(eqn.params))
+    return list(result) if eqn.primitive.multiple_results else [result]
+
+
+def _scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """The numbers of constants and of carried values of a scan."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"].unpack()  # since JAX 0.11
+    return len(list(consts)), len(list(carry))
+
+
+def _fixed(body: Any, n_consts: int, n_carry: int) -> list[int]:
+    """The inputs of a loop body that are the same in every iteration."""
+    opened, _ = _open(body)
+    carried = range(n_consts, n_consts + n_carry)
+    same = [k for k in carried if opened.outvars[k - n_consts] is opened.invars[k]]
+    return [*range(n_consts), *same]
+
+
+def _reaches(jaxpr: Any, flags: Sequence[bool]) -> list[bool]:
+    """Which results depend on an input with a flag."""
+    opened, _ = _open(jaxpr)
+    reached = {v for v, flag in zip(opened.invars, flags, strict=True) if flag}
+    for eqn in opened.eqns:
+        if any(v in reached for v in eqn.invars if not isinstance(v, Literal)):
+            reached.update(eqn.outvars)
+    return [not isinstance(v, Literal) and v in reached for v in opened.outvars]
+
+
+def _loop_data(body: Any, flags: list[bool], n_consts: int, n_carry: int) -> list[bool]:
+    """The flags of a loop body's inputs, after as many iterations as change them."""
+    flags = list(flags)
+    for _ in range(n_carry):
+        after = _reaches(body, flags)
+        for k in range(n_carry):
+            flags[n_consts + k] |= after[k]
+    return flags
+
+
+def _rearranged(eqn: JaxprEqn, operands: Sequence[_Value], dtype: Any) -> list[_Origin | None]:
+    """The origins of an equation's results, `None` where it is no rearrangement."""
+    name, first = eqn.primitive.name, operands[0]
+    if name == "optimization_barrier":
+        return [v.origin for v in operands]
+    unknown: list[_Origin | None] = [None] * len(eqn.outvars)
+    if any(v.data for v in operands):
+        return unknown
+    if name in _SAME:
+        return [first.origin if _tree.is_floating(aval(eqn.outvars[0])) else None]
+    if name in _MOVES:
+        return [_moved(eqn, operands, dtype, i) for i in range(len(eqn.outvars))]
+    if name in ("mul", "div", "add", "add_any", "sub"):
+        return [_combined(eqn, operands, dtype)]
+    return unknown
+
+
+def _moved(eqn: JaxprEqn, operands: Sequence[_Value], dtype: Any, result: int) -> _Origin:
+    tracked = [v.origin for v in operands if v.origin]
+
+    def rebuild(roots: Mapping[int, jax.Array]) -> jax.Array:
+        arrays = []
+        for v in operands:
+            if v.origin:
+                arrays.append(v.origin.rebuild(roots))
+            elif _tree.is_floating(v.array) or isinstance(v.array, float):
+                arrays.append(jnp.zeros(np.shape(v.array), dtype))  # the linear part only
+            else:
+                arrays.append(v.array)
+        return _bind(eqn, arrays)[result]
+
+    axes = _moved_axes(eqn, tracked[0].axes) if len(tracked) == 1 else None
+    return _Origin(frozenset().union(*(o.roots for o in tracked)), rebuild, axes)
+
+
+def _combined(eqn: JaxprEqn, operands: Sequence[_Value], dtype: Any) -> _Origin | None:
+    """A sum of rearrangements, or one of them times a constant."""
+    name = eqn.primitive.name
+    tracked = [v.origin for v in operands if v.origin]
+    shape = aval(eqn.outvars[0]).shape
+    if any(v.origin and np.shape(v.array) != shape for v in operands):
+        return None
+    if name in ("mul", "div"):
+        if len(tracked) > 1 or (name == "div" and operands[1].origin):
+            return None
+        constant = next(v.array for v in operands if not v.origin)
+        factor = jnp.square(jnp.asarray(constant).astype(dtype))
+        factor = 1 / factor if name == "div" else factor
+        axes = tracked[0].axes if factor.ndim == 0 else None
+        return _Origin(tracked[0].roots, lambda r: tracked[0].rebuild(r) * factor, axes)
+    if len(tracked) == 1:
+        return tracked[0]
+    if tracked[0].roots & tracked[1].roots:
+        return None  # the factors of one parameter would have to be added before they are squared
+    a, b = tracked
+    return _Origin(a.roots | b.roots, lambda r: a.rebuild(r) + b.rebuild(r), None)
+
+
+def _moved_axes(
+    eqn: JaxprEqn, axes: tuple[frozenset[int], ...] | None
+) -> tuple[frozenset[int], ...] | None:
+    name, params = eqn.primitive.name, eqn.params
+    old, new = aval(eqn.invars[0]).shape, aval(eqn.outvars[0]).shape
+    if axes is None:
+        return None
+    if name == "transpose":
+        return tuple(axes[axis] for axis in params["permutation"])
+    if name == "broadcast_in_dim":
+        place = dict(zip(params["broadcast_dimensions"], axes, strict=True))
+        return tuple(place.get(axis, frozenset()) for axis in range(len(new)))
+    if name in ("reshape", "squeeze", "expand_dims") and math.prod(old) > 0:
+        return _reshaped_axes(axes, old, new)
+    return None
+
+
+def _reshaped_axes(
+    axes: tuple[frozenset[int], ...], old: Sequence[int], new: Sequence[int]
+) -> tuple[frozenset[int], ...]:
+    """Matches the shortest runs of axes that hold equally many entries."""
+    result: list[frozenset[int]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        start, before, after = i, 1, 1
+        n_new = 0
+        if i < len(old):
+            before, i = old[i], i + 1
+        if j < len(new):
+            after, j, n_new = new[j], j + 1, 1
+        while before != after:
+            if before < after:
+                before, i = before * old[i], i + 1
+            else:
+                after, j, n_new = after * new[j], j + 1, n_new + 1
+        result += [frozenset().union(*axes[start:i])] * n_new
+    return tuple(result)

@@ -1,0 +1,51 @@
+"""Channels: all weights of one index along an axis stay or go together."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxprune.masks._block import check_words
+from jaxprune.masks._pattern import Norm, Pattern, PatternSpec
+
+
+def channels(axis: int | Callable[[str, Any], int] = -1, *, norm: Norm = "l1") -> Pattern:
+    """Keeps or removes whole filters or channels of each leaf.
+
+    The unit of every count is a channel: exactly ``round(sparsity * channels)`` channels go. Each
+    leaf is masked for itself; biases, norms and the layers that read the channel are not touched.
+
+    With magnitudes as scores, ``norm="l1"`` and ``"l2"`` are the filter norms; for the geometric
+    median pass ``scores=jp.scores.geometric_median(params)`` with ``norm="max"``.
+
+    Args:
+      axis: the axis of the channels, or a function ``(path, leaf) -> axis``; negative from the
+        last. The default, -1, is the output channel in Flax and Haiku; Equinox has it at 0.
+      norm: how the scores of a channel become one: "l1" (sum), "l2", "max" or "mean". Where leaves
+        of several sizes share one threshold, sums favour large channels; "mean" does not.
+
+    Returns:
+      A pattern, to be passed to `make` or `prune`.
+
+    Raises:
+      ValueError: if ``norm`` is unknown.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxprune as jp
+      >>> scores = {"kernel": jnp.array([[1.0, 5.0], [1.0, 0.5]])}
+      >>> jp.masks.make(scores, 0.5, pattern=channels())["kernel"].tolist()
+      [[False, True], [False, True]]
+
+    References:
+      Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017 (L1); He et al., Filter Pruning
+      via Geometric Median, CVPR 2019.
+    """
+    check_words(norm)
+
+    def pattern(path: str, leaf: Any) -> PatternSpec:
+        own = axis(path, leaf) if callable(axis) else axis
+        if not -leaf.ndim <= own < leaf.ndim:
+            raise ValueError(f"the pattern names axis {own} of {path!r}, of shape {leaf.shape}.")
+        others = tuple(i for i in range(leaf.ndim) if i != own % leaf.ndim)
+        return PatternSpec(others, tuple(leaf.shape[i] for i in others), norm=norm)
+
+    return pattern

@@ -1,0 +1,60 @@
+"""Caps and floors: the fewest and the most entries that each leaf may lose."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from jaxprune._tree import PyTree
+from jaxprune.masks import _count
+from jaxprune.masks._rules import per_leaf_numbers
+
+Limits = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+class FractionLimits:
+    """The limits ``min_sparsity`` and ``max_sparsity`` of an allocation, for one tree of scores."""
+
+    def __init__(self, scores: PyTree, min_sparsity: Any, max_sparsity: Any):
+        self.least = per_leaf_numbers(min_sparsity, scores, what="min_sparsity")
+        self.most = per_leaf_numbers(max_sparsity, scores, what="max_sparsity")
+        for low, high in zip(self.least, self.most, strict=True):
+            if low is not None and high is not None and low > high:
+                raise ValueError(
+                    f"min_sparsity {low} of a leaf lies above its max_sparsity {high}."
+                )
+
+    def counts(self, sizes: Sequence[int]) -> Limits:
+        """Entries that each leaf loses at least and at most: fractions of its size, rounded."""
+        least = tuple(round((x or 0.0) * n) for x, n in zip(self.least, sizes, strict=True))
+        most = tuple(
+            n if x is None else round(x * n) for x, n in zip(self.most, sizes, strict=True)
+        )
+        return least, most
+
+
+def total(sparsity: Any, sizes: Sequence[int], limits: Limits) -> _count.Count:
+    """How many of all entries go, which must be possible within the limits.
+
+    Args:
+      sparsity: fraction removed; Python number or traced scalar.
+      sizes: entries of each leaf.
+      limits: fewest and most that each may lose.
+
+    Returns:
+      A Python integer, or limbs for a traced sparsity. Traced, a total outside of what is possible
+      is moved to the nearest that is possible.
+
+    Raises:
+      ValueError: outside `jit`, if the limits do not allow the total.
+    """
+    n = sum(sizes)
+    k = _count.count(sparsity, n)
+    least, most = map(sum, limits)
+    if isinstance(k, int):
+        if not least <= k <= most:
+            raise ValueError(
+                f"the sparsities cannot add up: {sparsity} of {n} removes {k}, but the limits of "
+                f"the leaves allow from {least} to {most} "
+                f"({least / n:.4g} to {most / n:.4g}). Change the sparsity or the limits."
+            )
+        return k
+    return _count.minimum(_count.maximum(k, _count.to_limbs(least)), _count.to_limbs(most))

@@ -1,0 +1,149 @@
+"""What a pattern is: which weights go together.
+
+A pattern is a function ``(path, leaf) -> PatternSpec | None``; `None` leaves a leaf unstructured.
+The spec cuts a leaf into groups. Either a group is kept or removed whole (blocks, channels), and
+then groups are what an allocation counts; or a fixed number of each group is kept (N:M), and then
+nothing is left to allocate.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree
+
+Norm: TypeAlias = Literal["l1", "l2", "max", "mean"]
+Remainder: TypeAlias = Literal["error", "dense"]
+
+
+class PatternSpec(NamedTuple):
+    """How one leaf is cut into groups.
+
+    Attributes:
+      axes: the axes along which the leaf is cut; a group spans the given length of each of these
+        and one index of every other axis. Negative numbers count from the last axis.
+      group: the length of a group along each of ``axes``.
+      kept: how many entries of each group stay; `None` if groups stay or go whole.
+      norm: how the scores of a group that goes whole become one: "l1" their sum (the L1 norm of the
+        weights where scores are magnitudes), "l2" the root of the sum of squares, "max" or "mean".
+      remainder: what happens where a length does not divide an axis: "error", or "dense": what is
+        left over at the end of the axis stays and is not counted.
+    """
+
+    axes: tuple[int, ...]
+    group: tuple[int, ...]
+    kept: int | None = None
+    norm: Norm = "l1"
+    remainder: Remainder = "error"
+
+
+Pattern: TypeAlias = Callable[[str, Any], PatternSpec | None]
+
+
+def resolve(pattern: Pattern | None, scores: PyTree) -> tuple[PatternSpec | None, ...]:
+    """The checked spec of each leaf, with axes counted from the first.
+
+    Raises:
+      ValueError: if an axis does not exist, or a group does not divide it; with the leaf's path.
+      TypeError: if the pattern is not a function that gives specs.
+    """
+    named = _tree.named_leaves(scores)
+    if pattern is None:
+        return (None,) * len(named)
+    if not callable(pattern):
+        raise TypeError(f"pattern is a function such as jp.masks.nm(2, 4); got {pattern!r}.")
+    return tuple(_checked(pattern(path, leaf), path, leaf.shape) for path, leaf in named)
+
+
+def _checked(spec: Any, path: str, shape: tuple[int, ...]) -> PatternSpec | None:
+    if spec is None:
+        return None
+    if not isinstance(spec, PatternSpec):
+        raise TypeError(f"a pattern gives a PatternSpec or None; got {spec!r} for {path!r}.")
+    axes = tuple(axis + len(shape) if axis < 0 else axis for axis in spec.axes)
+    for axis, given in zip(axes, spec.axes, strict=True):
+        if not 0 <= axis < len(shape):
+            raise ValueError(f"the pattern names axis {given} of {path!r}, whose shape is {shape}.")
+    for axis, length in zip(axes, spec.group, strict=True):
+        if length < 1 or (shape[axis] % length and spec.remainder == "error"):
+            raise ValueError(
+                f"groups of {length} do not divide axis {axis} of {path!r}, of shape {shape}. "
+                'Leave the leaf out with `where`, or pass remainder="dense" to keep what is left.'
+            )
+    if spec.kept is not None and not 0 < spec.kept <= math.prod(spec.group):
+        raise ValueError(
+            f"{spec.kept} of a group of {math.prod(spec.group)} cannot be kept, in {path!r}."
+        )
+    # In the order of the axes, so that specs of one meaning are equal.
+    order = sorted(range(len(axes)), key=lambda i: axes[i])
+    return spec._replace(
+        axes=tuple(axes[i] for i in order), group=tuple(spec.group[i] for i in order)
+    )
+
+
+def groups_of(shape: tuple[int, ...], spec: PatternSpec) -> tuple[int, ...]:
+    """The shape of the array of groups of a leaf."""
+    lengths = dict(zip(spec.axes, spec.group, strict=True))
+    return tuple(size // lengths.get(axis, 1) for axis, size in enumerate(shape))
+
+
+def split(x: jax.Array, spec: PatternSpec) -> jax.Array:
+    """Cuts a leaf into groups: an array of ``groups_of(shape)`` and one last axis, the group.
+
+    What does not fill a group is left out.
+    """
+    counts = groups_of(x.shape, spec)
+    lengths = dict(zip(spec.axes, spec.group, strict=True))
+    whole = tuple(c * lengths.get(axis, 1) for axis, c in enumerate(counts))
+    if whole != x.shape:
+        x = jax.lax.slice(x, (0,) * x.ndim, whole)
+    shape: list[int] = []
+    outer, inner = [], []
+    for axis, c in enumerate(counts):
+        outer.append(len(shape))
+        shape.append(c)
+        if axis in lengths:
+            inner.append(len(shape))
+            shape.append(lengths[axis])
+    x = x.reshape(shape).transpose(*outer, *inner)
+    return x.reshape(*counts, math.prod(spec.group))
+
+
+def spread(groups: jax.Array, shape: tuple[int, ...], spec: PatternSpec) -> jax.Array:
+    """Gives every entry of a leaf the flag of its group; True where it is in none."""
+    lengths = dict(zip(spec.axes, spec.group, strict=True))
+    # Each flag repeated along each cut axis, by broadcasting: no index array, no gather.
+    dims, target, merged = [], [], []
+    for axis, count in enumerate(groups.shape):
+        length = lengths.get(axis, 1)
+        dims += [count, 1]
+        target += [count, length]
+        merged.append(count * length)
+    whole = jnp.broadcast_to(groups.reshape(dims), target).reshape(merged)
+    return fill(whole, shape)
+
+
+def fill(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    """Extends a bool array to a shape with True at the end of its axes."""
+    if x.shape == shape:
+        return x
+    pads = [(0, size - have, 0) for size, have in zip(shape, x.shape, strict=True)]
+    return jax.lax.pad(x, jnp.asarray(True), pads)
+
+
+def merge(groups: jax.Array, shape: tuple[int, ...], spec: PatternSpec) -> jax.Array:
+    """Puts flags ``[*groups, group]`` back in place (the reverse of `split`); True elsewhere."""
+    lengths = dict(zip(spec.axes, spec.group, strict=True))
+    counts = groups.shape[:-1]
+    x = groups.reshape(*counts, *spec.group)
+    order: list[int] = []
+    for axis in range(len(counts)):
+        order.append(axis)
+        if axis in lengths:
+            order.append(len(counts) + spec.axes.index(axis))
+    merged = [c * lengths.get(axis, 1) for axis, c in enumerate(counts)]
+    return fill(x.transpose(order).reshape(merged), shape)

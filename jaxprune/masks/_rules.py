@@ -1,0 +1,104 @@
+"""One number a leaf: from a number for all, from rules on paths, or from a tree."""
+
+import difflib
+import numbers
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree
+
+
+def per_leaf_numbers(spec: Any, tree: PyTree, *, what: str) -> list[float | None]:
+    """Resolves a specification of fractions for the leaves of a tree.
+
+    Args:
+      spec: `None`; a number for every leaf; rules, as a mapping or a sequence of pairs from a path
+        (or a regular expression that matches a whole path) to a number, of which the first that
+        matches counts; or a tree like ``tree`` of numbers, `None` where nothing is said.
+      tree: the scores.
+      what: the name of the argument, for errors.
+
+    Returns:
+      One number a leaf of ``tree``, `None` where nothing is said of it.
+
+    Raises:
+      ValueError: if a number lies outside [0, 1], a rule matches no leaf, or a tree differs.
+      TypeError: if ``spec`` is of another kind.
+    """
+    paths = [path for path, _ in _tree.named_leaves(tree)]
+    if spec is None:
+        return [None] * len(paths)
+    if _is_number(spec):
+        return [_checked(spec, what)] * len(paths)
+    rules = _as_rules(spec)
+    if rules is None:
+        return _from_tree(spec, paths, what)
+    found: list[float | None] = [None] * len(paths)
+    for pattern, value in reversed(rules):  # the first that matches writes last
+        hits = [i for i, path in enumerate(paths) if _matches(pattern, path, what)]
+        if not hits:
+            raise ValueError(_no_leaf(pattern, paths, what))
+        for i in hits:
+            found[i] = _checked(value, what)
+    return found
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, numbers.Real) and not isinstance(x, bool)
+
+
+def _checked(value: Any, what: str) -> float:
+    if not _is_number(value):
+        raise TypeError(f"{what} holds fractions removed in [0, 1]; got {value!r}.")
+    if not 0.0 <= value <= 1.0:
+        raise ValueError(f"{what} holds fractions removed in [0, 1]; got {value}.")
+    return float(value)
+
+
+def _as_rules(spec: Any) -> list[tuple[str, Any]] | None:
+    if isinstance(spec, Mapping):
+        flat = all(isinstance(k, str) and _is_number(v) for k, v in spec.items())
+        return list(spec.items()) if flat and spec else None
+    if isinstance(spec, Sequence) and not isinstance(spec, str):
+        pairs = [
+            tuple(p) if isinstance(p, Sequence) and not isinstance(p, str) else () for p in spec
+        ]
+        if pairs and all(len(p) == 2 and isinstance(p[0], str) for p in pairs):
+            return pairs
+    return None
+
+
+def _matches(pattern: str, path: str, what: str) -> bool:
+    try:
+        return pattern == path or re.fullmatch(pattern, path) is not None
+    except re.error as error:
+        raise ValueError(
+            f"{what} has the rule {pattern!r}, which is neither the path of a leaf nor a regular "
+            f"expression ({error})."
+        ) from None
+
+
+def _no_leaf(pattern: str, paths: list[str], what: str) -> str:
+    near = difflib.get_close_matches(pattern, paths, n=3, cutoff=0.0)
+    return (
+        f"{what} has the rule {pattern!r}, which matches no prunable leaf. Rules match whole "
+        f"paths, such as {', '.join(map(repr, near))}."
+    )
+
+
+def _from_tree(spec: Any, paths: list[str], what: str) -> list[float | None]:
+    named = _tree.named_leaves(spec)
+    if not named or any(not _is_number(value) for _, value in named):
+        raise TypeError(
+            f"{what} is a number, rules from paths to numbers, or a tree like the scores of "
+            f"numbers; got {type(spec).__name__} {jax.tree.structure(spec)}."
+        )
+    given = {path: _checked(value, what) for path, value in named}
+    unknown = sorted(given.keys() - set(paths))
+    if unknown:
+        raise ValueError(_no_leaf(unknown[0], paths, what))
+    return [given.get(path) for path in paths]

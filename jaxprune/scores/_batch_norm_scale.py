@@ -1,0 +1,82 @@
+"""Batch norm scale: network slimming's importance of an output channel."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree
+
+
+def batch_norm_scale(
+    params: PyTree, scales: Mapping[str, str], *, axis: int | Mapping[str, int] = -1
+) -> PyTree:
+    """Scores every weight by the scale of the norm that follows its output channel.
+
+    ``score[..., c] = |gamma_c|``. All weights of a channel share one score, so that this is a
+    criterion for whole channels, of a network trained with an L1 penalty on its scales.
+
+    Which norm follows which kernel cannot be read off a parameter tree, and is therefore given by
+    exact paths. Only the kernels that are named get a score.
+
+    Args:
+      params: any pytree of arrays that holds kernels and scales.
+      scales: ``{path of a kernel: path of its scale}``, parts joined by "/".
+      axis: the output-channel axis of the kernels, or ``{path of a kernel: axis}``; -1 for Flax,
+        0 for Equinox.
+
+    Returns:
+      A tree like ``params`` of arrays of the kernels' shapes in the scales' dtype, `None` at all
+      leaves that ``scales`` does not name.
+
+    Raises:
+      ValueError: if ``scales`` is empty, names an unknown path, or a scale is not of shape
+        [channels] or, outside `jit`, is NaN or infinite.
+      TypeError: if a named leaf is not floating.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxprune as jp
+      >>> params = {"conv": {"kernel": jnp.ones((1, 2))}, "norm": {"scale": jnp.array([-3.0, 1.0])}}
+      >>> jp.scores.batch_norm_scale(params, {"conv/kernel": "norm/scale"})
+      {'conv': {'kernel': Array([[3., 1.]], dtype=float32)}, 'norm': {'scale': None}}
+
+    References:
+      Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017,
+      section 3.
+    """
+    leaves = dict(_tree.named_leaves(params))
+    if not scales:
+        raise ValueError("`scales` is empty. Pass {'path of a kernel': 'path of its scale'}.")
+    scored: dict[str, jax.Array] = {}
+    for kernel, scale in scales.items():
+        for path in (kernel, scale):
+            if path not in leaves:
+                near = difflib.get_close_matches(path, leaves, n=3, cutoff=0.0)
+                raise ValueError(f"there is no leaf {path!r}; the nearest paths are {near}.")
+            if not _tree.is_floating(leaves[path]):
+                raise TypeError(f"only floating leaves have a score; {path!r} is not floating.")
+        _tree.check_finite({scale: leaves[scale]}, what="scales")
+        along = axis if isinstance(axis, int) else axis.get(kernel)
+        scored[kernel] = _broadcast(kernel, leaves[kernel], scale, leaves[scale], along)
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: scored.get(_tree.path_string(path)), params, is_leaf=_tree.is_absent
+    )
+
+
+def _broadcast(kernel: str, weight: Any, scale: str, gamma: Any, axis: int | None) -> jax.Array:
+    shape = np.shape(weight)
+    if axis is None or not -len(shape) <= axis < len(shape):
+        raise ValueError(f"`axis` gives {axis} for {kernel!r} of shape {shape}. Pass a valid axis.")
+    if np.shape(gamma) != (shape[axis],):
+        raise ValueError(
+            f"the scale {scale!r} has shape {np.shape(gamma)}, but {kernel!r} of shape {shape} has "
+            f"{shape[axis]} channels along axis {axis}. Pass the norm that follows it, or `axis`."
+        )
+    aligned = [1] * len(shape)
+    aligned[axis] = shape[axis]
+    return jnp.broadcast_to(jnp.abs(jnp.asarray(gamma)).reshape(aligned), shape)

@@ -1,0 +1,75 @@
+"""LAMP: layer-adaptive magnitude-based pruning."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree
+from jaxprune.scores import _operands
+
+
+def lamp(scores: PyTree, *, within: PyTree | None = None) -> PyTree:
+    """Rescales the scores of each leaf so that they can be compared across leaves.
+
+    With the scores u of a leaf in ascending order (among equals the lowest index first, as masks
+    remove them), ``lamp(u_i) = u_i^2 / sum_{j >= i} u_j^2``. The order within a leaf is that of u,
+    the largest of a leaf gets exactly 1 (0 if all are zero), and no leaf is emptied before all
+    others are. Of `magnitude` this gives the published score; any nonnegative score may be used.
+
+    Squares are taken relative to the largest of the leaf, so they neither overflow nor depend on
+    its scale; scores below about 1e-19 of the largest get 0 in float32. This is one sort per leaf.
+
+    Args:
+      scores: a tree of nonnegative floating arrays, `None` where a leaf is not prunable.
+      within: a mask; what it has removed counts as 0.
+
+    Returns:
+      A tree like ``scores`` of float32 arrays (float64 for float64) in [0, 1].
+
+    Raises:
+      ValueError: if ``within`` is of another tree or, outside `jit`, if a score is negative (its
+        square would lose the order), NaN or infinite.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxprune as jp
+      >>> params = {"kernel": jnp.array([[-2.0, 1.0]])}
+      >>> jp.scores.lamp(jp.scores.magnitude(params))
+      {'kernel': Array([[1. , 0.2]], dtype=float32)}
+
+    References:
+      Lee et al., Layer-adaptive Sparsity for the Magnitude-based Pruning, ICLR 2021, section 2.
+    """
+    _tree.check_finite(scores, what="scores")
+    for path, leaf in _tree.named_leaves(scores):
+        if not _tree.is_traced(leaf) and bool(jnp.any(leaf < 0)):
+            raise ValueError(
+                f"the scores at {path!r} are negative somewhere; LAMP squares them, which would "
+                "lose their order. Pass nonnegative scores such as `magnitude`."
+            )
+    if within is None:
+        return jax.tree.map(_rescale, scores)
+    return _tree.map_partial(
+        lambda kept, u: _rescale(u if kept is None else jnp.where(kept, u, jnp.zeros_like(u))),
+        within,
+        scores,
+        what="mask `within`",
+    )
+
+
+@jax.jit
+def _rescale(scores: Any) -> jax.Array:
+    (u,) = _operands.widened(scores)
+    flat = jnp.abs(u.ravel())  # -0.0 sorts with +0.0
+    index = jax.lax.iota(jnp.uint32, flat.size)
+    ascending, order = jax.lax.sort((flat, index), num_keys=1, is_stable=True)
+    largest = ascending[-1:]
+    squares = jnp.square(ascending / jnp.where(largest > 0, largest, jnp.ones_like(largest)))
+    # Parallel prefix sums round each entry its own way, and division may be off by an ulp: running
+    # maxima make both sequences monotone again, so that rounding never swaps two weights.
+    sums = jax.lax.cummax(jax.lax.cumsum(squares, reverse=True), reverse=True)
+    ratios = jax.lax.cummax(squares / jnp.where(sums > 0, sums, jnp.ones_like(sums)))
+    ratios = jnp.minimum(ratios, jnp.ones_like(ratios))
+    return jnp.zeros_like(flat).at[order].set(ratios, unique_indices=True).reshape(u.shape)

@@ -1,0 +1,89 @@
+"""The report: what is prunable, and how sparse it is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxprune as jp
+
+PARAMS = {
+    "kernel": jnp.array([[1.0, 0.0], [-0.0, jnp.nan]]),
+    "bias": jnp.zeros(2),
+    "step": jnp.zeros((), jnp.int32),
+}
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def rows(table):
+    lines = table.splitlines()
+    header = cells(lines[0])
+    return {cells(x)[0]: dict(zip(header, cells(x), strict=True)) for x in lines[2:]}
+
+
+def test_with_a_mask_what_it_keeps():
+    mask = {"kernel": jnp.array([[True, True], [True, False]]), "bias": None, "step": None}
+    table = rows(jp.masks.report(PARAMS, mask))
+    assert table["kernel"]["kept"] == "3"  # zeros that are kept count
+    assert table["kernel"]["sparsity"] == "0.2500"
+    assert table["bias"] == {
+        "leaf": "bias", "shape": "2", "dtype": "float32",
+        "prunable": "no", "kept": "2", "sparsity": "",
+    }  # fmt: skip
+    assert table["step"]["shape"] == "scalar"
+    assert table["all prunable"]["prunable"] == "1 of 3 leaves"
+    assert table["all prunable"]["kept"] == "3"
+
+
+def test_without_a_mask_the_share_of_exact_zeros():
+    table = rows(jp.masks.report(PARAMS))
+    assert table["kernel"]["nonzero"] == "2"  # -0.0 is zero, NaN is not
+    assert table["kernel"]["sparsity"] == "0.5000"
+    assert (table["bias"]["nonzero"], table["bias"]["sparsity"]) == ("0", "")
+    assert table["step"]["nonzero"] == ""
+    assert (table["all prunable"]["nonzero"], table["all prunable"]["sparsity"]) == ("2", "0.5000")
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn])
+def test_every_dtype_and_denormals(dtype):
+    smallest = float(jnp.finfo(dtype).smallest_subnormal)
+    with jax.numpy_dtype_promotion("standard"):
+        values = jnp.asarray(np.array([[0.0, smallest, 1.0]]).astype(dtype))
+        table = rows(jp.masks.report({"w": values}))
+    assert table["w"]["nonzero"] == "2"
+
+
+def test_numpy_and_sharded_parameters():
+    values = np.eye(8, dtype=np.float32)
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("x"))
+    for w in (values, jax.device_put(values, sharding)):
+        assert rows(jp.masks.report({"w": w}))["w"]["sparsity"] == "0.8750"
+
+
+def test_abstract_parameters_show_sizes():
+    abstract = jax.eval_shape(lambda: PARAMS)
+    table = rows(jp.masks.report(abstract))
+    assert (table["kernel"]["size"], table["kernel"]["sparsity"]) == ("4", "")
+    assert (table["bias"]["size"], table["bias"]["prunable"]) == ("2", "no")
+    assert (table["all prunable"]["size"], table["all prunable"]["sparsity"]) == ("4", "")
+    mask = {"kernel": jnp.array([[True, False], [False, False]]), "bias": None, "step": None}
+    assert rows(jp.masks.report(abstract, mask))["kernel"]["sparsity"] == "0.7500"
+    traced = []
+    jax.jit(lambda params: traced.append(jp.masks.report(params)))(PARAMS)
+    assert rows(traced[0]) == table
+
+
+def test_where_and_errors():
+    everything = rows(jp.masks.report(PARAMS, where=lambda path, leaf: path != "step"))
+    assert everything["bias"]["prunable"] == "yes"
+    assert everything["all prunable"]["sparsity"] == "0.6667"
+    with pytest.raises(ValueError, match="no prunable leaf among 1"):
+        jp.masks.report({"bias": jnp.ones(2)})
+    with pytest.raises(ValueError, match=r"mask is of another tree.*'kernel'"):
+        jp.masks.report(PARAMS, {"bias": None, "other": jnp.ones(2, bool), "step": None})
+    with pytest.raises(TypeError, match="'kernel' has dtype float32"):
+        jp.masks.report(PARAMS, {"kernel": jnp.ones((2, 2)), "bias": None, "step": None})
