@@ -6,6 +6,7 @@ float32 cannot hold 25,600,000 * 0.9.
 """
 
 import numbers
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -76,6 +77,11 @@ def to_limbs(value: Count) -> Any:
     if isinstance(value, int):
         return np.array(divmod(value, _LIMB), np.uint32)
     return value
+
+
+def stack_limbs(values: Sequence[int]) -> np.ndarray:
+    """Python integers as uint32 ``[n, 2]``."""
+    return np.stack([np.array(divmod(value, _LIMB), np.uint32) for value in values])
 
 
 def from_limbs(limbs: Any) -> int:

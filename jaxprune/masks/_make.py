@@ -1,16 +1,14 @@
 """From scores to a mask."""
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
-from jaxprune.masks import _count, _groups, _keys, _nm, _pattern, _select
+from jaxprune.masks import _count, _engine, _groups, _nm, _pattern
 from jaxprune.masks._allocation import Allocation, Pools
 from jaxprune.masks._globally import globally
 from jaxprune.masks._info import PruneInfo
@@ -28,9 +26,9 @@ def make(
     """Makes the mask that removes the lowest scores.
 
     Counts are exact: ``round(sparsity * n)`` (half to even) of n weights go, at every n and for
-    every dtype. With a pattern of blocks or channels n counts those. Among equal scores the lowest index (order of `jax.tree.leaves`, then C order) is
-    removed first; -0.0 equals +0.0; NaN of either sign counts as the largest. With ``within`` the
-    new mask is a subset of it.
+    every dtype; with a pattern of blocks or channels n counts those. Among equal scores the lowest
+    index (order of `jax.tree.leaves`, then C order) is removed first; -0.0 equals +0.0; NaN of
+    either sign counts as the largest. With ``within`` the new mask is a subset of it.
 
     Under `jit` nothing can be raised; the mask is then still defined: NaN is kept, and a target
     below the sparsity of ``within`` returns ``within``. `make_with_info` tells what happened.
@@ -114,8 +112,8 @@ def make_with_info(
             )
         if max(leaf.shape, default=0) >= 1 << 32:
             raise ValueError(
-                f"{path!r} has an axis of {max(leaf.shape)} entries; an axis must stay below 2**32. "
-                "Reshape it to two axes."
+                f"{path!r} has an axis of {max(leaf.shape)} entries; an axis must stay below "
+                "2**32. Reshape it to two axes."
             )
     if within is not None:
         _tree.check_matches(within, scores, what="mask `within`")
@@ -127,7 +125,7 @@ def make_with_info(
     )
     leaves, treedef = jax.tree.flatten(rescaled)
     kept_before = None if within is None else jax.tree.leaves(within)
-    masks, *fields = _make(leaves, kept_before, counts, limits, pools.leaves, specs)
+    masks, *fields = _engine.masks_of(leaves, kept_before, counts, limits, pools.leaves, specs)
     info = PruneInfo(
         *fields,
         paths=tuple(path for path, _ in named),
@@ -137,30 +135,6 @@ def make_with_info(
         on_collapse=pools.on_collapse,
     )
     return jax.tree.unflatten(treedef, masks), info
-
-
-def dense(params: PyTree, *, where: _tree.Where | None = None) -> PyTree:
-    """Returns the mask that keeps every prunable weight.
-
-    Args:
-      params: any pytree of arrays.
-      where: ``where(path, leaf) -> bool``, which leaves are prunable; `default_where` if omitted.
-
-    Returns:
-      A tree like ``params``: all True where a leaf is prunable, `None` elsewhere.
-
-    Raises:
-      ValueError: if no leaf is prunable.
-      TypeError: if ``where`` selects a leaf that is not floating.
-
-    Example:
-      >>> import jax.numpy as jnp
-      >>> import jaxprune as jp
-      >>> jp.sparsity(jp.masks.dense({"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}))
-      0.0
-    """
-    # ones_like, not ones: the mask of a sharded leaf lies where the leaf lies.
-    return jax.tree.map(lambda x: jnp.ones_like(x, dtype=bool), _tree.prunable(params, where))
 
 
 def _check_same_leaves(within: PyTree, scores: PyTree) -> None:
@@ -202,95 +176,5 @@ def _counts(
     limits = None
     if pools.limits is not None:
         least, most = pools.limits(sizes)
-        limits = tuple(np.stack([_count.to_limbs(x) for x in limit]) for limit in (least, most))
+        limits = (_count.stack_limbs(least), _count.stack_limbs(most))
     return pools._replace(leaves=tuple(pool for pool in members if pool)), limbs, limits
-
-
-@partial(jax.jit, static_argnames=("pools", "specs"))
-def _make(
-    scores: list[jax.Array],
-    within: list[jax.Array] | None,
-    counts: list[jax.Array],
-    limits: tuple[jax.Array, jax.Array] | None,
-    pools: tuple[tuple[int, ...], ...],
-    specs: tuple[PatternSpec | None, ...],
-) -> tuple[list[jax.Array], jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
-    number = len(scores)
-    scores = jax.lax.stop_gradient(scores)
-    before: list[jax.Array | None] = [None] * number if within is None else list(within)
-    pool_of = {i: p for p, members in enumerate(pools) for i in members}
-    dtypes = [_keys.common_dtype([scores[i].dtype]) for i in range(number)]
-    for members in pools:
-        common = _keys.common_dtype([scores[i].dtype for i in members])
-        dtypes = [common if i in members else dtype for i, dtype in enumerate(dtypes)]
-
-    leaves = []
-    for i, (leaf, mask, spec) in enumerate(zip(scores, before, specs, strict=True)):
-        if spec is not None and spec.kept is None:
-            leaf, mask = _groups.scores_of(leaf, mask, spec)
-            dtypes[i] = leaf.dtype
-        leaves.append(_select.Leaf(leaf, mask, pool_of.get(i, 0), dtypes[i]))
-
-    # One pass over all: what is gone already, and what is NaN.
-    noted = jnp.stack(
-        [_select.count_below(leaf, (1, _keys.nan_key(leaf.dtype))) for leaf in leaves]
-    )
-    gone = noted[:, 0]
-    entries = jnp.asarray(np.stack([_count.to_limbs(leaf.scores.size) for leaf in leaves]))
-    nan = _count.less(noted[:, 1], entries)
-
-    counted = [i for i in range(number) if i in pool_of]
-    masks: list[Any] = [None] * number
-    kept: list[Any] = [None] * number
-    asked = gone_of_pool = jnp.zeros((0, 2), jnp.uint32)
-    if counted:
-        asked = jnp.stack([jnp.asarray(k) for k in counts])
-        members = np.asarray([pool_of[i] for i in counted])
-        gone_of_pool = _count.sum_segments(gone[np.asarray(counted)], members, len(pools))
-        candidates = [leaves[i] for i in counted]
-        if limits is not None:
-            bounds = [limit[np.asarray(counted)] for limit in limits]
-            candidates = _limited(candidates, *bounds, gone[np.asarray(counted)])
-        chosen = _select.smallest(candidates, _count.maximum(asked, gone_of_pool))
-        for j, i in enumerate(counted):
-            spec = specs[i]
-            masks[i] = ~chosen.removed[j]
-            kept[i] = _count.subtract(entries[i], chosen.counts[j])
-            if spec is not None:
-                masks[i] = _groups.spread_over(masks[i], scores[i].shape, before[i], spec)
-                kept[i] = _select.count_true(masks[i])
-    for i, spec in enumerate(specs):
-        if spec is not None and spec.kept is not None:
-            masks[i] = _nm.keep_best(scores[i], before[i], spec, dtypes[i])
-            kept[i] = _select.count_true(masks[i])
-
-    sizes = jnp.asarray(np.stack([_count.to_limbs(leaf.size) for leaf in scores]))
-    if within is None:
-        kept_before = sizes
-    else:
-        grouped = [spec is not None and spec.kept is None for spec in specs]
-        kept_before = jnp.stack(
-            [
-                _select.count_true(mask) if whole else _count.subtract(size, lost)
-                for mask, whole, size, lost in zip(within, grouped, sizes, gone, strict=True)
-            ]
-        )
-    return masks, asked, gone_of_pool, jnp.stack(kept), kept_before, nan
-
-
-def _limited(
-    leaves: list[_select.Leaf], least: jax.Array, most: jax.Array, gone: jax.Array
-) -> list[_select.Leaf]:
-    """Marks in each leaf what must go (its lowest) and what must stay (all but its lowest)."""
-    alone = [leaf._replace(pool=i) for i, leaf in enumerate(leaves)]
-    forced, allowed = (
-        _select.smallest(alone, _count.maximum(limit, gone)).removed for limit in (least, most)
-    )
-    out = []
-    for leaf, must, may in zip(leaves, forced, allowed, strict=True):
-        code = jnp.where(must, jnp.uint8(_keys.FORCED), jnp.uint8(_keys.CANDIDATE))
-        code = jnp.where(may, code, jnp.uint8(_keys.IMMUNE))
-        if leaf.state is not None:
-            code = jnp.where(leaf.state, code, jnp.uint8(_keys.GONE))
-        out.append(leaf._replace(state=code))
-    return out

@@ -28,7 +28,8 @@ def nm(
     * "flax" and "haiku": the second to last axis (dense ``[in, out]``, convolution
       ``[..., in, out]``); for the ``query``, ``key`` and ``value`` kernels of Flax's attention,
       ``[in, heads, head_dim]``, the third to last;
-    * "equinox" (and PyTorch): the second axis (dense ``[out, in]``, convolution ``[out, in, ...]``).
+    * "equinox", as PyTorch: the second axis (dense ``[out, in]``, convolution
+      ``[out, in, ...]``).
 
     Layers stacked along a leading axis (`flax.linen.scan`) are covered by "flax" and "haiku".
     An N:M pattern fixes the sparsity, ``1 - n / m``: pass ``sparsity=None`` to `make`. A group of

@@ -63,12 +63,9 @@ def _as_rules(spec: Any) -> list[tuple[str, Any]] | None:
     if isinstance(spec, Mapping):
         flat = all(isinstance(k, str) and _is_number(v) for k, v in spec.items())
         return list(spec.items()) if flat and spec else None
-    if isinstance(spec, Sequence) and not isinstance(spec, str):
-        pairs = [
-            tuple(p) if isinstance(p, Sequence) and not isinstance(p, str) else () for p in spec
-        ]
-        if pairs and all(len(p) == 2 and isinstance(p[0], str) for p in pairs):
-            return pairs
+    pairs = isinstance(spec, Sequence) and not isinstance(spec, str) and len(spec) > 0
+    if pairs and all(isinstance(p, tuple) and len(p) == 2 and isinstance(p[0], str) for p in spec):
+        return list(spec)
     return None
 
 

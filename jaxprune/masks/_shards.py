@@ -1,6 +1,7 @@
 """Counts over an array that may be spread over devices, without moving the array."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import jax
@@ -42,7 +43,7 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
     """The function for arrays with ``batch`` mapped axes in front."""
 
     def mapped(offsets: Sequence[Any], args: Sequence[jax.Array]) -> jax.Array:
-        f = lambda *args: local(offsets, *args)
+        f = partial(local, offsets)
         for _ in range(batch):
             f = jax.vmap(f)
         return f(*args)
@@ -96,12 +97,11 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
     def over_batch(axis_size: int, batched: Sequence[bool], *args: jax.Array) -> Any:
         if not any(batched[:arrays]):
             # Several questions about one array: one after the other, not a copy for each.
-            questions = args[arrays:]
-            asked = [
-                q if b else _repeat(q, axis_size)
-                for q, b in zip(questions, batched[arrays:], strict=True)
-            ]
-            return jax.lax.map(lambda q: over(*args[:arrays], *q), tuple(asked)), True
+            flags = batched[arrays:]
+            asked = tuple(
+                q if b else _repeat(q, axis_size) for q, b in zip(args[arrays:], flags, strict=True)
+            )
+            return jax.lax.map(lambda q: over(*args[:arrays], *q), asked), True
         args = tuple(a if b else _repeat(a, axis_size) for a, b in zip(args, batched, strict=True))
         return _counted(local, arrays, rank, batch + 1)(*args), True
 
@@ -114,10 +114,9 @@ def _repeat(array: jax.Array, times: int) -> jax.Array:
 
 def _axis_names(array: Any) -> list[tuple[str, ...]]:
     """The mesh axes that each axis of an array is split over, where it is split evenly."""
-    spec: Sequence[Any] = ()
-    if isinstance(array.sharding, NamedSharding):
-        spec = array.sharding.spec
-        sizes = array.sharding.mesh.shape
+    if not isinstance(array.sharding, NamedSharding):
+        return [()] * array.ndim  # a sharding without names; the array is made whole
+    spec, sizes = array.sharding.spec, array.sharding.mesh.shape
     names = []
     for i, size in enumerate(array.shape):
         entry = spec[i] if i < len(spec) else None

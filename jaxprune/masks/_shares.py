@@ -52,12 +52,11 @@ class Shares(NamedTuple):
 
     def of_traced(self, total: jax.Array) -> jax.Array:
         """What each leaf keeps of a traced total in limbs ``[2]``, as limbs ``[leaves, 2]``."""
-        limbs = lambda numbers: np.stack([_count.to_limbs(x) for x in numbers])
-        starts = jnp.asarray(limbs([s.start for s in self.segments]))
+        starts = jnp.asarray(_count.stack_limbs([s.start for s in self.segments]))
         here = jnp.sum(~_count.less(total[None], starts), dtype=jnp.int32) - 1
-        base = jnp.asarray(np.stack([limbs(s.base) for s in self.segments]))[here]
-        high = jnp.asarray(np.stack([limbs(s.high) for s in self.segments]))[here]
-        share = jnp.asarray(np.stack([limbs(s.share) for s in self.segments]))[here]
+        base = jnp.asarray(np.stack([_count.stack_limbs(s.base) for s in self.segments]))[here]
+        high = jnp.asarray(np.stack([_count.stack_limbs(s.high) for s in self.segments]))[here]
+        share = jnp.asarray(np.stack([_count.stack_limbs(s.share) for s in self.segments]))[here]
         whole = np.zeros(len(self.segments[0].base), np.int32)  # one segment: all leaves
         rest = _count.subtract(total, _count.sum_segments(base, whole, 1)[0])
 

@@ -18,7 +18,7 @@ def uniform_plus(
     last_max_sparsity: float = 0.8,
     on_collapse: OnCollapse = "error",
 ) -> Allocation:
-    """Removes the same fraction everywhere, but keeps the first convolution and spares the last layer.
+    """Removes the same fraction everywhere, except of the first and the last layer.
 
     The first convolution stays dense and the last dense layer loses at most 80 %; all others have
     one density, such that exactly ``round(sparsity * n)`` weights go.

@@ -1,0 +1,78 @@
+"""Ours, as methods to be timed, and how many weights each is to keep."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+import jaxprune as jp
+from experiments.bench import _shapes, _timing
+
+Scores = Mapping[str, jax.Array]
+
+GLOBAL, UNIFORM, ERK, N_M = "ours, global", "ours, uniform", "ours, ERK", "ours, 2:4"
+OURS = (GLOBAL, UNIFORM, ERK, N_M)
+
+
+def makers(sparsity: float) -> dict[str, Callable[[Any], Any]]:
+    """By name the functions from scores to a mask."""
+    pattern = jp.masks.nm(2, 4, layout="flax", remainder="dense")
+    return {
+        GLOBAL: lambda scores: jp.masks.make(scores, sparsity),
+        UNIFORM: lambda scores: jp.masks.make(scores, sparsity, allocation=jp.masks.uniform()),
+        ERK: lambda scores: jp.masks.make(scores, sparsity, allocation=jp.masks.erk()),
+        N_M: lambda scores: jp.masks.make(scores, None, pattern=pattern),
+    }
+
+
+def targets(shapes: Mapping[str, _shapes.Shape], sparsity: float) -> dict[str, int]:
+    """By name how many weights are to be kept, from the shapes alone."""
+    sizes = [math.prod(shape) for shape in shapes.values()]
+    total = sum(sizes) - round(sparsity * sum(sizes))
+    groups = [n // shape[-2] * (shape[-2] // 4) for n, shape in zip(sizes, shapes.values())]  # noqa: B905
+    return {
+        GLOBAL: total,
+        UNIFORM: sum(n - round(sparsity * n) for n in sizes),
+        ERK: total,
+        N_M: sum(sizes) - 2 * sum(groups),
+    }
+
+
+def count(masks: Any) -> int:
+    """The number of True in a tree of bool arrays, counted on the host."""
+    return sum(int(np.count_nonzero(np.asarray(leaf))) for leaf in jax.tree.leaves(masks))
+
+
+def of_jax(
+    name: str, function: Callable[..., Any], *arguments: Any, free: int, slow: bool = False
+) -> _timing.Method:
+    """A method that is one compiled function of fixed arguments.
+
+    Args:
+      name: its name.
+      function: from ``arguments`` to a tree of masks.
+      *arguments: what it is called with.
+      free: bytes that may be used.
+      slow: whether fewer runs are allowed.
+
+    Returns:
+      The method.
+
+    Raises:
+      Unavailable: if its temporaries and its output need more than is free.
+    """
+    compiled = _timing.compiled(function, *arguments)
+    if compiled.new_bytes > free:
+        raise _timing.Unavailable(
+            f"skipped: needs {compiled.new_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
+        )
+    return _timing.Method(
+        name,
+        run=lambda arguments: jax.block_until_ready(compiled.call(*arguments)),
+        fresh=lambda: arguments,
+        kept=count,
+        slow=slow,
+        compiled=compiled,
+    )

@@ -1,0 +1,128 @@
+"""Timing: compilation apart, methods interleaved, the median of the runs."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+
+class Unavailable(Exception):  # noqa: N818 - not an error: the table shows the reason
+    """A method cannot run here; the message says why."""
+
+
+class Compiled(NamedTuple):
+    """A compiled function and what compiling it took.
+
+    Attributes:
+      call: the function.
+      seconds: tracing, lowering and compilation.
+      temporary_bytes: memory beyond input and output, `None` where the backend does not say.
+      new_bytes: temporary and output, as far as known.
+    """
+
+    call: Callable[..., Any]
+    seconds: float
+    temporary_bytes: int | None
+    new_bytes: int
+
+
+class Method(NamedTuple):
+    """One way to make a mask, ready to be timed.
+
+    Attributes:
+      name: its name in the table.
+      run: what is timed; it returns when the work is done.
+      fresh: makes the argument of ``run`` anew before each run, outside of the time.
+      kept: the number of weights that a result of ``run`` keeps.
+      slow: whether fewer runs are allowed.
+      compiled: what compilation took, `None` where nothing is compiled.
+    """
+
+    name: str
+    run: Callable[[Any], Any]
+    fresh: Callable[[], Any]
+    kept: Callable[[Any], int]
+    slow: bool = False
+    compiled: Compiled | None = None
+
+
+class Times(NamedTuple):
+    """Seconds of every run of a method, in order, and the number of weights it kept."""
+
+    seconds: tuple[float, ...]
+    kept: int
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return statistics.median(self.seconds)
+
+
+def compiled(function: Callable[..., Any], *arguments: Any) -> Compiled:
+    """Compiles a function for its arguments, as in a fresh process."""
+    # Else a second method would profit from what the first has traced.
+    jax.clear_caches()
+    begin = time.perf_counter()
+    call = jax.jit(function).lower(*arguments).compile()
+    seconds = time.perf_counter() - begin
+    memory = call.memory_analysis()
+    if memory is None:
+        return Compiled(call, seconds, None, 0)
+    temporary = memory.temp_size_in_bytes
+    return Compiled(call, seconds, temporary, temporary + memory.output_size_in_bytes)
+
+
+def interleaved(
+    methods: Sequence[Method], *, repeats: int, slow_repeats: int
+) -> dict[str, Times | str]:
+    """Times methods in turns, so that a disturbance of the machine hits all of them alike.
+
+    Every method first runs once untimed. Each round begins with another method.
+
+    Args:
+      methods: the methods.
+      repeats: runs of each.
+      slow_repeats: runs of those that are slow.
+
+    Returns:
+      By name the times, or the reason why the method failed.
+
+    Raises:
+      RuntimeError: if a method kept another number of weights in another run.
+    """
+    seconds: dict[str, list[float]] = {method.name: [] for method in methods}
+    kept: dict[str, int] = {}
+    failed: dict[str, str] = {}
+    for turn in range(-1, max(repeats, slow_repeats)):
+        shift = max(turn, 0) % max(len(methods), 1)
+        for method in [*methods[shift:], *methods[:shift]]:
+            wanted = slow_repeats if method.slow else repeats
+            if method.name in failed or turn >= wanted:
+                continue
+            argument = method.fresh()
+            gc.collect()
+            try:
+                begin = time.perf_counter()
+                result = method.run(argument)
+                elapsed = time.perf_counter() - begin
+            except (MemoryError, RuntimeError) as error:  # both frameworks: out of memory
+                failed[method.name] = f"failed: {str(error).strip().splitlines()[0][:120]}"
+                continue
+            count = method.kept(result)
+            del argument, result
+            if kept.setdefault(method.name, count) != count:
+                raise RuntimeError(
+                    f"{method.name} kept {kept[method.name]} weights in one run and {count} in "
+                    "another."
+                )
+            if turn >= 0:
+                seconds[method.name].append(elapsed)
+    return {
+        method.name: failed[method.name]
+        if method.name in failed
+        else Times(tuple(seconds[method.name]), kept[method.name])
+        for method in methods
+    }

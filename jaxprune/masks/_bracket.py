@@ -1,0 +1,54 @@
+"""A search for thresholds: brackets, narrowed by counting at a few points inside them."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxprune.masks import _count
+
+# Points a pass: each pass multiplies the resolution by one more than this. Comparing is free on an
+# accelerator, which waits for memory; on a CPU three is the fastest (measured on 25.5 M scores).
+_POINTS_CPU, _POINTS_ACCELERATOR = 3, 15
+
+
+class Bracket(NamedTuple):
+    """For each pool: the threshold lies in [low, high], and ``below`` keys are less than low."""
+
+    low: jax.Array
+    high: jax.Array
+    below: jax.Array
+
+
+def narrow(count: Callable[[jax.Array], jax.Array], k: jax.Array, bracket: Bracket) -> Bracket:
+    """Narrows brackets until each holds one key, or its lower end has exactly k keys below."""
+    number = _POINTS_CPU if jax.default_backend() == "cpu" else _POINTS_ACCELERATOR
+
+    def unfinished(b: Bracket) -> jax.Array:
+        return (b.low < b.high) & jnp.any(b.below != k, axis=-1)
+
+    def step(b: Bracket) -> Bracket:
+        stride = jnp.maximum((b.high - b.low) // (number + 1), 1)
+        offsets = stride[:, None] * jnp.arange(1, number + 1, dtype=stride.dtype)[None]
+        # Where the bracket is shorter than the points, the last ones repeat its upper end.
+        points = b.low[:, None] + jnp.minimum(offsets, (b.high - b.low)[:, None])
+        return keep(b, points, count(points), k, unfinished(b))
+
+    return jax.lax.while_loop(lambda b: jnp.any(unfinished(b)), step, bracket)
+
+
+def keep(
+    b: Bracket, points: jax.Array, counts: jax.Array, k: jax.Array, open_: jax.Array
+) -> Bracket:
+    """Brackets with what was counted at ascending points ``[pools, points]`` inside them."""
+    fits = ~_count.less(k[:, None], counts)  # at most k below: the threshold is here or above
+    low, below = b.low, b.below
+    high = b.high
+    for j in range(points.shape[1]):
+        up = fits[:, j] & open_
+        low = jnp.where(up, points[:, j], low)
+        below = jnp.where(up[:, None], counts[:, j], below)
+    for j in reversed(range(points.shape[1])):
+        high = jnp.where(~fits[:, j] & open_, points[:, j] - 1, high)
+    return Bracket(low, high, below)

@@ -1,0 +1,57 @@
+"""Whether a mask has a pattern."""
+
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree
+from jaxprune.masks import _pattern
+from jaxprune.masks._pattern import Pattern
+
+
+def check(mask: PyTree, pattern: Pattern) -> None:
+    """Raises if a mask does not have a pattern.
+
+    Of an N:M pattern every whole group keeps at most n entries (fewer where a mask `within` had
+    removed more). Blocks and channels are kept or removed whole. What a pattern leaves out
+    (``remainder="dense"``) may be anything.
+
+    Args:
+      mask: a mask, True = kept, `None` where a leaf is not prunable. Not traced.
+      pattern: `nm`, `block`, `channels`, or a function of that kind.
+
+    Raises:
+      ValueError: naming the first leaf and group that break it; or as `make`, if the pattern does
+        not fit the leaves.
+      TypeError: if a leaf is not boolean, or ``pattern`` is not a pattern.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxprune as jp
+      >>> mask = {"kernel": jnp.array([[True, False], [True, True]])}
+      >>> jp.masks.check(mask, jp.masks.nm(1, 2, axis=0))
+      Traceback (most recent call last):
+      ...
+      ValueError: 'kernel' is not 1:2 along axis 0: group (0, 0) keeps 2 of 2.
+    """
+    named = _tree.named_leaves(mask)
+    for path, leaf in named:
+        if leaf.dtype != np.bool_:
+            raise TypeError(f"a mask holds booleans (True = kept); {path!r} is {leaf.dtype}.")
+    for (path, leaf), spec in zip(named, _pattern.resolve(pattern, mask), strict=True):
+        if spec is None:
+            continue
+        groups = _pattern.split(leaf, spec)
+        size = groups.shape[-1]
+        kept = np.asarray(jnp.sum(groups, axis=-1, dtype=jnp.uint32))
+        broken = (kept != 0) & (kept != size) if spec.kept is None else kept > spec.kept
+        if not np.any(broken):
+            continue
+        where = tuple(int(i) for i in np.argwhere(broken)[0])
+        if spec.kept is None:
+            what = f"in groups of {'x'.join(map(str, spec.group))} along axes {spec.axes}"
+        else:
+            what = f"{spec.kept}:{size} along axis {spec.axes[0]}"
+        raise ValueError(
+            f"{path!r} is not {what}: group {where} keeps {int(kept[where])} of {size}."
+        )

@@ -1,0 +1,114 @@
+"""The compiled part of a prune: masks of all leaves, and what happened."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune.masks import _count, _groups, _keys, _nm, _passes, _select
+from jaxprune.masks._pattern import PatternSpec
+
+
+@partial(jax.jit, static_argnames=("pools", "specs"))
+def masks_of(
+    scores: list[jax.Array],
+    within: list[jax.Array] | None,
+    counts: list[jax.Array],
+    limits: tuple[jax.Array, jax.Array] | None,
+    pools: tuple[tuple[int, ...], ...],
+    specs: tuple[PatternSpec | None, ...],
+) -> tuple[list[jax.Array], jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Makes the masks of all leaves.
+
+    Args:
+      scores: the leaves.
+      within: the previous masks, or `None`.
+      counts: how many entries each pool loses, uint32 ``[2]`` limbs each.
+      limits: the fewest and the most entries that each leaf loses, uint32 ``[leaves, 2]`` each.
+      pools: the indices of the leaves of each pool.
+      specs: the pattern of each leaf.
+
+    Returns:
+      The masks, and the array fields of `PruneInfo` in their order.
+    """
+    number = len(scores)
+    scores = jax.lax.stop_gradient(scores)
+    before: list[jax.Array | None] = [None] * number if within is None else list(within)
+    pool_of = {i: p for p, members in enumerate(pools) for i in members}
+    dtypes = [_keys.common_dtype([scores[i].dtype]) for i in range(number)]
+    for members in pools:
+        common = _keys.common_dtype([scores[i].dtype for i in members])
+        dtypes = [common if i in members else dtype for i, dtype in enumerate(dtypes)]
+
+    leaves = []
+    for i, (leaf, mask, spec) in enumerate(zip(scores, before, specs, strict=True)):
+        if spec is not None and spec.kept is None:
+            leaf, mask = _groups.scores_of(leaf, mask, spec)
+            dtypes[i] = leaf.dtype
+        leaves.append(_passes.Leaf(leaf, mask, pool_of.get(i, 0), dtypes[i]))
+
+    # One pass over all: what is gone already, and what is NaN.
+    noted = jnp.stack(
+        [_passes.count_below(leaf, (1, _keys.nan_key(leaf.dtype))) for leaf in leaves]
+    )
+    gone = noted[:, 0]
+    entries = jnp.asarray(_count.stack_limbs([leaf.scores.size for leaf in leaves]))
+    nan = _count.less(noted[:, 1], entries)
+
+    counted = [i for i in range(number) if i in pool_of]
+    masks: list[Any] = [None] * number
+    kept: list[Any] = [None] * number
+    asked = gone_of_pool = jnp.zeros((0, 2), jnp.uint32)
+    if counted:
+        asked = jnp.stack([jnp.asarray(k) for k in counts])
+        members = np.asarray([pool_of[i] for i in counted])
+        gone_of_pool = _count.sum_segments(gone[np.asarray(counted)], members, len(pools))
+        candidates = [leaves[i] for i in counted]
+        if limits is not None:
+            least, most = (limit[np.asarray(counted)] for limit in limits)
+            candidates = _limited(candidates, least, most, gone[np.asarray(counted)])
+        chosen = _select.smallest(candidates, _count.maximum(asked, gone_of_pool))
+        for j, i in enumerate(counted):
+            spec = specs[i]
+            masks[i] = ~chosen.removed[j]
+            kept[i] = _count.subtract(entries[i], chosen.counts[j])
+            if spec is not None:
+                masks[i] = _groups.spread_over(masks[i], scores[i].shape, before[i], spec)
+                kept[i] = _passes.count_true(masks[i])
+    for i, spec in enumerate(specs):
+        if spec is not None and spec.kept is not None:
+            masks[i] = _nm.keep_best(scores[i], before[i], spec, dtypes[i])
+            kept[i] = _passes.count_true(masks[i])
+
+    sizes = jnp.asarray(_count.stack_limbs([leaf.size for leaf in scores]))
+    if within is None:
+        kept_before = sizes
+    else:
+        grouped = [spec is not None and spec.kept is None for spec in specs]
+        kept_before = jnp.stack(
+            [
+                _passes.count_true(mask) if whole else _count.subtract(size, lost)
+                for mask, whole, size, lost in zip(within, grouped, sizes, gone, strict=True)
+            ]
+        )
+    return masks, asked, gone_of_pool, jnp.stack(kept), kept_before, nan
+
+
+def _limited(
+    leaves: list[_passes.Leaf], least: jax.Array, most: jax.Array, gone: jax.Array
+) -> list[_passes.Leaf]:
+    """Marks in each leaf what must go (its lowest) and what must stay (all but its lowest)."""
+    alone = [leaf._replace(pool=i) for i, leaf in enumerate(leaves)]
+    forced, allowed = (
+        _select.smallest(alone, _count.maximum(limit, gone)).removed for limit in (least, most)
+    )
+    out = []
+    for leaf, must, may in zip(leaves, forced, allowed, strict=True):
+        code = jnp.where(must, jnp.uint8(_keys.FORCED), jnp.uint8(_keys.CANDIDATE))
+        code = jnp.where(may, code, jnp.uint8(_keys.IMMUNE))
+        if leaf.state is not None:
+            code = jnp.where(leaf.state, code, jnp.uint8(_keys.GONE))
+        out.append(leaf._replace(state=code))
+    return out
