@@ -1,7 +1,7 @@
 """What the masks are compared with: PyTorch, a sort, a partition, and the floor of one pass."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,8 +14,8 @@ TORCH, SORT, PARTITION, FLOOR = "torch", "jnp.sort", "numpy.partition", "one pas
 BASELINES = (FLOOR, SORT, PARTITION, TORCH)
 
 # Peak memory beyond the input, in bytes a weight: measured for PyTorch (its topk on a CPU holds
-# values and indices of everything); copy, partitioned copy and mask for NumPy.
-_TORCH_BYTES, _PARTITION_BYTES = 53, 9
+# values and indices of everything); a copy and the mask for NumPy.
+_TORCH_BYTES, _PARTITION_BYTES = 53, 5
 
 
 def floor(threshold: jax.Array, scores: Any) -> Any:
@@ -43,7 +43,7 @@ def partition(scores: Mapping[str, np.ndarray], removed: int, *, free: int) -> _
     Raises:
       Unavailable: if memory is short.
     """
-    _check_memory(scores, _PARTITION_BYTES, free)
+    _timing.check_memory(_PARTITION_BYTES * sum(leaf.size for leaf in scores.values()), free)
     return _timing.Method(
         PARTITION,
         run=lambda scores: by_partition(scores, removed),
@@ -54,7 +54,11 @@ def partition(scores: Mapping[str, np.ndarray], removed: int, *, free: int) -> _
 
 
 def torch(
-    scores: Mapping[str, np.ndarray], sparsity: float, *, device: str, free: int
+    copied: Callable[[], Mapping[str, np.ndarray]],
+    sparsity: float,
+    *,
+    device: str,
+    free_host: Callable[[], int],
 ) -> _timing.Method:
     """`torch.nn.utils.prune.global_unstructured` with `L1Unstructured`, the call alone.
 
@@ -62,10 +66,10 @@ def torch(
     without the other.
 
     Args:
-      scores: float32 arrays, which become the weights.
+      copied: gives the float32 arrays that become the weights.
       sparsity: fraction removed.
       device: "cpu" or "cuda".
-      free: bytes that may be used; ignored on "cuda", where PyTorch is asked.
+      free_host: gives the free bytes of the host; on "cuda" PyTorch is asked for those of the GPU.
 
     Returns:
       The method.
@@ -78,11 +82,11 @@ def torch(
         prune = importlib.import_module("torch.nn.utils.prune")
     except ImportError:
         raise _timing.Unavailable("torch is not installed (the extra `bench`)") from None
-    if device == "cuda":
-        if not torch.cuda.is_available():
-            raise _timing.Unavailable("this torch sees no GPU")
-        free = torch.cuda.mem_get_info()[0]
-    _check_memory(scores, _TORCH_BYTES, free)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise _timing.Unavailable("this torch sees no GPU")
+    scores = copied()
+    free = torch.cuda.mem_get_info()[0] if device == "cuda" else free_host()
+    _timing.check_memory(_TORCH_BYTES * sum(leaf.size for leaf in scores.values()), free)
     weights = [torch.from_numpy(leaf).to(device) for leaf in scores.values()]
 
     def fresh() -> list[tuple[Any, str]]:
@@ -107,11 +111,3 @@ def torch(
         return sum(int(torch.count_nonzero(module.weight_mask)) for module, _ in parameters)
 
     return _timing.Method(TORCH, run, fresh, kept, slow=True)
-
-
-def _check_memory(scores: Mapping[str, np.ndarray], bytes_a_weight: int, free: int) -> None:
-    needed = bytes_a_weight * sum(leaf.size for leaf in scores.values())
-    if needed > free:
-        raise _timing.Unavailable(
-            f"skipped: needs about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-        )

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import jaxprune as jp
@@ -31,18 +32,25 @@ def targets(shapes: Mapping[str, _shapes.Shape], sparsity: float) -> dict[str, i
     """By name how many weights are to be kept, from the shapes alone."""
     sizes = [math.prod(shape) for shape in shapes.values()]
     total = sum(sizes) - round(sparsity * sum(sizes))
-    groups = [n // shape[-2] * (shape[-2] // 4) for n, shape in zip(sizes, shapes.values())]  # noqa: B905
+    groups = sum(math.prod(s[:-2]) * s[-1] * (s[-2] // 4) for s in shapes.values())
     return {
         GLOBAL: total,
         UNIFORM: sum(n - round(sparsity * n) for n in sizes),
         ERK: total,
-        N_M: sum(sizes) - 2 * sum(groups),
+        N_M: sum(sizes) - 2 * groups,
     }
 
 
 def count(masks: Any) -> int:
     """The number of True in a tree of bool arrays, counted on the host."""
     return sum(int(np.count_nonzero(np.asarray(leaf))) for leaf in jax.tree.leaves(masks))
+
+
+@jax.jit
+def lowest_kept(scores: Any, masks: Any) -> jax.Array:
+    """The threshold of a mask: the lowest score that it keeps."""
+    each = jax.tree.map(lambda s, m: jnp.min(jnp.where(m, s, jnp.inf)), scores, masks)
+    return jnp.min(jnp.stack(jax.tree.leaves(each)))
 
 
 def of_jax(
@@ -64,10 +72,7 @@ def of_jax(
       Unavailable: if its temporaries and its output need more than is free.
     """
     compiled = _timing.compiled(function, *arguments)
-    if compiled.new_bytes > free:
-        raise _timing.Unavailable(
-            f"skipped: needs {compiled.new_bytes / 1e9:.1f} GB, {free / 1e9:.1f} GB are free"
-        )
+    _timing.check_memory(compiled.new_bytes, free)
     return _timing.Method(
         name,
         run=lambda arguments: jax.block_until_ready(compiled.call(*arguments)),

@@ -13,6 +13,20 @@ class Unavailable(Exception):  # noqa: N818 - not an error: the table shows the 
     """A method cannot run here; the message says why."""
 
 
+class MiscountError(Exception):
+    """A mask of ours does not keep exactly as many weights as it must."""
+
+
+def check_memory(needed: int, free: int) -> None:
+    """Raises if memory is short.
+
+    Raises:
+      Unavailable: naming both amounts.
+    """
+    if needed > free:
+        raise Unavailable(f"skipped: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
+
+
 class Compiled(NamedTuple):
     """A compiled function and what compiling it took.
 
@@ -37,8 +51,9 @@ class Method(NamedTuple):
       run: what is timed; it returns when the work is done.
       fresh: makes the argument of ``run`` anew before each run, outside of the time.
       kept: the number of weights that a result of ``run`` keeps.
-      slow: whether fewer runs are allowed.
+      slow: whether fewer runs are allowed, and failing is.
       compiled: what compilation took, `None` where nothing is compiled.
+      exact: the number of weights that it must keep, `None` for those that may be wrong.
     """
 
     name: str
@@ -47,6 +62,7 @@ class Method(NamedTuple):
     kept: Callable[[Any], int]
     slow: bool = False
     compiled: Compiled | None = None
+    exact: int | None = None
 
 
 class Times(NamedTuple):
@@ -88,10 +104,12 @@ def interleaved(
       slow_repeats: runs of those that are slow.
 
     Returns:
-      By name the times, or the reason why the method failed.
+      By name the times, or the reason why a slow method failed.
 
     Raises:
-      RuntimeError: if a method kept another number of weights in another run.
+      MiscountError: if a method that must be exact is not.
+      RuntimeError: if a method kept another number of weights in another run, or one that is not
+        slow failed.
     """
     seconds: dict[str, list[float]] = {method.name: [] for method in methods}
     kept: dict[str, int] = {}
@@ -109,10 +127,17 @@ def interleaved(
                 result = method.run(argument)
                 elapsed = time.perf_counter() - begin
             except (MemoryError, RuntimeError) as error:  # both frameworks: out of memory
+                if not method.slow:
+                    raise
                 failed[method.name] = f"failed: {str(error).strip().splitlines()[0][:120]}"
                 continue
             count = method.kept(result)
             del argument, result
+            if method.exact is not None and count != method.exact:
+                raise MiscountError(
+                    f"{method.name} kept {count:,} weights where {method.exact:,} are to stay. No "
+                    "time of a wrong mask is reported: repair jaxprune.masks first."
+                )
             if kept.setdefault(method.name, count) != count:
                 raise RuntimeError(
                     f"{method.name} kept {kept[method.name]} weights in one run and {count} in "

@@ -17,6 +17,7 @@ from jaxprune.masks._globally import globally as globally
 from jaxprune.masks._info import PruneInfo as PruneInfo
 from jaxprune.masks._iterate import prune_iteratively as prune_iteratively
 from jaxprune.masks._lamp import lamp as lamp
+from jaxprune.masks._make import check_fit as check_fit
 from jaxprune.masks._make import make as make
 from jaxprune.masks._make import make_with_info as make_with_info
 from jaxprune.masks._nm import nm as nm

@@ -137,6 +137,44 @@ def make_with_info(
     return jax.tree.unflatten(treedef, masks), info
 
 
+def check_fit(
+    scores: PyTree,
+    sparsities: Sequence[Any],
+    *,
+    within: PyTree | None = None,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+) -> None:
+    """Raises what `make` would raise for these sparsities without looking at any value.
+
+    For drivers that prune after hours of training and should refuse at once what cannot be done.
+
+    Args:
+      scores: the scores, or their shapes (`jax.eval_shape`).
+      sparsities: one or more, as for `make`.
+      within: as for `make`; its structure only.
+      allocation: as for `make`.
+      pattern: as for `make`.
+
+    Raises:
+      ValueError: if allocation or pattern do not fit the leaves or a sparsity.
+      TypeError: if an argument is of the wrong kind.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxprune as jp
+      >>> check_fit({"w": jnp.ones((4, 4))}, [0.5], pattern=jp.masks.nm(2, 4, axis=0))
+    """
+
+    def trace(scores: PyTree, within: PyTree | None) -> None:
+        specs = _pattern.resolve(pattern, scores)
+        _, pools = (allocation or globally())(scores, within)
+        for sparsity in sparsities:
+            _counts(pools, sparsity, jax.tree.leaves(scores), specs, given=allocation is not None)
+
+    jax.eval_shape(trace, scores, within)
+
+
 def _check_same_leaves(within: PyTree, scores: PyTree) -> None:
     ours, theirs = _tree.named_leaves(within), _tree.named_leaves(scores)
     for path, leaf in ours:

@@ -52,9 +52,11 @@ def smallest(leaves: Sequence[_passes.Leaf], k: jax.Array) -> Selection:
     top = np.zeros((pools,), _wide(leaves))
     for leaf in leaves:
         top[leaf.pool] = np.iinfo(_keys.key_dtype(leaf.dtype)).max
-    bracket = _bracket.Bracket(
-        jnp.zeros_like(top), jnp.asarray(top), jnp.zeros((pools, 2), jnp.uint32)
-    )
+    # Zeros made from k, so that inside `jax.shard_map` they have the type of data that differs
+    # between devices, as all that the search finds.
+    nothing = k & 0
+    low = nothing[:, 0].astype(top.dtype)
+    bracket = _bracket.Bracket(low, top | low, nothing)
     bracket = _sampled(leaves, k, bracket)
     threshold = _bracket.narrow(
         lambda points: _passes.sum_by_pool(leaves, points, pools), k, bracket

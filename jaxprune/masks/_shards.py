@@ -48,6 +48,16 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
             f = jax.vmap(f)
         return f(*args)
 
+    def on_one(names: Sequence[tuple[str, ...]], args: Sequence[jax.Array]) -> jax.Array:
+        """What one device does: counts what it holds, and adds up with the others."""
+        offsets = [
+            jax.lax.axis_index(axis).astype(jnp.uint32) * jnp.uint32(size) if axis else 0
+            for axis, size in zip(names[batch:], args[0].shape[batch:], strict=True)
+        ]
+        counts = mapped(offsets, args)
+        reduced = tuple(name for axis in names[batch:] for name in axis)
+        return jax.lax.psum(counts, reduced) if reduced else counts
+
     @custom_partitioning
     def counted(args: tuple[jax.Array, ...]) -> jax.Array:
         return mapped([0] * (args[0].ndim - batch), args)
@@ -61,18 +71,7 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
     def partition(mesh: Any, arg_shapes: Any, result_shape: Any) -> Any:
         del result_shape  # follows from the first array
         names, (*args, result) = shardings(mesh, arg_shapes[0])
-        reduced = tuple(name for axis in names[batch:] for name in axis)
-
-        def lower(args: tuple[jax.Array, ...]) -> jax.Array:
-            sizes = args[0].shape[batch:]
-            offsets = [
-                jax.lax.axis_index(axis).astype(jnp.uint32) * jnp.uint32(size) if axis else 0
-                for axis, size in zip(names[batch:], sizes, strict=True)
-            ]
-            counts = mapped(offsets, args)
-            return jax.lax.psum(counts, reduced) if reduced else counts
-
-        return mesh, lower, result, (tuple(args),)
+        return mesh, lambda args: on_one(names, args), result, (tuple(args),)
 
     def infer(mesh: Any, arg_shapes: Any, result_shape: Any) -> Any:
         del result_shape
@@ -91,7 +90,16 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
 
     @custom_vmap
     def over(*args: jax.Array) -> jax.Array:
-        return counted(args)
+        sharding = jax.typeof(args[0]).sharding
+        if not sharding.mesh.are_all_axes_explicit:
+            return counted(args)
+        # On a mesh of explicit axes the sharding is part of the type, so the partition is known now.
+        names = _axis_names(jax.ShapeDtypeStruct(args[0].shape, args[0].dtype, sharding=sharding))
+        aligned, whole = PartitionSpec(*names), PartitionSpec(*names[:batch])
+        specs = (aligned,) * arrays + (whole,) * (len(args) - arrays)
+        args = tuple(jax.sharding.reshard(a, spec) for a, spec in zip(args, specs, strict=True))
+        each = jax.shard_map(lambda *args: on_one(names, args), in_specs=specs, out_specs=whole)
+        return each(*args)
 
     @over.def_vmap
     def over_batch(axis_size: int, batched: Sequence[bool], *args: jax.Array) -> Any:

@@ -39,7 +39,8 @@ def position(
     """
     shape = arrays[0].shape
     rows, row_size = split_rows(shape)
-    zero = jnp.zeros((1,), jnp.uint32)
+    nothing = take & 0  # zeros of the type of the data, as in the search for the threshold
+    zero = nothing[:1]
 
     def local(offsets: Sequence[Any], *args: jax.Array) -> jax.Array:
         *parts, key, row, column, zero = jax.lax.optimization_barrier(args)
@@ -48,33 +49,36 @@ def position(
             keys, full, offsets = keys.reshape(-1), (keys.size,), [0]  # one index, if whole
         # Adding the zero ties the positions to this pass: XLA would hold them in memory, too.
         begin = [jnp.uint32(offset) + zero[0] for offset in offsets]
+        place = {"part": keys.shape, "offsets": begin}
         flags = [
-            (keys == key[0]) & before(full, r, c, part=keys.shape, offsets=begin)
-            for r, c in zip(row, column, strict=True)
+            (keys == key[0]) & before(full, r, c, **place) for r, c in zip(row, column, strict=True)
         ]
         return digits_true(flags)
 
     def count(row: jax.Array, column: jax.Array) -> jax.Array:
+        """Counts the equal entries before each position, as digits ``[positions, 4]``."""
         return sum_over_shards(local, arrays, [key[None], row, column, zero], 2)
 
-    row, high = jnp.uint32(0), last
+    row, high = zero[0], last
     if rows:  # a huge leaf: first the row that the position is in
-        bracket = _bracket.Bracket(first[None], last[None], jnp.zeros((1, 2), jnp.uint32))
+        bracket = _bracket.Bracket(first[None], last[None], nothing[None])
 
         def count_rows(points: jax.Array) -> jax.Array:
             return _count.from_digits(count(points[0], jnp.zeros_like(points[0])))[None]
 
         found = _bracket.narrow(count_rows, take[None], bracket)
-        row, take = found.low[0], _count.subtract(take, found.below[0])
-        first, high = jnp.uint32(0), jnp.where(row < last, jnp.uint32(row_size), jnp.uint32(0))
+        row = found.low[0]
+        first, high = zero[0], jnp.where(row < last, jnp.uint32(row_size), jnp.uint32(0))
 
-    # In one row counts fit one limb, and there is a position with just `take` before it.
     def step(bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bracket
         stride = jnp.maximum((high - low) // (_POINTS + 1), 1)
         points = jnp.minimum(low + stride * jnp.arange(1, _POINTS + 1, dtype=jnp.uint32), high)
         digits = count(jnp.broadcast_to(row, points.shape), points)
-        fits = digits[:, 0] + (digits[:, 1] << 16) <= take[1]
+        if rows:
+            fits = ~_count.less(take[None], _count.from_digits(digits))
+        else:  # fewer than 2**32 entries
+            fits = digits[:, 0] + (digits[:, 1] << 16) <= take[1]
         low = jnp.max(jnp.where(fits, points, low))
         return low, jnp.min(jnp.where(fits, high, points - 1))
 

@@ -38,7 +38,7 @@ def bimp(
       pretraining_steps: T_0, those of them that train dense.
       sparsity: final fraction removed of the prunable weights, in [0, 1).
       cycles: prunings.
-      **options: further options of `imp`: ``scores``, ``allocation``,
+      **options: further options of `imp`: ``scores``, ``allocation``, ``pattern``,
         ``warmup``, ``recalibrate``, ``optimizer_state``, ``metric``, ``on_phase``, ...
 
     Returns:

@@ -9,14 +9,14 @@ import optax
 
 from jaxprune import _tree, metrics, schedules
 from jaxprune._tree import PyTree
-from jaxprune.masks import Allocation, PruneInfo
+from jaxprune.masks import Allocation, Pattern, PruneInfo
 from jaxprune.training._evaluate import Evaluate
 from jaxprune.training._loop import TrainLoop
 from jaxprune.training._plan import Cycle, Plan, plan_cycles
 from jaxprune.training._prune_state import (
     check_scores,
     check_snapshot,
-    check_target,
+    check_targets,
     magnitude_of,
     prune_state,
     rewind_state,
@@ -88,6 +88,7 @@ def imp(
     sparsities: Sequence[float] | None = None,
     scores: Callable[[PyTree], PyTree] | None = None,
     allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
     rewind: int | TrainState | None = None,
     optimizer_state: OptimizerState = "fresh_once",
     recalibrate: Callable[[TrainState], TrainState] | None = None,
@@ -119,6 +120,8 @@ def imp(
         ``sparsity``. E.g. `jaxprune.schedules.twenty_percent_sparsities`.
       scores: function from parameters to scores; magnitude if omitted.
       allocation: how a total is spread over leaves; global if omitted.
+      pattern: which weights go together; unstructured if omitted. An N:M pattern fixes the
+        sparsity, so it goes with one cycle.
       rewind: weight rewinding: after every prune the kept weights, the model state and the
         optimizer state go back to this pretraining step, or to this state. Usually with
         ``schedule="lrw"`` and ``retraining_steps=pretraining_steps - rewind``.
@@ -175,14 +178,28 @@ def imp(
     _tree.check_finite(state.params, what="parameters")
     score = magnitude_of(state.mask) if scores is None else scores
     check_scores(score, state)
-    check_target(state, plan.cycles[0].sparsity, score=score, allocation=allocation)
+    check_targets(
+        state,
+        [cycle.sparsity for cycle in plan.cycles],
+        score=score,
+        allocation=allocation,
+        pattern=pattern,
+    )
     if isinstance(rewind, TrainState):
         check_snapshot(rewind, state)
     if metric is not None and metric not in (known := evaluate(state)):
         raise ValueError(f"evaluate has no metric {metric!r}; it returns {sorted(known)}.")
 
     run = _Run(
-        train, evaluate, plan, score, allocation, recalibrate, optimizer_state, metric or "accuracy"
+        train=train,
+        evaluate=evaluate,
+        plan=plan,
+        score=score,
+        allocation=allocation,
+        pattern=pattern,
+        recalibrate=recalibrate,
+        optimizer_state=optimizer_state,
+        metric=metric or "accuracy",
     )
     state, snapshot, dense = _dense_phase(run, copy(state), pretrain=pretrain, rewind=rewind)
     records = [dense]
@@ -204,6 +221,7 @@ class _Run(NamedTuple):
     plan: Plan
     score: Callable[[PyTree], PyTree]
     allocation: Allocation | None
+    pattern: Pattern | None
     recalibrate: Callable[[TrainState], TrainState] | None
     optimizer_state: OptimizerState
     metric: str
@@ -257,6 +275,7 @@ def _cycle(
         cycle.sparsity,
         score=run.score,
         allocation=run.allocation,
+        pattern=run.pattern,
         set_mask=run.train.step.set_mask,
     )
     discount = None
@@ -289,7 +308,7 @@ def _cycle(
     phase = PhaseRecord(
         cycle=cycle.number,
         sparsity=prune.info.sparsity,
-        nonzero=sum(map(int, prune.info.kept)),
+        nonzero=prune.info.counts()[0],
         prunable=sum(prune.info.sizes),
         evaluation_pruned=pruned,
         evaluation=run.evaluate(state),

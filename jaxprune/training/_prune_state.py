@@ -1,13 +1,13 @@
 """One prune inside a run: new mask, masked parameters, the discount of ALLR."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 
 from jaxprune import _tree, masks, metrics, scores, transforms
 from jaxprune._tree import PyTree
-from jaxprune.masks import Allocation, PruneInfo
+from jaxprune.masks import Allocation, Pattern, PruneInfo
 from jaxprune.training._state import TrainState
 
 
@@ -39,6 +39,7 @@ def prune_state(
     *,
     score: Callable[[PyTree], PyTree],
     allocation: Allocation | None,
+    pattern: Pattern | None,
     set_mask: Callable[[PyTree, PyTree], PyTree],
 ) -> tuple[TrainState, Prune]:
     """Prunes the parameters of a state, within its current mask.
@@ -48,6 +49,7 @@ def prune_state(
       sparsity: fraction removed of all prunable weights after this prune.
       score: function from parameters to scores.
       allocation: how the total is spread; global if `None`.
+      pattern: which weights go together; unstructured if `None`.
       set_mask: ``set_mask(opt_state, mask)`` of the training step.
 
     Returns:
@@ -58,11 +60,10 @@ def prune_state(
     """
     before = state.mask
     mask, info = masks.make_with_info(
-        score(state.params), sparsity, within=before, allocation=allocation
+        score(state.params), sparsity, within=before, allocation=allocation, pattern=pattern
     )
     info.check()
-    kept_before = sum(map(int, info.kept_before))
-    kept = sum(map(int, info.kept))
+    kept, kept_before = info.counts()
     state = state._replace(
         params=masks.apply_mask(state.params, mask),
         opt_state=set_mask(state.opt_state, mask),
@@ -100,26 +101,28 @@ def check_snapshot(snapshot: TrainState, state: TrainState) -> None:
             )
 
 
-def check_target(
+def check_targets(
     state: TrainState,
-    sparsity: float,
+    sparsities: Sequence[float],
     *,
     score: Callable[[PyTree], PyTree],
     allocation: Allocation | None,
+    pattern: Pattern | None,
 ) -> None:
-    """Raises, before any training, if the first prune lies below the sparsity of the state.
+    """Raises, before any training, if a prune to come cannot be done.
 
     Raises:
-      ValueError: naming both.
+      ValueError: if allocation or pattern do not fit the leaves or a sparsity, or if the first
+        sparsity lies below that of the state; naming both.
     """
+    options: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
+    masks.check_fit(jax.eval_shape(score, state.params), sparsities, within=state.mask, **options)
     kept, total = metrics.counts(state.mask)
     if not kept:
         raise ValueError("the mask of the state keeps no weight; there is nothing to train.")
     if kept == total:
         return  # nothing lies below
-    _, info = masks.make_with_info(
-        score(state.params), sparsity, within=state.mask, allocation=allocation
-    )
+    _, info = masks.make_with_info(score(state.params), sparsities[0], within=state.mask, **options)
     info.check_nested()
 
 
