@@ -92,8 +92,16 @@ class Config:
     score: Literal["magnitude", "random"] = "magnitude"
     """What decides which weights stay."""
 
-    allocation: Literal["global", "uniform"] = "global"
-    """Whether the whole network shares one threshold or every layer loses the same fraction."""
+    allocation: Literal["global", "uniform", "uniform_plus", "erk", "lamp"] = "global"
+    """How the total is spread over layers: global (one threshold), uniform (every layer loses the
+    same fraction), uniform_plus (the first convolution stays dense, the last layer loses at most
+    80 percent), erk (Erdős–Rényi-Kernel: small layers stay denser) or lamp (one threshold on
+    layer-adaptive scores)."""
+
+    pattern: Literal["unstructured", "nm_2_4", "nm_1_4", "block_4_4", "channels"] = "unstructured"
+    """Which weights go together: single ones, n of every m along the input channels (n stay; this
+    fixes the sparsity, 0.5 or 0.75, and goes with one cycle), blocks of 4 x 4 channels, or whole
+    output channels of each layer. What does not fill a group stays."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number format of the computation; parameters are float32 in any case."""

@@ -1,6 +1,8 @@
 """From a configuration to the parts of a run: data on the device, state, loop, evaluation."""
 
 import difflib
+import re
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -116,7 +118,6 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
         jp.training.make_evaluate(eval_fn, dict(split), batch_size=config.eval_batch_size)
         for split in (dataset.test, dataset.validation)
     )
-    allocations = {"global": jp.masks.globally, "uniform": jp.masks.uniform}
     scores = {"magnitude": jp.scores.magnitude, "random": partial(jp.scores.random, keys[1])}
     options: dict[str, Any] = {
         "pretraining_steps": config.epochs * epoch_steps,
@@ -124,7 +125,8 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
         "cycles": config.cycles,
         "warmup": config.retrain_warmup,
         "scores": scores[config.score],
-        "allocation": allocations[config.allocation](),
+        "allocation": _allocations(params)[config.allocation](),
+        "pattern": PATTERNS[config.pattern],
         "optimizer_state": config.optimizer_state,
         "recalibrate": jp.training.make_recalibrate(loss_fn, batch_at, steps=epoch_steps)
         if config.recalibrate
@@ -151,6 +153,30 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
         epoch_steps=epoch_steps,
         options=options,
     )
+
+
+PATTERNS: dict[str, jp.masks.Pattern | None] = {
+    "unstructured": None,
+    "nm_2_4": jp.masks.nm(2, 4, layout="flax", remainder="dense"),
+    "nm_1_4": jp.masks.nm(1, 4, layout="flax", remainder="dense"),
+    "block_4_4": jp.masks.block(4, 4, remainder="dense"),
+    "channels": jp.masks.channels(norm="mean"),
+}
+
+
+def _allocations(params: Any) -> dict[str, Callable[[], jp.masks.Allocation]]:
+    """Allocations by their names on the command line."""
+    # Flax numbers its layers, so the last dense one is known here, which shapes do not tell.
+    leaves = jax.tree_util.tree_leaves_with_path(jp.masks.dense(params))
+    paths = [jax.tree_util.keystr(p, simple=True, separator="/") for p, x in leaves if x.ndim == 2]
+    last = max(paths, key=lambda path: int("0" + "".join(re.findall(r"\d", path))), default="")
+    return {
+        "global": jp.masks.globally,
+        "uniform": jp.masks.uniform,
+        "uniform_plus": partial(jp.masks.uniform_plus, last=last),
+        "erk": jp.masks.erk,
+        "lamp": jp.masks.lamp,
+    }
 
 
 def prune_and_retrain(

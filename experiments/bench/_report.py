@@ -149,9 +149,9 @@ def markdown(document: Mapping[str, Any]) -> str:
         "",
         f"{100 * settings['sparsity']:g} % sparsity (2:4: 50 %), {settings['dtype']} scores, "
         f"medians of {settings['repeats']} runs (sort, partition and torch: "
-        f"{settings['slow_repeats']}) after compilation; numpy and torch work in float32. {machine['cpus']} × "
-        f"{machine['cpu']}, device {machine['device']}; {load}. {versions}; Python "
-        f"{machine['python']}.",
+        f"{settings['slow_repeats']}) after compilation; numpy and torch work in float32.",
+        f"{machine['cpus']} × {machine['cpu']}, device {machine['device']}; {load}. {versions}; "
+        f"Python {machine['python']}; commit {machine['commit'] or 'unknown'}.",
     ]
     return "\n".join(lines)
 

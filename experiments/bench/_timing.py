@@ -114,6 +114,7 @@ def interleaved(
     seconds: dict[str, list[float]] = {method.name: [] for method in methods}
     kept: dict[str, int] = {}
     failed: dict[str, str] = {}
+    gc.collect()
     for turn in range(-1, max(repeats, slow_repeats)):
         shift = max(turn, 0) % max(len(methods), 1)
         for method in [*methods[shift:], *methods[:shift]]:
@@ -121,7 +122,7 @@ def interleaved(
             if method.name in failed or turn >= wanted:
                 continue
             argument = method.fresh()
-            gc.collect()
+            gc.disable()
             try:
                 begin = time.perf_counter()
                 result = method.run(argument)
@@ -131,6 +132,8 @@ def interleaved(
                     raise
                 failed[method.name] = f"failed: {str(error).strip().splitlines()[0][:120]}"
                 continue
+            finally:
+                gc.enable()
             count = method.kept(result)
             del argument, result
             if method.exact is not None and count != method.exact:

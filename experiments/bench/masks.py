@@ -9,7 +9,7 @@ that is already known, which is the floor. How many weights each of them keeps s
 time. Targets are printed with what was measured, met or not.
 
 The result goes to a JSON file and, as Markdown, beside it. Close what else runs on the machine: the
-load average is recorded, but it does not correct a time. The default sizes take about two minutes
+load average is recorded, but it does not correct a time. The default sizes take about five minutes
 on two CPU cores.
 """
 
@@ -260,7 +260,7 @@ def main(arguments: list[str] | None = None) -> int:
     settings = tyro.cli(Settings, args=arguments, prog="python -m experiments.bench.masks")
     console = Console()
     # A compilation read from a cache on disk would be reported as the time of one.
-    cached = jax.config.jax_enable_compilation_cache
+    cached = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     try:
         console.print(run(settings, console=console), markup=False, highlight=False, soft_wrap=True)

@@ -45,7 +45,9 @@ def remove_lowest_limited(leaves, k, within, least, most):
     for i, leaf in enumerate(leaves):
         flat = np.asarray(leaf, np.float64).reshape(-1)
         there = np.ones(leaf.size, bool) if within is None else within[i].reshape(-1)
-        ranked = sorted((bool(there[j]), order(x), next(position), i, j) for j, x in enumerate(flat))
+        ranked = sorted(
+            (bool(there[j]), order(x), next(position), i, j) for j, x in enumerate(flat)
+        )
         gone = int((~there).sum())
         forced += ranked[: max(least[i], gone)]
         free += ranked[max(least[i], gone) : max(most[i], gone)]
@@ -130,6 +132,20 @@ class Allocation(NamedTuple):
         a = [self.proportions(s) * max(n, 1) for s, n in zip(shapes, sizes, strict=True)]
         removed = exact_count(sparsity, sum(sizes))
         return shared_removal(a, sizes, removed, *self.limits(sizes))
+
+    def tied(self, sparsity, sizes, shapes) -> bool:
+        """Whether equal remainders meet where the last entry is given."""
+        if self.kind != "shared":
+            return False
+        a = [self.proportions(s) * max(n, 1) for s, n in zip(shapes, sizes, strict=True)]
+        least, most = self.limits(sizes)
+        low = [n - m for n, m in zip(sizes, most, strict=True)]
+        high = [n - m for n, m in zip(sizes, least, strict=True)]
+        total = sum(sizes) - exact_count(sparsity, sum(sizes))
+        real = real_shares(a, low, high, total)
+        remainders = sorted((x - math.floor(x) for x in real), reverse=True)
+        missing = total - sum(map(math.floor, real))
+        return 0 < missing < len(real) and remainders[missing - 1] == remainders[missing]
 
     def remove(self, leaves, sparsity, within, shapes):
         sizes = [leaf.size for leaf in leaves]

@@ -21,12 +21,7 @@ import jaxprune as jp
 from tests.masks import oracle
 
 # In order of jax.tree.leaves. Groups have sizes of powers of two, so that float32 means are exact.
-SHAPES = {
-    "Conv_0": (2, 1, 4, 4),
-    "Conv_1": (1, 2, 8, 4),
-    "Dense_0": (8, 8),
-    "Dense_1": (8, 4),
-}
+SHAPES = {"Conv_0": (2, 1, 4, 4), "Conv_1": (1, 2, 8, 4), "Dense_0": (8, 8)}
 NAMES, LEAVES = list(SHAPES), list(SHAPES.values())
 
 
@@ -142,34 +137,34 @@ ALLOCATIONS = {
     "globally": (jp.masks.globally(**allow), O("globally")),
     "globally, capped": (
         jp.masks.globally(
-            max_sparsity={"Conv_.*": 0.7, "Dense_0/kernel": 0.95}, min_sparsity=0.15, **allow
+            max_sparsity={"Conv_0/.*": 0.7, "Conv_.*": 0.95}, min_sparsity=0.15, **allow
         ),
-        O("globally", least=[0.15] * 4, most=[0.7, 0.7, 0.95, None]),
+        O("globally", least=[0.15] * 3, most=[0.7, 0.95, None]),
     ),
     "uniform": (jp.masks.uniform(**allow), O("uniform")),
     "uniform, capped": (
         jp.masks.uniform(
-            max_sparsity={"Conv_0/kernel": 0.3}, min_sparsity={"Dense_1/.*": 0.5}, **allow
+            max_sparsity={"Conv_0/kernel": 0.3}, min_sparsity={"Dense_0/.*": 0.5}, **allow
         ),
-        O("shared", one, least=[0, 0, 0, 0.5], most=[0.3, None, None, None]),
+        O("shared", one, least=[0, 0, 0.5], most=[0.3, None, None]),
     ),
     "uniform_plus": (
-        jp.masks.uniform_plus(first="Conv_0/kernel", last="Dense_1/.*", **allow),
-        O("shared", one, most=[0.0, None, None, 0.8]),
+        jp.masks.uniform_plus(first="Conv_0/kernel", last="Dense_0/.*", **allow),
+        O("shared", one, most=[0.0, None, 0.8]),
     ),
     "erk": (jp.masks.erk(**allow), O("shared", erk_rule)),
     "erk, capped": (
         jp.masks.erk(max_sparsity=[("Conv_1.*", 0.5), (".*", 0.9)], **allow),
-        O("shared", erk_rule, most=[0.9, 0.5, 0.9, 0.9]),
+        O("shared", erk_rule, most=[0.9, 0.5, 0.9]),
     ),
     "lamp": (jp.masks.lamp(**allow), O("globally")),
     "per_leaf, some": (
-        jp.masks.per_leaf({"Conv_0/kernel": 0.25, "Dense_.*1/kernel": 0.75}, **allow),
-        O("shared", one, least=[0.25, 0, 0, 0.75], most=[0.25, None, None, 0.75]),
+        jp.masks.per_leaf({"Conv_0/kernel": 0.25, "Dense_.*": 0.75}, **allow),
+        O("shared", one, least=[0.25, 0, 0.75], most=[0.25, None, 0.75]),
     ),
     "per_leaf, all": (
-        jp.masks.per_leaf({"Conv_.*": 0.25, "Dense_0/kernel": 0.5, ".*": 0.75}, **allow),
-        O("shared", one, least=[0.25, 0.25, 0.5, 0.75], most=[0.25, 0.25, 0.5, 0.75]),
+        jp.masks.per_leaf({"Conv_0.*": 0.25, "Conv_.*": 0.5, ".*": 0.75}, **allow),
+        O("shared", one, least=[0.25, 0.5, 0.75], most=[0.25, 0.5, 0.75]),
     ),
 }
 
@@ -191,25 +186,28 @@ def by_channel(axis, norm):
     return ("groups", lambda shape: list(oracle.channel_groups(shape, axis)), norm)
 
 
+# One compilation for three norms.
+NORM_OF = {"Conv_0/kernel": "l2", "Conv_1/kernel": "max", "Dense_0/kernel": "mean"}
 PATTERNS = {
-    "none": (None, [None] * 4),
-    "2:4": (nm(2, 4, layout="flax"), [("nm", 2, -2, 4)] * 4),
-    "1:4": (nm(1, 4, axis=-1), [("nm", 1, -1, 4)] * 4),
-    "2:3 with a remainder": (nm(2, 3, axis=-2, remainder="dense"), [("nm", 2, -2, 3)] * 4),
-    "block": (block(2, 2), [BLOCKS] * 4),
+    "none": (None, [None] * 3),
+    "2:4": (nm(2, 4, layout="flax"), [("nm", 2, -2, 4)] * 3),
+    "1:4": (nm(1, 4, axis=-1), [("nm", 1, -1, 4)] * 3),
+    "2:3 with a remainder": (nm(2, 3, axis=-2, remainder="dense"), [("nm", 2, -2, 3)] * 3),
+    "block": (block(2, 2), [BLOCKS] * 3),
     "block with a remainder": (
         block(3, 3, norm="max", remainder="dense"),
-        [("groups", lambda s: list(oracle.groups_along(s, [-2, -1], [3, 3])), "max")] * 4,
+        [("groups", lambda s: list(oracle.groups_along(s, [-2, -1], [3, 3])), "max")] * 3,
     ),
-    "channels l1": (channels(), [by_channel(-1, "l1")] * 4),
-    "channels l2": (channels(-1, norm="l2"), [by_channel(-1, "l2")] * 4),
-    "channels max": (channels(-1, norm="max"), [by_channel(-1, "max")] * 4),
-    "channels mean": (channels(lambda p, x: -1, norm="mean"), [by_channel(-1, "mean")] * 4),
+    "channels": (channels(), [by_channel(-1, "l1")] * 3),
+    "channels of several norms": (
+        lambda path, leaf: channels(lambda p, x: -1, norm=NORM_OF[path])(path, leaf),
+        [by_channel(-1, norm) for norm in NORM_OF.values()],
+    ),
     "mixed 2:4": (
         dense_only(nm(2, 4, layout="flax")),
-        [None, None, ("nm", 2, -2, 4), ("nm", 2, -2, 4)],
+        [None, None, ("nm", 2, -2, 4)],
     ),
-    "mixed block": (dense_only(block(2, 2)), [None, None, BLOCKS, BLOCKS]),
+    "mixed block": (dense_only(block(2, 2)), [None, None, BLOCKS]),
 }
 
 
@@ -234,7 +232,7 @@ def expected(allocation, pattern, scores, sparsity, within):
     """The oracle's masks, or None if the allocation cannot give that total."""
     specs, rule = PATTERNS[pattern][1], ALLOCATIONS[allocation][1]
     within = [np.ones(s, bool) for s in LEAVES] if within is None else within
-    entries, there, groups, shapes, masks = [], [], [], [], [None] * 4
+    entries, there, groups, shapes, masks = [], [], [], [], [None] * len(LEAVES)
     counted = []
     for i, (score, spec) in enumerate(zip(scores, specs, strict=True)):
         if spec is not None and spec[0] == "nm":
@@ -267,6 +265,10 @@ def expected(allocation, pattern, scores, sparsity, within):
         ]
     elif not rule.possible(sparsity, sizes):
         return None
+    elif not nested(rule, sparsity, there, shapes):
+        return "not nested"
+    elif rule.tied(sparsity, sizes, shapes):
+        return "tied"
     else:
         flat = rule.remove(entries, sparsity, there, shapes)
     for i, kept, g, shape in zip(counted, flat, groups, shapes, strict=True):
@@ -276,6 +278,14 @@ def expected(allocation, pattern, scores, sparsity, within):
             else oracle.spread(kept, g, shape, within[i])
         )
     return masks
+
+
+def nested(rule, sparsity, there, shapes):
+    """Whether no leaf is asked to lose less than is gone: largest remainder is not monotone."""
+    if rule.kind != "shared":
+        return True
+    asked = rule.each(sparsity, [x.size for x in there], shapes)
+    return all(k >= int((~x).sum()) for k, x in zip(asked, there, strict=True))
 
 
 def quietly(*args, **kwargs):
@@ -297,7 +307,7 @@ def make_or_refuse(allocation, pattern, scores, sparsity, within):
     try:
         return quietly(scores, sparsity, within=within, allocation=ours, pattern=shape)
     except ValueError as error:
-        if "cannot add up" not in str(error):
+        if "cannot add up" not in str(error) and "Masks are nested" not in str(error):
             raise
         return None
 
@@ -321,9 +331,10 @@ def check_one(score, allocation, pattern, scores, first, second):
             sparsities = (None, None)
     if fixed(allocation):
         sparsities = (None, None)
-    within = None
+    # A dense mask is as good as none, and compiles once for both prunes.
+    within = jp.masks.dense(scores)
     for sparsity in sparsities:
-        before = None if within is None else kernels(within)
+        before = kernels(within)
         used = scores
         if allocation == "lamp":
             used = jp.scores.lamp(scores, within=within)
@@ -333,13 +344,14 @@ def check_one(score, allocation, pattern, scores, first, second):
         else:
             theirs = expected(allocation, pattern, kernels(used), sparsity, before)
             mask = make_or_refuse(allocation, pattern, scores, sparsity, within)
-            assert (mask is None) == (theirs is None)
+            if theirs == "tied":  # see test_shares
+                return
+            assert (mask is None) == (theirs is None or theirs == "not nested")
             if mask is None:
                 return
             for name, a, b in zip(NAMES, kernels(mask), theirs, strict=True):
                 np.testing.assert_array_equal(a, b, err_msg=f"{score} {name} at {sparsity}")
-        if before is not None:
-            assert not any((m & ~b).any() for m, b in zip(kernels(mask), before, strict=True))
+        assert not any((m & ~b).any() for m, b in zip(kernels(mask), before, strict=True))
         if shape is not None:
             jp.masks.check(mask, shape)
         assert all(mask[name]["bias"] is None for name in NAMES)
@@ -372,11 +384,16 @@ def check_count(allocation, pattern, mask, sparsity):
         assert sum(lost) == oracle.exact_count(sparsity, sum(sizes))
 
 
-PAIRS = list(itertools.product(ALLOCATIONS, PATTERNS))
+# The search with limits compiles longest, and cuts leaves as the one without does.
+PAIRS = [
+    (a, p)
+    for a, p in itertools.product(ALLOCATIONS, PATTERNS)
+    if a != "globally, capped" or p in ("none", "2:4", "block", "mixed 2:4", "mixed block")
+]
 
 
 @pytest.mark.parametrize(("allocation", "pattern"), PAIRS)
-@settings(max_examples=5)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_every_combination_equals_the_oracle(allocation, pattern, data):
     seed = data.draw(st.integers(0, 2**32 - 1))
@@ -414,7 +431,7 @@ def distinct(rng):
 @pytest.mark.parametrize("pattern", ["none", "2:4"])
 @pytest.mark.parametrize("allocation", ["globally", "lamp", "uniform", "erk"])
 def test_the_order_of_leaves_does_not_matter_without_ties(allocation, pattern):
-    renamed = {"Conv_0": "d", "Conv_1": "b", "Dense_0": "c", "Dense_1": "a"}
+    renamed = {"Conv_0": "c", "Conv_1": "b", "Dense_0": "a"}
     for seed in range(5):
         rng = np.random.default_rng(seed)
         scores, sparsity = distinct(rng), rng.uniform(0.1, 0.9)
@@ -438,9 +455,9 @@ JITTED = [
     ("globally, capped", "mixed 2:4"),
     ("lamp", "none"),
     ("erk", "block"),
-    ("uniform_plus", "channels l2"),
-    ("per_leaf, all", "channels mean"),
+    ("uniform_plus", "channels"),
     ("uniform", "2:4"),
+    ("per_leaf, all", "none"),
 ]
 
 
@@ -470,16 +487,14 @@ def test_jit_equals_no_jit(allocation, pattern):
     [
         ("globally", "none"),
         ("globally, capped", "none"),
-        ("uniform", "block"),
-        ("globally", "channels mean"),
+        ("uniform", "channels"),
         ("globally", "mixed block"),
         ("globally, capped", "mixed block"),
-        ("erk", "mixed block"),
         ("globally", "2:4"),
     ],
 )
 def test_short_dtypes(allocation, pattern, dtype):
-    for seed in range(4):
+    for seed in range(6):
         rng = np.random.default_rng(seed)
         scores = exactly_summable(jp.scores.magnitude(make_params(rng)))
         scores = jax.tree.map(lambda x: jnp.round(x * 64).astype(dtype), scores)
@@ -493,14 +508,14 @@ def test_short_dtypes(allocation, pattern, dtype):
 
 def test_leaves_of_several_dtypes_with_groups():
     rng = np.random.default_rng(0)
-    dtypes = dict(zip(NAMES, [jnp.bfloat16, jnp.float32, jnp.float16, jnp.bfloat16], strict=True))
+    dtypes = dict(zip(NAMES, [jnp.bfloat16, jnp.float16, jnp.float16], strict=True))
     scores = exactly_summable(jp.scores.magnitude(make_params(rng)))
     scores = {
         name: {"kernel": jnp.round(scores[name]["kernel"] * 64).astype(dtype)}
         for name, dtype in dtypes.items()
     }
     exact = jax.tree.map(lambda x: x.astype(jnp.float32), scores)
-    for pattern in ("none", "mixed block", "channels l1"):
+    for pattern in ("none", "mixed block"):
         theirs = expected("globally", pattern, kernels(exact), 0.6, None)
         mask = make_or_refuse("globally", pattern, scores, 0.6, None)
         for a, b in zip(kernels(mask), theirs, strict=True):
@@ -511,7 +526,7 @@ def test_a_raw_score_of_groups_removes_the_lowest_sums():
     """Sums of any floats round, so: nothing that went is clearly above anything that stayed."""
     for seed, (pattern, allocation) in enumerate(
         itertools.product(
-            ["block", "channels l1", "channels l2", "channels mean"], ["globally", "lamp"]
+            ["block", "channels"], ["globally", "lamp"]
         )
     ):
         rng = np.random.default_rng(seed)

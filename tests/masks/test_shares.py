@@ -1,0 +1,139 @@
+"""Totals shared out in proportion, within limits: on the host and in compiled code."""
+
+from fractions import Fraction
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxprune.masks import _count, _shares
+from tests.masks import oracle
+
+SCALES = [10, 1000, 2**20, 2**33, 2**41]
+
+
+@st.composite
+def problems(draw, leaves=st.integers(1, 40), scales=SCALES):
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    number, scale = draw(leaves), draw(st.sampled_from(scales))
+    high = [int(x) for x in rng.integers(0, scale, number)]
+    low = [int(x * f) for x, f in zip(high, rng.choice([0, 0, 0.2, 1], number), strict=True)]
+    spread = draw(st.sampled_from([0.0, 1.0, 5.0]))
+    a = [float(np.exp(spread * x)) for x in rng.normal(size=number)]
+    share = draw(st.floats(0, 1))
+    return a, low, high, sum(low) + round(share * (sum(high) - sum(low)))
+
+
+def check(problem, kept):
+    a, low, high, total = problem
+    assert sum(kept) == total
+    assert all(lo <= k <= hi for lo, k, hi in zip(low, kept, high, strict=True))
+    real = oracle.real_shares(a, low, high, total)
+    # Shares are cut at 2**-62: at these sizes that is next to nothing.
+    assert all(abs(k - x) < 1 + Fraction(1, 2**15) for k, x in zip(kept, real, strict=True))
+
+
+@settings(max_examples=300)
+@given(problems(leaves=st.integers(1, 12)))
+def test_shares_add_up_within_the_limits_and_next_to_the_real_solution(problem):
+    a, low, high, total = problem
+    check(problem, _shares.solve(a, low, high).of(total))
+
+
+@settings(max_examples=40)
+@given(problems(leaves=st.integers(1, 10), scales=[10, 60]))
+def test_every_total_has_its_shares(problem):
+    a, low, high, _ = problem
+    shares = _shares.solve(a, low, high)
+    before = None
+    for total in range(sum(low), sum(high) + 1):
+        kept = shares.of(total)
+        check((a, low, high, total), kept)
+        if before is not None:  # one more in all: largest remainder may move one the other way
+            assert all(abs(x - y) <= 1 for x, y in zip(kept, before, strict=True))
+        before = kept
+
+
+@settings(max_examples=200)
+@given(problems(leaves=st.integers(2, 12), scales=[10, 1000, 2**33]))
+def test_the_largest_remainders_are_rounded_up(problem):
+    a, low, high, total = problem
+    kept = _shares.solve(a, low, high).of(total)
+    real = oracle.real_shares(a, low, high, total)
+    up = [x - (x // 1) for k, x in zip(kept, real, strict=True) if k > x]
+    down = [x - (x // 1) for k, x in zip(kept, real, strict=True) if k < x]
+    if up and down:
+        assert min(up) >= max(down) - Fraction(1, 2**20)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "total", "expected"),
+    [
+        ([10, 10, 10], 10, (4, 3, 3)),
+        ([10, 10, 10], 11, (4, 4, 3)),
+        ([1, 1, 1, 1], 2, (1, 1, 0, 0)),
+        ([6, 24, 6], 12, (2, 8, 2)),
+        ([6, 24, 6], 2, (1, 1, 0)),  # 1/3, 4/3, 1/3
+        ([8, 25, 36, 7, 29], 30, (3, 7, 10, 2, 8)),  # 16/7, 50/7, 72/7, 2, 58/7
+    ],
+)
+def test_equal_remainders_go_to_the_lowest_index(sizes, total, expected):
+    a = [float(n) for n in sizes]
+    shares = _shares.solve(a, [0] * len(sizes), sizes)
+    assert shares.of(total) == expected
+    assert of_traced(shares, total) == expected
+
+
+def test_saturated_leaves_leave_the_rest_to_the_others():
+    shares = _shares.solve([1.0, 1.0, 1.0], [0, 0, 4], [2, 10, 10])
+    assert shares.of(4) == (0, 0, 4)
+    assert shares.of(9) == (2, 3, 4)  # 2.5 each would be more than the first can take
+    assert shares.of(12) == (2, 5, 5)
+    assert shares.of(22) == (2, 10, 10)
+
+
+def test_nothing_to_share():
+    assert _shares.solve([1.0, 2.0], [3, 4], [3, 4]).of(7) == (3, 4)
+    assert _shares.solve([1.0, 2.0], [0, 0], [0, 0]).of(0) == (0, 0)
+    assert _shares.solve([1.0], [0], [2**40]).of(2**39 + 1) == (2**39 + 1,)
+
+
+def of_traced(shares, total):
+    limbs = shares.of_traced(jnp.asarray(_count.to_limbs(total)))
+    return tuple(_count.from_limbs(x) for x in limbs)
+
+
+@settings(max_examples=60)
+@given(problems(), st.lists(st.floats(0, 1), min_size=3, max_size=3))
+def test_traced_totals_get_the_same_shares(problem, others):
+    a, low, high, total = problem
+    shares = _shares.solve(a, low, high)
+    span = sum(high) - sum(low)
+    for x in {total, sum(low), sum(high), *(sum(low) + round(f * span) for f in others)}:
+        # Not compiled: of_traced is plain array arithmetic, and tables differ in every example.
+        assert of_traced(shares, x) == shares.of(x)
+
+
+def test_traced_totals_in_jit_past_two_to_the_32():
+    sizes = [2**33 + 1, 3 * 2**32, 12_345, 2**40 + 7]
+    shares = _shares.solve([float(n) ** 0.7 for n in sizes], [0, 5, 0, 2**20], sizes)
+    compiled = jax.jit(shares.of_traced)
+    for total in [2**20 + 5, 2**32 - 1, 2**32, 2**32 + 1, 10**12, sum(sizes) - 1, sum(sizes)]:
+        limbs = compiled(jnp.asarray(_count.to_limbs(total)))
+        kept = tuple(_count.from_limbs(x) for x in limbs)
+        assert kept == shares.of(total)
+        check(([float(n) ** 0.7 for n in sizes], [0, 5, 0, 2**20], sizes, total), kept)
+
+
+def test_traced_totals_of_many_leaves_under_vmap():
+    rng = np.random.default_rng(0)
+    high = [int(x) for x in rng.integers(1, 5000, 40)]
+    low = [x // 3 if i % 5 == 0 else 0 for i, x in enumerate(high)]
+    shares = _shares.solve(list(rng.uniform(0.1, 9, 40)), low, high)
+    totals = [int(x) for x in rng.integers(sum(low), sum(high) + 1, 64)]
+    limbs = np.asarray(jax.jit(jax.vmap(shares.of_traced))(jnp.asarray(_count.stack_limbs(totals))))
+    for total, found in zip(totals, limbs, strict=True):
+        assert tuple(_count.from_limbs(x) for x in found) == shares.of(total)
