@@ -1,12 +1,9 @@
 """How many weights go: exact integers on the host, two 32-bit limbs in compiled code.
 
-A count is a uint32 array ``[2]``, ``(high, low)``, worth ``high * 2**32 + low``. Two limbs, because
-JAX computes in 32 bits by default and models have more than 2**32 weights; integers, because
-float32 cannot hold 25,600,000 * 0.9.
+Integers, because float32 cannot hold 25,600,000 * 0.9.
 """
 
 import numbers
-from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -14,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _tree
+from jaxprune.masks import _limbs
 
-Count: TypeAlias = Any  # a Python integer, or its uint32 [2] limbs
-
-_LIMB = 1 << 32
+Count: TypeAlias = Any  # a Python integer, or its uint32 [2] limbs (see `_limbs`)
 
 
 def is_concrete(sparsity: Any) -> bool:
@@ -72,112 +68,6 @@ def count(sparsity: Any, n: int) -> Count:
     return _traced_count(sparsity, n)
 
 
-def to_limbs(value: Count) -> Any:
-    """Returns a count as uint32 ``[2]``, (high, low)."""
-    if isinstance(value, int):
-        return np.array(divmod(value, _LIMB), np.uint32)
-    return value
-
-
-def stack_limbs(values: Sequence[int]) -> np.ndarray:
-    """Python integers as uint32 ``[n, 2]``."""
-    return np.stack([np.array(divmod(value, _LIMB), np.uint32) for value in values])
-
-
-def from_limbs(limbs: Any) -> int:
-    """Returns concrete limbs as a Python integer."""
-    high, low = np.asarray(limbs)
-    return int(high) * _LIMB + int(low)
-
-
-def add(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Sum of counts in limbs, ``[..., 2]``."""
-    low = a[..., 1] + b[..., 1]
-    carry = (low < a[..., 1]).astype(jnp.uint32)
-    return jnp.stack([a[..., 0] + b[..., 0] + carry, low], axis=-1)
-
-
-def subtract(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Difference ``a - b`` of counts in limbs, ``[..., 2]``, for ``a >= b``."""
-    borrow = (a[..., 1] < b[..., 1]).astype(jnp.uint32)
-    return jnp.stack([a[..., 0] - b[..., 0] - borrow, a[..., 1] - b[..., 1]], axis=-1)
-
-
-def less(a: jax.Array, b: jax.Array) -> jax.Array:
-    """Whether each count ``a`` is below ``b``, ``[..., 2]``."""
-    return (a[..., 0] < b[..., 0]) | ((a[..., 0] == b[..., 0]) & (a[..., 1] < b[..., 1]))
-
-
-def maximum(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The larger of two counts in limbs."""
-    return jnp.where(less(a, b)[..., None], b, a)
-
-
-def minimum(a: jax.Array, b: jax.Array) -> jax.Array:
-    """The smaller of two counts in limbs."""
-    return jnp.where(less(a, b)[..., None], a, b)
-
-
-def one_limb(x: jax.Array) -> jax.Array:
-    """uint32 numbers as counts in limbs."""
-    return jnp.stack([jnp.zeros_like(x), x], axis=-1)
-
-
-def to_digits(x: jax.Array) -> jax.Array:
-    """uint32 numbers as digits in base 2**16, ``[..., 4]``, lowest first.
-
-    Up to 2**16 such digit vectors may be added before a digit can overflow: over shards and leaves,
-    and by an all-reduce, which knows nothing of carries.
-    """
-    zeros = jnp.zeros_like(x)
-    return jnp.stack([x & 0xFFFF, x >> 16, zeros, zeros], axis=-1)
-
-
-def sum_digits(digits: jax.Array) -> jax.Array:
-    """Sums digits ``[n, 4]`` over any number n of them, ``[4]``."""
-    while digits.shape[0] > 1:
-        few = min(digits.shape[0], 1 << 15)
-        padded = jnp.pad(digits, ((0, -digits.shape[0] % few), (0, 0)))
-        digits = normalise(jnp.sum(padded.reshape(few, -1, 4), axis=0, dtype=jnp.uint32))
-    return digits.reshape(4)
-
-
-def normalise(digits: jax.Array) -> jax.Array:
-    """Carries digits in base 2**16, ``[..., 4]``, so that each is below 2**16 again."""
-    out, carry = [], jnp.zeros_like(digits[..., 0])
-    for i in range(4):
-        value = digits[..., i] + carry
-        out.append(value & 0xFFFF)
-        carry = value >> 16
-    return jnp.stack(out, axis=-1)
-
-
-def from_digits(digits: jax.Array) -> jax.Array:
-    """Digits in base 2**16, ``[..., 4]``, as limbs, ``[..., 2]``."""
-    d = normalise(digits)
-    return jnp.stack([d[..., 2] | (d[..., 3] << 16), d[..., 0] | (d[..., 1] << 16)], axis=-1)
-
-
-def sum_segments(limbs: jax.Array, segments: np.ndarray, number: int) -> jax.Array:
-    """Sums counts in limbs ``[n, ..., 2]`` by their segment, ``[number, ..., 2]``."""
-    digits = jax.ops.segment_sum(limbs_to_digits(limbs), segments, number)
-    return from_digits(digits)
-
-
-def sum_before(limbs: jax.Array, segments: np.ndarray) -> jax.Array:
-    """For each count ``[n, 2]`` the sum of the earlier ones of its segment."""
-    earlier = np.arange(len(segments))
-    earlier = (earlier[:, None] > earlier[None]) & (segments[:, None] == segments[None])
-    digits = jnp.where(earlier[..., None], limbs_to_digits(limbs)[None], jnp.uint32(0))
-    return from_digits(jnp.sum(digits, axis=1, dtype=jnp.uint32))
-
-
-def limbs_to_digits(limbs: jax.Array) -> jax.Array:
-    """Limbs ``[..., 2]`` as digits in base 2**16 ``[..., 4]``, lowest first."""
-    high, low = limbs[..., 0], limbs[..., 1]
-    return jnp.stack([low & 0xFFFF, low >> 16, high & 0xFFFF, high >> 16], axis=-1)
-
-
 def _traced_count(sparsity: jax.Array, n: int) -> jax.Array:
     # sparsity = m * 2**-e with a 24-bit integer m, so round(sparsity * n) = round(m * n / 2**e):
     # a long multiplication in 16-bit digits (each held in a uint32), a shift, and a rounding.
@@ -212,9 +102,9 @@ def _traced_count(sparsity: jax.Array, n: int) -> jax.Array:
     half = (jax.lax.dynamic_index_in_dim(digits, half_digit, keepdims=False) >> half_bit) & 1 == 1
     up = half & (sticky | (quotient[0] & 1 == 1))
     limbs = jnp.stack([quotient[2] | (quotient[3] << 16), quotient[0] | (quotient[1] << 16)])
-    limbs = add(limbs, one_limb(up.astype(jnp.uint32)))
+    limbs = _limbs.add(limbs, _limbs.one_limb(up.astype(jnp.uint32)))
 
     # Outside [0, 1) compiled code cannot raise: nothing goes at NaN or below 0, all goes from 1.
     negative_or_nan = (bits >> 31 == 1) | (bits > 0x7F800000)
-    limbs = jnp.where(exponent >= 127, jnp.asarray(to_limbs(n)), limbs)
+    limbs = jnp.where(exponent >= 127, jnp.asarray(_limbs.to_limbs(n)), limbs)
     return jnp.where(negative_or_nan, jnp.zeros_like(limbs), limbs)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.masks import _count, _groups, _keys, _nm, _passes, _select
+from jaxprune.masks import _groups, _keys, _limbs, _nm, _passes, _select
 from jaxprune.masks._pattern import PatternSpec
 
 
@@ -19,7 +19,7 @@ def masks_of(
     limits: tuple[jax.Array, jax.Array] | None,
     pools: tuple[tuple[int, ...], ...],
     specs: tuple[PatternSpec | None, ...],
-) -> tuple[list[jax.Array], jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
+) -> tuple[list[jax.Array], list[jax.Array]]:
     """Makes the masks of all leaves.
 
     Args:
@@ -42,58 +42,60 @@ def masks_of(
         common = _keys.common_dtype([scores[i].dtype for i in members])
         dtypes = [common if i in members else dtype for i, dtype in enumerate(dtypes)]
 
+    wide = sum(leaf.size for leaf in scores) >= 1 << 32
     leaves = []
     for i, (leaf, mask, spec) in enumerate(zip(scores, before, specs, strict=True)):
         if spec is not None and spec.kept is None:
             leaf, mask = _groups.scores_of(leaf, mask, spec)
             dtypes[i] = leaf.dtype
-        leaves.append(_passes.Leaf(leaf, mask, pool_of.get(i, 0), dtypes[i]))
+        leaves.append(_passes.Leaf(leaf, mask, pool_of.get(i, 0), dtypes[i], wide))
 
     # One pass over all: what is gone already, and what is NaN.
     noted = jnp.stack(
         [_passes.count_below(leaf, (1, _keys.nan_key(leaf.dtype))) for leaf in leaves]
     )
     gone = noted[:, 0]
-    entries = jnp.asarray(_count.stack_limbs([leaf.scores.size for leaf in leaves]))
-    nan = _count.less(noted[:, 1], entries)
+    entries = _limbs.fit(_limbs.stack_limbs([leaf.scores.size for leaf in leaves]), wide)
+    nan = _limbs.less(noted[:, 1], entries)
 
     counted = [i for i in range(number) if i in pool_of]
     masks: list[Any] = [None] * number
     kept: list[Any] = [None] * number
-    asked = gone_of_pool = jnp.zeros((0, 2), jnp.uint32)
+    asked = gone_of_pool = jnp.zeros((0, 2 if wide else 1), jnp.uint32)
     if counted:
-        asked = jnp.stack([jnp.asarray(k) for k in counts])
+        asked = _limbs.fit(jnp.stack([jnp.asarray(k) for k in counts]), wide)
         members = np.asarray([pool_of[i] for i in counted])
-        gone_of_pool = _count.sum_segments(gone[np.asarray(counted)], members, len(pools))
+        gone_of_pool = _limbs.sum_segments(gone[np.asarray(counted)], members, len(pools))
         candidates = [leaves[i] for i in counted]
         if limits is not None:
-            least, most = (limit[np.asarray(counted)] for limit in limits)
+            least, most = (_limbs.fit(limit[np.asarray(counted)], wide) for limit in limits)
             candidates = _limited(candidates, least, most, gone[np.asarray(counted)])
-        chosen = _select.smallest(candidates, _count.maximum(asked, gone_of_pool))
+        chosen = _select.smallest(candidates, _limbs.maximum(asked, gone_of_pool))
         for j, i in enumerate(counted):
             spec = specs[i]
             masks[i] = ~chosen.removed[j]
-            kept[i] = _count.subtract(entries[i], chosen.counts[j])
+            kept[i] = _limbs.subtract(entries[i], chosen.counts[j])
             if spec is not None:
                 masks[i] = _groups.spread_over(masks[i], scores[i].shape, before[i], spec)
-                kept[i] = _passes.count_true(masks[i])
+                kept[i] = _passes.count_true(masks[i], wide=wide)
     for i, spec in enumerate(specs):
         if spec is not None and spec.kept is not None:
             masks[i] = _nm.keep_best(scores[i], before[i], spec, dtypes[i])
-            kept[i] = _passes.count_true(masks[i])
+            kept[i] = _passes.count_true(masks[i], wide=wide)
 
-    sizes = jnp.asarray(_count.stack_limbs([leaf.size for leaf in scores]))
+    sizes = _limbs.fit(_limbs.stack_limbs([leaf.size for leaf in scores]), wide)
     if within is None:
-        kept_before = sizes
+        kept_before = jnp.asarray(sizes)
     else:
         grouped = [spec is not None and spec.kept is None for spec in specs]
         kept_before = jnp.stack(
             [
-                _passes.count_true(mask) if whole else _count.subtract(size, lost)
+                _passes.count_true(mask, wide=wide) if whole else _limbs.subtract(size, lost)
                 for mask, whole, size, lost in zip(within, grouped, sizes, gone, strict=True)
             ]
         )
-    return masks, asked, gone_of_pool, jnp.stack(kept), kept_before, nan
+    fields = (asked, gone_of_pool, jnp.stack(kept), kept_before)
+    return masks, [*map(_limbs.full, fields), nan]
 
 
 def _limited(
@@ -102,7 +104,7 @@ def _limited(
     """Marks in each leaf what must go (its lowest) and what must stay (all but its lowest)."""
     alone = [leaf._replace(pool=i) for i, leaf in enumerate(leaves)]
     forced, allowed = (
-        _select.smallest(alone, _count.maximum(limit, gone)).removed for limit in (least, most)
+        _select.smallest(alone, _limbs.maximum(limit, gone)).removed for limit in (least, most)
     )
     out = []
     for leaf, must, may in zip(leaves, forced, allowed, strict=True):

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxprune.masks._allocation import OnCollapse
-from jaxprune.masks._count import from_limbs
+from jaxprune.masks._limbs import from_limbs
 
 
 @jax.tree_util.register_dataclass

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxprune._tree import PyTree
-from jaxprune.masks import _count
+from jaxprune.masks import _count, _limbs
 from jaxprune.masks._rules import per_leaf_numbers
 
 Limits = tuple[tuple[int, ...], tuple[int, ...]]
@@ -57,4 +57,4 @@ def total(sparsity: Any, sizes: Sequence[int], limits: Limits) -> _count.Count:
                 f"({least / n:.4g} to {most / n:.4g}). Change the sparsity or the limits."
             )
         return k
-    return _count.minimum(_count.maximum(k, _count.to_limbs(least)), _count.to_limbs(most))
+    return _limbs.minimum(_limbs.maximum(k, _limbs.to_limbs(least)), _limbs.to_limbs(most))

@@ -8,7 +8,7 @@ import numpy as np
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
-from jaxprune.masks import _count, _engine, _groups, _nm, _pattern
+from jaxprune.masks import _engine, _groups, _limbs, _nm, _pattern
 from jaxprune.masks._allocation import Allocation, Pools
 from jaxprune.masks._globally import globally
 from jaxprune.masks._info import PruneInfo
@@ -125,7 +125,7 @@ def make_with_info(
     )
     leaves, treedef = jax.tree.flatten(rescaled)
     kept_before = None if within is None else jax.tree.leaves(within)
-    masks, *fields = _engine.masks_of(leaves, kept_before, counts, limits, pools.leaves, specs)
+    masks, fields = _engine.masks_of(leaves, kept_before, counts, limits, pools.leaves, specs)
     info = PruneInfo(
         *fields,
         paths=tuple(path for path, _ in named),
@@ -210,9 +210,9 @@ def _counts(
     else:
         counts = pools.counts(sparsity, sizes)
     members = [tuple(i for i in pool if not fixed[i]) for pool in pools.leaves]
-    limbs = [_count.to_limbs(c) for c, pool in zip(counts, members, strict=True) if pool]
+    limbs = [_limbs.to_limbs(c) for c, pool in zip(counts, members, strict=True) if pool]
     limits = None
     if pools.limits is not None:
         least, most = pools.limits(sizes)
-        limits = (_count.stack_limbs(least), _count.stack_limbs(most))
+        limits = (_limbs.stack_limbs(least), _limbs.stack_limbs(most))
     return pools._replace(leaves=tuple(pool for pool in members if pool)), limbs, limits

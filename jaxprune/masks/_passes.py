@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.masks import _count, _keys
+from jaxprune.masks import _keys, _limbs
 from jaxprune.masks._shards import sum_over_shards
 
 
@@ -21,12 +21,14 @@ class Leaf(NamedTuple):
       state: mask or codes of the same shape (see `_keys`), or `None`.
       pool: index of the pool in which the leaf is counted.
       dtype: the floating dtype in which the scores of the pool are compared.
+      wide: whether counts need two limbs, because all leaves together have 2**32 entries or more.
     """
 
     scores: jax.Array
     state: jax.Array | None
     pool: int
     dtype: jnp.dtype
+    wide: bool = False
 
     @property
     def arrays(self) -> list[jax.Array]:
@@ -35,51 +37,52 @@ class Leaf(NamedTuple):
 
 
 def count_below(leaf: Leaf, points: Sequence[int]) -> jax.Array:
-    """Counts the keys of a leaf below each of some fixed keys, as limbs ``[points, 2]``."""
+    """Counts the keys of a leaf below each of some fixed keys, ``[points, limbs]``."""
     query = jnp.asarray(np.asarray(points, _keys.key_dtype(leaf.dtype)))
-    return _count.from_digits(_digits_below(leaf.arrays, query, dtype=leaf.dtype))
+    return _limbs.from_digits(_digits_below(leaf.arrays, query, dtype=leaf.dtype, wide=leaf.wide))
 
 
-def count_true(flags: jax.Array) -> jax.Array:
-    """Counts the True of a bool array, as limbs ``[2]``."""
+def count_true(flags: jax.Array, *, wide: bool) -> jax.Array:
+    """Counts the True of a bool array, ``[limbs]``."""
 
     def local(offsets: Sequence[Any], flags: jax.Array) -> jax.Array:
         del offsets  # counting needs no position
-        return digits_true([flags])
+        return digits_true([flags], wide=wide)
 
-    return _count.from_digits(sum_over_shards(local, [flags], [], 2))[0]
+    return _limbs.from_digits(sum_over_shards(local, [flags], [], 2))[0]
 
 
 def sum_by_pool(
     leaves: Sequence[Leaf], points: jax.Array, pools: int, strides: Sequence[int] | None = None
 ) -> jax.Array:
-    """Counts the keys of each pool below its points ``[pools, points]``, as limbs."""
+    """Counts the keys of each pool below its points, both ``[pools, points, ...]``."""
     pool_of = np.asarray([leaf.pool for leaf in leaves])
-    return _count.sum_segments(count_each(leaves, points, strides), pool_of, pools)
+    return _limbs.sum_segments(count_each(leaves, points, strides), pool_of, pools)
 
 
 def count_each(
     leaves: Sequence[Leaf], points: jax.Array, strides: Sequence[int] | None = None
 ) -> jax.Array:
-    """Counts the keys of each leaf below its pool's points, as limbs ``[leaves, points, 2]``."""
+    """Counts the keys of each leaf below its pool's points, ``[leaves, points, limbs]``."""
     digits = [
         _digits_below(
             leaf.arrays,
             points[leaf.pool].astype(_keys.key_dtype(leaf.dtype)),
             dtype=leaf.dtype,
+            wide=leaf.wide,
             stride=1 if strides is None else strides[leaf.pool],
         )
         for leaf in leaves
     ]
-    return _count.from_digits(jnp.stack(digits))
+    return _limbs.from_digits(jnp.stack(digits))
 
 
 # Compiled functions of their own, so that leaves of one shape are traced once.
-@partial(jax.jit, static_argnames=("dtype", "stride"))
+@partial(jax.jit, static_argnames=("dtype", "wide", "stride"))
 def _digits_below(
-    arrays: list[jax.Array], points: jax.Array, *, dtype: jnp.dtype, stride: int = 1
+    arrays: list[jax.Array], points: jax.Array, *, dtype: jnp.dtype, wide: bool, stride: int = 1
 ) -> jax.Array:
-    """Counts the keys of a leaf below each point, as digits ``[points, 4]``."""
+    """Counts the keys of a leaf below each point, ``[points, digits]``."""
 
     def local(offsets: Sequence[Any], *args: jax.Array) -> jax.Array:
         del offsets  # counting needs no position
@@ -89,7 +92,7 @@ def _digits_below(
         if stride > 1:
             arrays = [x.reshape(-1)[::stride] for x in arrays]
         keys = leaf_keys(arrays, dtype)
-        return digits_true([keys < points[j] for j in range(points.shape[0])])
+        return digits_true([keys < points[j] for j in range(points.shape[0])], wide=wide)
 
     return sum_over_shards(local, arrays, [points], 2)
 
@@ -99,14 +102,14 @@ def leaf_keys(arrays: Sequence[jax.Array], dtype: jnp.dtype) -> jax.Array:
     return _keys.sort_keys(_keys.widen(arrays[0], dtype), *arrays[1:])
 
 
-def digits_true(flags: list[jax.Array]) -> jax.Array:
-    """Counts the True of several arrays of one shape in one pass, as digits ``[arrays, 4]``.
+def digits_true(flags: list[jax.Array], *, wide: bool) -> jax.Array:
+    """Counts the True of several arrays of one shape in one pass, ``[arrays, digits]``.
 
     One reduction of several operands: XLA fuses the comparisons into it on every backend. Several
     reductions of one operand each take as many passes, and on the CPU backend each of them first
     writes the operand, 4 bytes a weight, to memory (measured: 65 ms against 6 ms at 25.5 M).
     """
-    rows, _ = split_rows(flags[0].shape)
+    rows = split_rows(flags[0].shape)[0] if wide else 0
     ones = [flag.astype(jnp.uint32) for flag in flags]
     if len(ones) == 1:
         ones = [*ones, jnp.zeros_like(ones[0])]
@@ -117,8 +120,10 @@ def digits_true(flags: list[jax.Array]) -> jax.Array:
         lambda a, b: [x + y for x, y in zip(a, b, strict=True)],
         tuple(range(rows, flags[0].ndim)),
     )
-    each = [_count.to_digits(s).reshape(-1, 4) for s in sums[: len(flags)]]
-    return jnp.stack([_count.sum_digits(digits) for digits in each])
+    if not wide:
+        return jnp.stack(sums[: len(flags)])[:, None]
+    each = [_limbs.to_digits(_limbs.one_limb(s)).reshape(-1, 4) for s in sums[: len(flags)]]
+    return jnp.stack([_limbs.sum_digits(digits) for digits in each])
 
 
 def split_rows(shape: Sequence[int]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune._tree import PyTree
-from jaxprune.masks import _count, _limits, _shares
+from jaxprune.masks import _count, _limbs, _limits, _shares
 from jaxprune.masks._allocation import OnCollapse, Pools, one_each
 
 
@@ -39,9 +39,9 @@ def proportional(
         if isinstance(removed, int):
             kept = shares.of(sum(sizes) - removed)
             return tuple(n - k for n, k in zip(sizes, kept, strict=True))
-        total = jnp.asarray(_count.to_limbs(sum(sizes)))
-        kept = shares.of_traced(_count.subtract(total, removed))
-        each = jnp.stack([jnp.asarray(_count.to_limbs(n)) for n in sizes])
-        return tuple(_count.subtract(each, kept))
+        total = jnp.asarray(_limbs.to_limbs(sum(sizes)))
+        kept = shares.of_traced(_limbs.subtract(total, removed))
+        each = jnp.stack([jnp.asarray(_limbs.to_limbs(n)) for n in sizes])
+        return tuple(_limbs.subtract(each, kept))
 
     return scores, Pools(one_each(len(jax.tree.leaves(scores))), counts, on_collapse)

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.masks import _bracket, _count, _keys, _passes, _ties
+from jaxprune.masks import _bracket, _keys, _limbs, _passes, _ties
 
 # A pool is sampled from this size on, and about this many of its scores are looked at.
 _SAMPLED_FROM, _SAMPLE = 1 << 27, 1 << 18
@@ -27,7 +27,7 @@ class Selection(NamedTuple):
 
     Attributes:
       removed: one bool array a leaf, True = among the k smallest of its pool.
-      counts: uint32 ``[leaves, 2]``, how many entries of each leaf that are, in limbs.
+      counts: uint32 ``[leaves, limbs]``, how many entries of each leaf that are.
     """
 
     removed: list[jax.Array]
@@ -43,7 +43,7 @@ def smallest(leaves: Sequence[_passes.Leaf], k: jax.Array) -> Selection:
 
     Args:
       leaves: the leaves of all pools; each pool has at least one.
-      k: uint32 ``[pools, 2]``, how many entries of each pool to mark, in limbs.
+      k: uint32 ``[pools, limbs]``, how many entries of each pool to mark.
 
     Returns:
       The marks and their counts.
@@ -56,7 +56,7 @@ def smallest(leaves: Sequence[_passes.Leaf], k: jax.Array) -> Selection:
     # between devices, as all that the search finds.
     nothing = k & 0
     low = nothing[:, 0].astype(top.dtype)
-    bracket = _bracket.Bracket(low, top | low, nothing)
+    bracket = _bracket.Bracket(low, jnp.asarray(top) | low, nothing)
     bracket = _sampled(leaves, k, bracket)
     threshold = _bracket.narrow(
         lambda points: _passes.sum_by_pool(leaves, points, pools), k, bracket
@@ -67,28 +67,31 @@ def smallest(leaves: Sequence[_passes.Leaf], k: jax.Array) -> Selection:
     following = jnp.where(threshold == top, threshold, threshold + 1)
     counts = _passes.count_each(leaves, jnp.stack([threshold, following], axis=1))
     below, upto = counts[:, 0], counts[:, 1]
-    sizes = _count.stack_limbs([leaf.scores.size for leaf in leaves])
-    tied = _count.subtract(jnp.where((threshold == top)[pool_of][:, None], sizes, upto), below)
-    missing = _count.subtract(k, _count.sum_segments(below, pool_of, pools))[pool_of]
-    before = _count.sum_before(tied, pool_of)  # equal entries of the pool in earlier leaves
-    take = _count.minimum(_count.subtract(_count.maximum(missing, before), before), tied)
+    wide = leaves[0].wide
+    sizes = _limbs.fit(_limbs.stack_limbs([leaf.scores.size for leaf in leaves]), wide)
+    tied = _limbs.subtract(jnp.where((threshold == top)[pool_of][:, None], sizes, upto), below)
+    missing = _limbs.subtract(k, _limbs.sum_segments(below, pool_of, pools))[pool_of]
+    before = _limbs.sum_before(tied, pool_of)  # equal entries of the pool in earlier leaves
+    take = _limbs.minimum(_limbs.subtract(_limbs.maximum(missing, before), before), tied)
 
     # Where the position lies if a leaf gives all or none of its equal entries is known at once.
     units = np.asarray([_positions(leaf.scores.shape) for leaf in leaves], np.uint32)
     none = jnp.uint32(0)
-    first = jnp.where(_count.less(take, tied), none, units)
+    first = jnp.where(_limbs.less(take, tied), none, units)
     last = jnp.where(jnp.any(take > 0, axis=-1), units, none)
     take, first, last = _materialise(take), _materialise(first), _materialise(last)
     keys_of = [threshold[leaf.pool].astype(_keys.key_dtype(leaf.dtype)) for leaf in leaves]
     positions = [
-        _ties.position(leaf.arrays, keys_of[i], take[i], first[i], last[i], dtype=leaf.dtype)
+        _ties.position(
+            leaf.arrays, keys_of[i], take[i], first[i], last[i], dtype=leaf.dtype, wide=wide
+        )
         for i, leaf in enumerate(leaves)
     ]
     removed = []
     for leaf, key, position in zip(leaves, keys_of, positions, strict=True):
         keys = _passes.leaf_keys(leaf.arrays, leaf.dtype)
         removed.append((keys < key) | ((keys == key) & _ties.before(keys.shape, *position)))
-    return Selection(removed, _count.add(below, take))
+    return Selection(removed, _limbs.add(below, take))
 
 
 def _sampled(
@@ -116,7 +119,8 @@ def _sampled(
     # Four standard deviations of a sampled quantile, which are at most sqrt(seen) / 2 each.
     margin = 2 * jnp.sqrt(seen) + 2
     ranks = jnp.concatenate([rank - margin, rank + margin])
-    targets = _count.one_limb(jnp.clip(ranks, 0, 2.0**31).astype(jnp.uint32))
+    targets = _limbs.one_limb(jnp.clip(ranks, 0, 2.0**31).astype(jnp.uint32))
+    targets = _limbs.fit(targets, k.shape[-1] == 2)
     found = _bracket.narrow(count, targets, jax.tree.map(double, bracket)).low
     low, high = found[:pools], jnp.maximum(found[pools:], found[:pools])
     points = jnp.stack([low, jnp.where(high < top, high + 1, high)], axis=1)
@@ -125,7 +129,8 @@ def _sampled(
 
 
 def _as_float(limbs: jax.Array) -> jax.Array:
-    return limbs[..., 0].astype(jnp.float32) * 2.0**32 + limbs[..., 1].astype(jnp.float32)
+    high, low = jnp.split(_limbs.full(limbs).astype(jnp.float32), 2, axis=-1)
+    return (high * 2.0**32 + low)[..., 0]
 
 
 def _materialise(x: jax.Array) -> jax.Array:

@@ -93,7 +93,7 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
         sharding = jax.typeof(args[0]).sharding
         if not sharding.mesh.are_all_axes_explicit:
             return counted(args)
-        # On a mesh of explicit axes the sharding is part of the type, so the partition is known now.
+        # On a mesh of explicit axes the sharding is part of the type: the partition is known now.
         names = _axis_names(jax.ShapeDtypeStruct(args[0].shape, args[0].dtype, sharding=sharding))
         aligned, whole = PartitionSpec(*names), PartitionSpec(*names[:batch])
         specs = (aligned,) * arrays + (whole,) * (len(args) - arrays)

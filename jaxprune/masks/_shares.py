@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.masks import _count
+from jaxprune.masks import _limbs
 
 _BITS = 62  # of a share's fraction: totals stay below 2**62, so a share errs by less than one
 
@@ -52,31 +52,31 @@ class Shares(NamedTuple):
 
     def of_traced(self, total: jax.Array) -> jax.Array:
         """What each leaf keeps of a traced total in limbs ``[2]``, as limbs ``[leaves, 2]``."""
-        starts = jnp.asarray(_count.stack_limbs([s.start for s in self.segments]))
-        here = jnp.sum(~_count.less(total[None], starts), dtype=jnp.int32) - 1
-        base = jnp.asarray(np.stack([_count.stack_limbs(s.base) for s in self.segments]))[here]
-        high = jnp.asarray(np.stack([_count.stack_limbs(s.high) for s in self.segments]))[here]
-        share = jnp.asarray(np.stack([_count.stack_limbs(s.share) for s in self.segments]))[here]
+        starts = jnp.asarray(_limbs.stack_limbs([s.start for s in self.segments]))
+        here = jnp.sum(~_limbs.less(total[None], starts), dtype=jnp.int32) - 1
+        base = jnp.asarray(np.stack([_limbs.stack_limbs(s.base) for s in self.segments]))[here]
+        high = jnp.asarray(np.stack([_limbs.stack_limbs(s.high) for s in self.segments]))[here]
+        share = jnp.asarray(np.stack([_limbs.stack_limbs(s.share) for s in self.segments]))[here]
         whole = np.zeros(len(self.segments[0].base), np.int32)  # one segment: all leaves
-        rest = _count.subtract(total, _count.sum_segments(base, whole, 1)[0])
+        rest = _limbs.subtract(total, _limbs.sum_segments(base, whole, 1)[0])
 
-        product = _multiply(_count.limbs_to_digits(rest), _count.limbs_to_digits(share))
+        product = _multiply(_limbs.to_digits(rest), _limbs.to_digits(share))
         # 62 bits are three digits and 14 bits.
         quotient = jnp.stack(
             [((product[..., 3 + i] >> 14) | (product[..., 4 + i] << 2)) & 0xFFFF for i in range(4)],
             axis=-1,
         )
-        kept = _count.add(base, _count.from_digits(quotient))
-        remainder = _count.from_digits(product[..., :4].at[..., 3].set(product[..., 3] & 0x3FFF))
-        open_ = jnp.any(share > 0, axis=-1) & _count.less(kept, high)
-        larger = _count.less(remainder[:, None], remainder[None]) | (
+        kept = _limbs.add(base, _limbs.from_digits(quotient))
+        remainder = _limbs.from_digits(product[..., :4].at[..., 3].set(product[..., 3] & 0x3FFF))
+        open_ = jnp.any(share > 0, axis=-1) & _limbs.less(kept, high)
+        larger = _limbs.less(remainder[:, None], remainder[None]) | (
             jnp.all(remainder[:, None] == remainder[None], axis=-1)
             & (np.arange(len(whole))[:, None] > np.arange(len(whole))[None])
         )
         rank = jnp.sum(larger & open_[None], axis=1, dtype=jnp.uint32)
-        missing = _count.subtract(total, _count.sum_segments(kept, whole, 1)[0])
-        more = open_ & _count.less(_count.one_limb(rank), missing[None])
-        return _count.add(kept, _count.one_limb(more.astype(jnp.uint32)))
+        missing = _limbs.subtract(total, _limbs.sum_segments(kept, whole, 1)[0])
+        more = open_ & _limbs.less(_limbs.one_limb(rank), missing[None])
+        return _limbs.add(kept, _limbs.one_limb(more.astype(jnp.uint32)))
 
 
 def solve(proportions: Sequence[float], low: Sequence[int], high: Sequence[int]) -> Shares:

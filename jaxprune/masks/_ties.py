@@ -7,14 +7,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprune.masks import _bracket, _count
+from jaxprune.masks import _bracket, _limbs
 from jaxprune.masks._passes import digits_true, leaf_keys, split_rows
 from jaxprune.masks._shards import sum_over_shards
 
 _POINTS = 3
 
 
-@partial(jax.jit, static_argnames=("dtype",))
+@partial(jax.jit, static_argnames=("dtype", "wide"))
 def position(
     arrays: list[jax.Array],
     key: jax.Array,
@@ -23,16 +23,18 @@ def position(
     last: jax.Array,
     *,
     dtype: jnp.dtype,
+    wide: bool,
 ) -> jax.Array:
     """Finds the position ``(row, column)`` before which ``take`` entries equal a key.
 
     Args:
       arrays: the arrays of the leaf.
       key: the key, a scalar.
-      take: how many entries, in limbs ``[2]``.
+      take: how many entries, ``[limbs]``.
       first: where the search begins: a column, or of a leaf of 2**32 entries and more a row.
       last: where it ends. If it is not after ``first``, the position is ``first``.
       dtype: the floating dtype in which the scores of the pool are compared.
+      wide: whether counts have two limbs.
 
     Returns:
       uint32 ``[2]``.
@@ -53,18 +55,18 @@ def position(
         flags = [
             (keys == key[0]) & before(full, r, c, **place) for r, c in zip(row, column, strict=True)
         ]
-        return digits_true(flags)
+        return digits_true(flags, wide=wide)
 
     def count(row: jax.Array, column: jax.Array) -> jax.Array:
-        """Counts the equal entries before each position, as digits ``[positions, 4]``."""
-        return sum_over_shards(local, arrays, [key[None], row, column, zero], 2)
+        """Counts the equal entries before each position, ``[positions, limbs]``."""
+        return _limbs.from_digits(sum_over_shards(local, arrays, [key[None], row, column, zero], 2))
 
     row, high = zero[0], last
     if rows:  # a huge leaf: first the row that the position is in
         bracket = _bracket.Bracket(first[None], last[None], nothing[None])
 
         def count_rows(points: jax.Array) -> jax.Array:
-            return _count.from_digits(count(points[0], jnp.zeros_like(points[0])))[None]
+            return count(points[0], jnp.zeros_like(points[0]))[None]
 
         found = _bracket.narrow(count_rows, take[None], bracket)
         row = found.low[0]
@@ -74,11 +76,7 @@ def position(
         low, high = bracket
         stride = jnp.maximum((high - low) // (_POINTS + 1), 1)
         points = jnp.minimum(low + stride * jnp.arange(1, _POINTS + 1, dtype=jnp.uint32), high)
-        digits = count(jnp.broadcast_to(row, points.shape), points)
-        if rows:
-            fits = ~_count.less(take[None], _count.from_digits(digits))
-        else:  # fewer than 2**32 entries
-            fits = digits[:, 0] + (digits[:, 1] << 16) <= take[1]
+        fits = ~_limbs.less(take[None], count(jnp.broadcast_to(row, points.shape), points))
         low = jnp.max(jnp.where(fits, points, low))
         return low, jnp.min(jnp.where(fits, high, points - 1))
 

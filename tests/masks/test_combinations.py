@@ -525,9 +525,7 @@ def test_leaves_of_several_dtypes_with_groups():
 def test_a_raw_score_of_groups_removes_the_lowest_sums():
     """Sums of any floats round, so: nothing that went is clearly above anything that stayed."""
     for seed, (pattern, allocation) in enumerate(
-        itertools.product(
-            ["block", "channels"], ["globally", "lamp"]
-        )
+        itertools.product(["block", "channels"], ["globally", "lamp"])
     ):
         rng = np.random.default_rng(seed)
         scores = jp.scores.magnitude(make_params(rng))

@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxprune as jp
-from jaxprune.masks import _count, _keys, _passes, _select, _ties
+from jaxprune.masks import _keys, _limbs, _passes, _select, _ties
 from tests.masks import oracle
 
 F32 = jnp.dtype(jnp.float32)
@@ -158,23 +158,24 @@ def test_temporaries_stay_below_two_bytes_a_weight():
         assert memory.temp_size_in_bytes < 2 * 4 * 512 * 1024
 
 
-def leaves_of(arrays, pools):
+def leaves_of(arrays, pools, wide=False):
     return [
-        _passes.Leaf(jnp.asarray(x), None, pool, F32) for x, pool in zip(arrays, pools, strict=True)
+        _passes.Leaf(jnp.asarray(x), None, pool, F32, wide)
+        for x, pool in zip(arrays, pools, strict=True)
     ]
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_the_sampled_bracket_changes_nothing(monkeypatch, tied):
+@pytest.mark.parametrize(("tied", "wide"), [(False, False), (True, False), (True, True)])
+def test_the_sampled_bracket_changes_nothing(monkeypatch, tied, wide):
     monkeypatch.setattr(_select, "_SAMPLED_FROM", 1000)
     monkeypatch.setattr(_select, "_SAMPLE", 300)
     rng = np.random.default_rng(1)
     arrays = [rng.normal(size=(60, 50)), rng.normal(size=(2000,)), rng.normal(size=(30, 10, 10))]
     arrays = [np.abs(np.round(x, 1) if tied else x).astype(np.float32) for x in arrays]
     arrays[1] += 3  # the sample of a pool is no fair one where leaves differ; the result is exact
-    run = jax.jit(lambda k: _select.smallest(leaves_of(arrays, [0, 0, 1]), k))
+    run = jax.jit(lambda k: _select.smallest(leaves_of(arrays, [0, 0, 1], wide), k))
     for k in [(0, 0), (1, 1), (2500, 900), (4999, 2999), (5000, 3000)]:
-        limbs = jnp.asarray(_count.stack_limbs(k))
+        limbs = jnp.asarray(_limbs.fit(_limbs.stack_limbs(k), wide))
         found = run(limbs)
         expected = [
             *oracle.remove_lowest(arrays[:2], k[0]),
@@ -182,7 +183,7 @@ def test_the_sampled_bracket_changes_nothing(monkeypatch, tied):
         ]
         for ours, mask in zip(found.removed, expected, strict=True):
             np.testing.assert_array_equal(~np.asarray(ours), mask)
-        counts = [int(c[1]) for c in found.counts]
+        counts = [_limbs.from_limbs(c) for c in _limbs.full(found.counts)]
         assert counts == [int((~m).sum()) for m in expected]
 
 
@@ -201,9 +202,9 @@ def test_leaves_of_many_rows(monkeypatch):
     rng = np.random.default_rng(2)
     arrays = [np.round(rng.random(s), 1).astype(np.float32) for s in [(40, 5), (3, 7, 4, 5), (9,)]]
     arrays.append(np.zeros((6, 3, 8), np.float32))
-    run = jax.jit(lambda k: _select.smallest(leaves_of(arrays, [0, 0, 0, 1]), k))
+    run = jax.jit(lambda k: _select.smallest(leaves_of(arrays, [0, 0, 0, 1], wide=True), k))
     for k in [(0, 0), (17, 5), (100, 77), (388, 100), (629, 144)]:
-        found = run(jnp.asarray(_count.stack_limbs(k)))
+        found = run(jnp.asarray(_limbs.stack_limbs(k)))
         expected = [
             *oracle.remove_lowest(arrays[:3], k[0]),
             *oracle.remove_lowest(arrays[3:], k[1]),
@@ -217,18 +218,19 @@ def test_many_rows_on_eight_devices(monkeypatch):
     monkeypatch.setattr(_ties, "split_rows", small_rows)
     scores, _ = spread(Mesh(np.array(jax.devices()).reshape(2, 4), ("x", "y")))
     run = jax.jit(
-        lambda s, k: _select.smallest([_passes.Leaf(x, None, 0, F32) for x in s.values()], k)
+        lambda s, k: _select.smallest([_passes.Leaf(x, None, 0, F32, True) for x in s.values()], k)
     )
     k = round(0.6 * (16 * 24 + 8 * 40))
-    removed = run(scores, jnp.asarray(_count.stack_limbs([k]))).removed
+    removed = run(scores, jnp.asarray(_limbs.stack_limbs([k]))).removed
     assert_same([~r for r in removed], [ALONE["a"], ALONE["b"]])
 
 
 def test_counts_of_rows_add_up_past_all_limits():
     # 2**17 rows of 2**32 - 1 entries each, without the entries.
-    digits = _count.to_digits(jnp.full((1 << 17,), 2**32 - 1, jnp.uint32))
-    limbs = _count.from_digits(_count.sum_digits(digits)[None])[0]
-    assert _count.from_limbs(limbs) == (1 << 17) * (2**32 - 1)
+    rows = _limbs.one_limb(jnp.full((1 << 17,), 2**32 - 1, jnp.uint32))
+    digits = _limbs.to_digits(rows)
+    limbs = _limbs.from_digits(_limbs.sum_digits(digits)[None])[0]
+    assert _limbs.from_limbs(limbs) == (1 << 17) * (2**32 - 1)
     assert _passes.split_rows((1 << 17, 1 << 17)) == (1, 1 << 17)
     assert _passes.split_rows((80, 1 << 13, 1 << 14)) == (1, 1 << 27)
     assert _passes.split_rows((1 << 31,)) == (0, 1 << 31)

@@ -165,15 +165,15 @@ def test_counts_past_two_to_the_24():
 
 
 def test_count_arithmetic_past_two_to_the_32():
-    from jaxprune.masks import _count
+    from jaxprune.masks import _limbs
 
     a, b = 2**32 + 5, 2**32 - 1
-    limbs = lambda x: jnp.asarray(_count.to_limbs(x))  # noqa: E731
-    assert _count.from_limbs(_count.add(limbs(a), limbs(b))) == a + b
-    assert _count.from_limbs(_count.subtract(limbs(a), limbs(b))) == a - b
-    assert bool(_count.less(limbs(b), limbs(a)))
-    assert not bool(_count.less(limbs(a), limbs(b)))
-    assert not bool(_count.less(limbs(a), limbs(a)))
+    limbs = lambda x: jnp.asarray(_limbs.to_limbs(x))  # noqa: E731
+    assert _limbs.from_limbs(_limbs.add(limbs(a), limbs(b))) == a + b
+    assert _limbs.from_limbs(_limbs.subtract(limbs(a), limbs(b))) == a - b
+    assert bool(_limbs.less(limbs(b), limbs(a)))
+    assert not bool(_limbs.less(limbs(a), limbs(b)))
+    assert not bool(_limbs.less(limbs(a), limbs(a)))
 
 
 def test_vmap_prunes_each_member_of_a_stack():
