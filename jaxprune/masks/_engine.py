@@ -50,29 +50,29 @@ def masks_of(
             dtypes[i] = leaf.dtype
         leaves.append(_passes.Leaf(leaf, mask, pool_of.get(i, 0), dtypes[i], wide))
 
-    # One pass over all: what is gone already, and what is NaN.
-    noted = jnp.stack(
-        [_passes.count_below(leaf, (1, _keys.nan_key(leaf.dtype))) for leaf in leaves]
-    )
-    gone = noted[:, 0]
     entries = _limbs.fit(_limbs.stack_limbs([leaf.scores.size for leaf in leaves]), wide)
-    nan = _limbs.less(noted[:, 1], entries)
+    gone = jnp.zeros_like(entries)
+    if within is not None:
+        gone = jnp.stack([_passes.count_below(leaf, (_keys.GONE + 1,))[0] for leaf in leaves])
 
     counted = [i for i in range(number) if i in pool_of]
     masks: list[Any] = [None] * number
     kept: list[Any] = [None] * number
+    nan: list[Any] = [None] * number
     asked = gone_of_pool = jnp.zeros((0, 2 if wide else 1), jnp.uint32)
     if counted:
         asked = _limbs.fit(jnp.stack([jnp.asarray(k) for k in counts]), wide)
         members = np.asarray([pool_of[i] for i in counted])
         gone_of_pool = _limbs.sum_segments(gone[np.asarray(counted)], members, len(pools))
-        candidates = [leaves[i] for i in counted]
+        candidates, found_nan = [leaves[i] for i in counted], None
         if limits is not None:
             least, most = (_limbs.fit(limit[np.asarray(counted)], wide) for limit in limits)
-            candidates = _limited(candidates, least, most, gone[np.asarray(counted)])
+            candidates, found_nan = _limited(candidates, least, most, gone[np.asarray(counted)])
         chosen = _select.smallest(candidates, _limbs.maximum(asked, gone_of_pool))
+        found_nan = chosen.nan if found_nan is None else found_nan
         for j, i in enumerate(counted):
             spec = specs[i]
+            nan[i] = found_nan[j]
             masks[i] = ~chosen.removed[j]
             kept[i] = _limbs.subtract(entries[i], chosen.counts[j])
             if spec is not None:
@@ -82,6 +82,8 @@ def masks_of(
         if spec is not None and spec.kept is not None:
             masks[i] = _nm.keep_best(scores[i], before[i], spec, dtypes[i])
             kept[i] = _passes.count_true(masks[i], wide=wide)
+            (numbers,) = _passes.count_below(leaves[i], (_keys.nan_key(leaves[i].dtype),))
+            nan[i] = _limbs.less(numbers, jnp.asarray(entries[i]))
 
     sizes = _limbs.fit(_limbs.stack_limbs([leaf.size for leaf in scores]), wide)
     if within is None:
@@ -95,22 +97,26 @@ def masks_of(
             ]
         )
     fields = (asked, gone_of_pool, jnp.stack(kept), kept_before)
-    return masks, [*map(_limbs.full, fields), nan]
+    return masks, [*map(_limbs.full, fields), jnp.stack(nan)]
 
 
 def _limited(
     leaves: list[_passes.Leaf], least: jax.Array, most: jax.Array, gone: jax.Array
-) -> list[_passes.Leaf]:
-    """Marks in each leaf what must go (its lowest) and what must stay (all but its lowest)."""
+) -> tuple[list[_passes.Leaf], jax.Array]:
+    """Marks in each leaf what must go (its lowest) and what must stay (all but its lowest).
+
+    Returns:
+      The leaves with these marks as their state, and which leaves hold a NaN.
+    """
     alone = [leaf._replace(pool=i) for i, leaf in enumerate(leaves)]
     forced, allowed = (
-        _select.smallest(alone, _limbs.maximum(limit, gone)).removed for limit in (least, most)
+        _select.smallest(alone, _limbs.maximum(limit, gone)) for limit in (least, most)
     )
     out = []
-    for leaf, must, may in zip(leaves, forced, allowed, strict=True):
+    for leaf, must, may in zip(leaves, forced.removed, allowed.removed, strict=True):
         code = jnp.where(must, jnp.uint8(_keys.FORCED), jnp.uint8(_keys.CANDIDATE))
         code = jnp.where(may, code, jnp.uint8(_keys.IMMUNE))
         if leaf.state is not None:
             code = jnp.where(leaf.state, code, jnp.uint8(_keys.GONE))
         out.append(leaf._replace(state=code))
-    return out
+    return out, forced.nan

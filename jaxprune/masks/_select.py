@@ -17,9 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune.masks import _bracket, _keys, _limbs, _passes, _ties
+from jaxprune.masks._shards import vary_as
 
-# A pool is sampled from this size on, and about this many of its scores are looked at.
-_SAMPLED_FROM, _SAMPLE = 1 << 27, 1 << 18
+# Pools are sampled whose leaves have this many entries on average; below, the passes saved cost less
+# than the sample's own. About so many entries of a pool are looked at.
+_SAMPLED_FROM, _SAMPLE = 1 << 22, 1 << 18
 
 
 class Selection(NamedTuple):
@@ -28,10 +30,12 @@ class Selection(NamedTuple):
     Attributes:
       removed: one bool array a leaf, True = among the k smallest of its pool.
       counts: uint32 ``[leaves, limbs]``, how many entries of each leaf that are.
+      nan: bool ``[leaves]``, whether a leaf holds a NaN that its state does not hide.
     """
 
     removed: list[jax.Array]
     counts: jax.Array
+    nan: jax.Array
 
 
 def smallest(leaves: Sequence[_passes.Leaf], k: jax.Array) -> Selection:
@@ -52,9 +56,9 @@ def smallest(leaves: Sequence[_passes.Leaf], k: jax.Array) -> Selection:
     top = np.zeros((pools,), _wide(leaves))
     for leaf in leaves:
         top[leaf.pool] = np.iinfo(_keys.key_dtype(leaf.dtype)).max
-    # Zeros made from k, so that inside `jax.shard_map` they have the type of data that differs
-    # between devices, as all that the search finds.
-    nothing = k & 0
+    for leaf in leaves:
+        k = vary_as(k, leaf.scores)
+    nothing = k & 0  # zeros of that type, for the search to begin with
     low = nothing[:, 0].astype(top.dtype)
     bracket = _bracket.Bracket(low, jnp.asarray(top) | low, nothing)
     bracket = _sampled(leaves, k, bracket)
@@ -62,13 +66,18 @@ def smallest(leaves: Sequence[_passes.Leaf], k: jax.Array) -> Selection:
         lambda points: _passes.sum_by_pool(leaves, points, pools), k, bracket
     ).low
 
-    # One pass more: how many keys of each leaf lie below the threshold, and how many are equal.
+    # One pass more: how many keys of each leaf lie below the threshold, are equal, and are NaN.
     pool_of = np.asarray([leaf.pool for leaf in leaves])
     following = jnp.where(threshold == top, threshold, threshold + 1)
-    counts = _passes.count_each(leaves, jnp.stack([threshold, following], axis=1))
+    nan_key = np.zeros_like(top)
+    for leaf in leaves:
+        nan_key[leaf.pool] = _keys.nan_key(leaf.dtype)
+    points = jnp.stack([threshold, following, jnp.asarray(nan_key)], axis=1)
+    counts = _passes.count_each(leaves, points)
     below, upto = counts[:, 0], counts[:, 1]
     wide = leaves[0].wide
     sizes = _limbs.fit(_limbs.stack_limbs([leaf.scores.size for leaf in leaves]), wide)
+    nan = _limbs.less(counts[:, 2], jnp.asarray(sizes))
     tied = _limbs.subtract(jnp.where((threshold == top)[pool_of][:, None], sizes, upto), below)
     missing = _limbs.subtract(k, _limbs.sum_segments(below, pool_of, pools))[pool_of]
     before = _limbs.sum_before(tied, pool_of)  # equal entries of the pool in earlier leaves
@@ -91,7 +100,7 @@ def smallest(leaves: Sequence[_passes.Leaf], k: jax.Array) -> Selection:
     for leaf, key, position in zip(leaves, keys_of, positions, strict=True):
         keys = _passes.leaf_keys(leaf.arrays, leaf.dtype)
         removed.append((keys < key) | ((keys == key) & _ties.before(keys.shape, *position)))
-    return Selection(removed, _limbs.add(below, take))
+    return Selection(removed, _limbs.add(below, take), nan)
 
 
 def _sampled(
@@ -100,7 +109,7 @@ def _sampled(
     """Narrows the brackets of large pools by what a strided sample shows, verified by counting."""
     pools = k.shape[0]
     sizes = [sum(leaf.scores.size for leaf in leaves if leaf.pool == p) for p in range(pools)]
-    if min(sizes) < _SAMPLED_FROM:
+    if sum(sizes) // len(leaves) < _SAMPLED_FROM or min(sizes) < _SAMPLED_FROM:
         return bracket
     strides = [max(1, size // _SAMPLE) for size in sizes]
     top = bracket.high

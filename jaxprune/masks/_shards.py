@@ -116,6 +116,16 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
     return over
 
 
+def vary_as(x: jax.Array, array: jax.Array) -> jax.Array:
+    """Gives ``x`` the type of data that differs between devices, where ``array`` has it.
+
+    Inside `jax.shard_map` what a loop carries must have from the start the type that it gets from
+    the data it meets.
+    """
+    axes = jax.typeof(array).manual_axis_type.varying - jax.typeof(x).manual_axis_type.varying
+    return jax.lax.pcast(x, tuple(sorted(axes)), to="varying") if axes else x
+
+
 def _repeat(array: jax.Array, times: int) -> jax.Array:
     return jnp.broadcast_to(array[None], (times, *array.shape))
 

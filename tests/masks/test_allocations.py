@@ -89,7 +89,7 @@ class TestUniform:
 
     def test_limits_hold_the_total(self):
         mask = make(jp.masks.uniform(max_sparsity={"mid": 0.25}), 0.5)
-        assert removed(mask) == [20, 20, 32]  # 52 of 64: 19.5 and 32.5, equal remainders
+        assert removed(mask) == [19, 20, 33]  # 4.5 and 7.5 stay: the first rounds up
 
     def test_a_floor(self):
         mask = make(jp.masks.uniform(min_sparsity={"out": 0.9}), 0.5)
@@ -99,8 +99,8 @@ class TestUniform:
 class TestUniformPlus:
     def test_found_by_shape(self):
         scores = scores_of(shapes={"conv": (3, 3, 1, 4), "mid": (3, 3, 4, 4), "out": (4, 5)})
-        mask = make(jp.masks.uniform_plus(), 0.8, scores)  # 160 of 200, 16 of the last at most
-        assert removed(mask) == [0, 144, 16]
+        mask = make(jp.masks.uniform_plus(), 0.7, scores)  # 140 of 200, 16 of the last at most
+        assert removed(mask) == [0, 124, 16]
 
     def test_below_its_limit_the_last_layer_is_as_the_others(self):
         scores = scores_of(shapes={"conv": (3, 3, 1, 4), "mid": (3, 3, 4, 4), "out": (4, 5)})

@@ -12,23 +12,26 @@ import jaxprune as jp
 from tests.masks import oracle
 
 ALLOW = jp.masks.globally(on_collapse="allow")
-# Few shapes, so that hypothesis varies values and not compilations.
-SHAPES = [((7,),), ((3, 4), (5,)), ((2, 3), (1, 1), (4, 2, 2))]
-DTYPES = [jnp.float32, jnp.bfloat16, jnp.float16]
+# Few shapes and dtypes, so that hypothesis varies values and not compilations.
+F32, BF16, F16 = jnp.float32, jnp.bfloat16, jnp.float16
+KINDS = [
+    (((7,),), (F32,)),
+    (((3, 4), (5,)), (BF16, BF16)),
+    (((2, 3), (1, 1), (4, 2, 2)), (F32, BF16, F32)),
+    (((3, 4), (5,)), (F16, F16)),
+]
 TIES = np.array([0.0, -0.0, 1.0, -1.0, 2.0, np.inf, -np.inf, 0.5, 1e-40, 3e-8])
 
 
 @st.composite
 def score_trees(draw):
-    shapes = draw(st.sampled_from(SHAPES))
-    dtype = draw(st.sampled_from([*DTYPES, "mixed"]))
+    shapes, dtypes = draw(st.sampled_from(KINDS))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     tied = draw(st.booleans())
     leaves = []
-    for i, shape in enumerate(shapes):
+    for shape, dtype in zip(shapes, dtypes, strict=True):
         values = rng.choice(TIES, shape) if tied else rng.normal(size=shape)
-        leaf_dtype = DTYPES[i % 2] if dtype == "mixed" else dtype
-        leaves.append(jnp.asarray(values.astype(np.float32)).astype(leaf_dtype))
+        leaves.append(jnp.asarray(values.astype(np.float32)).astype(dtype))
     return leaves
 
 
@@ -64,10 +67,8 @@ def test_uniform_equals_the_oracle_leaf_by_leaf(scores, sparsity):
 @given(score_trees(), st.floats(0, 0.9), st.floats(0, 1), st.integers(0, 2**16))
 def test_nesting_equals_the_oracle(scores, first, share, seed):
     n = sum(x.size for x in scores)
-    others = [
-        jax.random.normal(jax.random.fold_in(jax.random.key(seed), i), x.shape)
-        for i, x in enumerate(scores)
-    ]
+    rng = np.random.default_rng(seed)
+    others = [jnp.asarray(rng.normal(size=x.shape), x.dtype) for x in scores]
     within = jp.masks.make(others, first, allocation=ALLOW)
     second = min(first + (1 - first) * share, 0.999)
     mask = jp.masks.make(scores, second, within=within, allocation=ALLOW)
@@ -77,17 +78,24 @@ def test_nesting_equals_the_oracle(scores, first, share, seed):
     assert_same(mask, oracle.remove_lowest(wide, round(second * n), as_numpy(within)))
 
 
+make_traced = jax.jit(lambda s, p: jp.masks.make(s, p, allocation=ALLOW))
+make_static = jax.jit(lambda s, p: jp.masks.make(s, p, allocation=ALLOW), static_argnums=1)
+
+
+# Compiled once for each kind of tree.
 @pytest.mark.filterwarnings("ignore:this prune removes nothing")
-@settings(max_examples=40)
 @given(score_trees(), st.floats(0, 0.9990234375, width=32))
-def test_traced_sparsity_and_jit_equal_eager(scores, sparsity):
+def test_traced_sparsity_equals_eager(scores, sparsity):
     eager = jp.masks.make(scores, sparsity, allocation=ALLOW)
-    static = jax.jit(lambda s: jp.masks.make(s, sparsity, allocation=ALLOW))(scores)
-    traced = jax.jit(lambda s, p: jp.masks.make(s, p, allocation=ALLOW))(
-        scores, jnp.float32(sparsity)
-    )
-    assert_same(static, as_numpy(eager))
-    assert_same(traced, as_numpy(eager))
+    assert_same(make_traced(scores, jnp.float32(sparsity)), as_numpy(eager))
+
+
+# Compiled once for each kind of tree and sparsity.
+@settings(max_examples=40)
+@given(score_trees(), st.sampled_from([0.0, 0.37]))
+def test_jit_equals_eager(scores, sparsity):
+    eager = jp.masks.make(scores, sparsity, allocation=ALLOW)
+    assert_same(make_static(scores, sparsity), as_numpy(eager))
 
 
 # Sizes around the limits of float32, int32, uint32 and beyond; each is one compilation.

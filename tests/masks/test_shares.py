@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune.masks import _count, _shares
+from jaxprune.masks import _limbs, _shares
 from tests.masks import oracle
 
 SCALES = [10, 1000, 2**20, 2**33, 2**41]
