@@ -6,7 +6,6 @@ for every value, which parameters it is a linear rearrangement of. No framework 
 that, and no module has to be known.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -18,6 +17,7 @@ from jax.core import eval_jaxpr
 from jax.extend.core import JaxprEqn, Literal
 
 from jaxprune import _tree
+from jaxprune._rearrangement import Origin, Value, aval, bind, rearranged
 from jaxprune._tree import PyTree
 
 _PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
@@ -27,23 +27,6 @@ _CALLS = frozenset(
     {
         "jit", "pjit", "closed_call", "core_call", "call", "remat", "remat2", "checkpoint",
         "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "composite",
-    }
-)  # fmt: skip
-
-# Every entry of the result is an entry of the first operand, up to sign and precision.
-_SAME = frozenset(
-    {
-        "convert_element_type", "copy", "copy_p", "reduce_precision", "sharding_constraint",
-        "device_put", "stop_gradient", "neg", "name", "mesh_cast", "reshard",
-    }
-)  # fmt: skip
-
-# Every entry of the result is an entry of some operand, or a constant.
-_MOVES = frozenset(
-    {
-        "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "rev",
-        "split", "dynamic_slice", "gather", "concatenate", "pad", "select_n", "stack", "unstack",
-        "tile",
     }
 )  # fmt: skip
 
@@ -149,27 +132,6 @@ def accumulate(f: Callable[..., Any], params: PyTree, *args: Any, tap: Tap) -> P
     return jax.tree.structure(params).unflatten(totals)
 
 
-def aval(atom: Any) -> Any:
-    """The shape and dtype of an equation's operand or result."""
-    return atom.aval
-
-
-class _Origin(NamedTuple):
-    """A value as a linear function of the roots of its scope."""
-
-    roots: frozenset[int]
-    rebuild: Callable[[Mapping[int, jax.Array]], jax.Array]
-    # For each axis of the value the axes of the root that it runs over; None if not known.
-    axes: tuple[frozenset[int], ...] | None
-
-
-@dataclass(frozen=True)
-class _Value:
-    array: Any
-    data: bool = False  # depends on the data, so that it is no parameter any more
-    origin: _Origin | None = None
-
-
 @dataclass
 class _Scope:
     """Where tracking starts anew: the function, a loop body, a branch.
@@ -182,15 +144,15 @@ class _Scope:
     totals: dict[int, jax.Array] = field(default_factory=dict)
     varying: dict[int, set[int]] = field(default_factory=dict)
 
-    def origin(self, root: int) -> _Origin:
+    def origin(self, root: int) -> Origin:
         axes = tuple(frozenset({axis}) for axis in range(len(self.shapes[root])))
-        return _Origin(frozenset({root}), lambda roots: roots[root], axes)
+        return Origin(frozenset({root}), lambda roots: roots[root], axes)
 
-    def leaves(self, value: _Value) -> tuple[str, ...]:
+    def leaves(self, value: Value) -> tuple[str, ...]:
         roots = sorted(value.origin.roots) if value.origin else []
         return tuple(dict.fromkeys(path for root in roots for path in self.paths[root]))
 
-    def add(self, origin: _Origin, contribution: Contribution) -> None:
+    def add(self, origin: Origin, contribution: Contribution) -> None:
         array = contribution.array
         roots = {r: jax.ShapeDtypeStruct(self.shapes[r], array.dtype) for r in origin.roots}
         (parts,) = jax.linear_transpose(origin.rebuild, roots)(array)
@@ -215,27 +177,27 @@ class _Walk:
         named = _tree.named_leaves(params)
         scope = _Scope([jnp.shape(leaf) for _, leaf in named], [(path,) for path, _ in named])
         values = [
-            _Value(leaf, False, scope.origin(root) if _tree.is_floating(leaf) else None)
+            Value(leaf, False, scope.origin(root) if _tree.is_floating(leaf) else None)
             for root, (_, leaf) in enumerate(named)
         ]
-        values += [_Value(leaf, True) for leaf in jax.tree.leaves(args)]
+        values += [Value(leaf, True) for leaf in jax.tree.leaves(args)]
         return [value.array for value in self.run(jaxpr, values, scope, (), 1)], scope
 
     def run(
         self,
         jaxpr: Any,
-        values: Sequence[_Value],
+        values: Sequence[Value],
         scope: _Scope,
         at: tuple[int, ...],
         repeats: int | None,
-    ) -> list[_Value]:
+    ) -> list[Value]:
         opened, consts = _open(jaxpr)
-        env: dict[Any, _Value] = dict(zip(opened.constvars, map(_Value, consts), strict=True))
+        env: dict[Any, Value] = dict(zip(opened.constvars, map(Value, consts), strict=True))
         env.update(zip(opened.invars, values, strict=True))
 
-        def read(atom: Any) -> _Value:
+        def read(atom: Any) -> Value:
             if isinstance(atom, Literal):
-                return _Value(np.asarray(atom.val, aval(atom).dtype))
+                return Value(np.asarray(atom.val, aval(atom).dtype))
             return env[atom]
 
         rules = {"scan": self._scan, "while": self._while, "cond": self._cond}
@@ -246,29 +208,29 @@ class _Walk:
             env.update(zip(eqn.outvars, results, strict=True))
         return [read(v) for v in opened.outvars]
 
-    def _plain(self, eqn, operands, scope, at, repeats) -> list[_Value]:
-        results = _bind(eqn, [v.array for v in operands])
+    def _plain(self, eqn, operands, scope, at, repeats) -> list[Value]:
+        results = bind(eqn, [v.array for v in operands])
         data = any(v.data for v in operands)
-        origins: list[_Origin | None] = [None] * len(results)
+        origins: list[Origin | None] = [None] * len(results)
         if any(v.origin for v in operands):
-            origins = _rearranged(eqn, operands, self.dtype)
-        return [_Value(x, data, origin) for x, origin in zip(results, origins, strict=True)]
+            origins = rearranged(eqn, operands, self.dtype)
+        return [Value(x, data, origin) for x, origin in zip(results, origins, strict=True)]
 
-    def _product(self, eqn, operands, scope, at, repeats) -> list[_Value]:
+    def _product(self, eqn, operands, scope, at, repeats) -> list[Value]:
         lhs, rhs = operands
         self.products[at] = Product(eqn, (scope.leaves(lhs), scope.leaves(rhs)), repeats)
         for i, (weight, other) in enumerate(((lhs, rhs), (rhs, lhs))):
             if self.tap and weight.origin and other.data:
                 array, varying = self.tap(eqn, i, other.array)
                 scope.add(weight.origin, Contribution(array.astype(self.dtype), varying))
-        results = _bind(eqn, [lhs.array, rhs.array])
-        return [_Value(result, lhs.data or rhs.data) for result in results]
+        results = bind(eqn, [lhs.array, rhs.array])
+        return [Value(result, lhs.data or rhs.data) for result in results]
 
-    def _call(self, eqn, operands, scope, at, repeats) -> list[_Value]:
+    def _call(self, eqn, operands, scope, at, repeats) -> list[Value]:
         inner = next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
         return self.run(inner, operands, scope, at, repeats)
 
-    def _cond(self, eqn, operands, scope, at, repeats) -> list[_Value]:
+    def _cond(self, eqn, operands, scope, at, repeats) -> list[Value]:
         index, *rest = operands
         inner = _Inner(self, scope, rest, [v.data for v in rest])
         roots = {k: np.shape(v.array) for k, v in enumerate(rest) if v.origin}
@@ -279,9 +241,9 @@ class _Walk:
         results, totals = jax.lax.switch(index.array, branches, *(v.array for v in rest))
         inner.add(roots, totals)
         data = any(v.data for v in operands)
-        return [_Value(result, data) for result in results]
+        return [Value(result, data) for result in results]
 
-    def _scan(self, eqn, operands, scope, at, repeats) -> list[_Value]:
+    def _scan(self, eqn, operands, scope, at, repeats) -> list[Value]:
         body, length = eqn.params["jaxpr"], eqn.params["length"]
         n_consts, n_carry = _scan_counts(eqn.params)
         first_x = n_consts + n_carry
@@ -318,13 +280,13 @@ class _Walk:
         flags = _reaches(body, data)
         origins = [operands[k].origin if k in fixed else None for k in range(n_consts, first_x)]
         return [
-            _Value(result, flag, origin)
+            Value(result, flag, origin)
             for result, flag, origin in zip(
                 [*state, *ys], flags, origins + [None] * len(ys), strict=True
             )
         ]
 
-    def _while(self, eqn, operands, scope, at, repeats) -> list[_Value]:
+    def _while(self, eqn, operands, scope, at, repeats) -> list[Value]:
         n_cond, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
         body, test = eqn.params["body_jaxpr"], eqn.params["cond_jaxpr"]
         if aval(_open(test)[0].outvars[0]).shape:  # under vmap: some go on while others have ended
@@ -353,7 +315,7 @@ class _Walk:
         # The number of iterations may depend on the data, too.
         any_data = any(data) or any(v.data for v in test_consts)
         return [
-            _Value(result, any_data and k not in fixed, operands[k].origin if k in fixed else None)
+            Value(result, any_data and k not in fixed, operands[k].origin if k in fixed else None)
             for k, result in enumerate(state, start=n_body)
         ]
 
@@ -364,7 +326,7 @@ class _Inner:
 
     walk: _Walk
     outer: _Scope
-    operands: Sequence[_Value]
+    operands: Sequence[Value]
     data: Sequence[bool]
     varying: dict[int, set[int]] = field(default_factory=dict)
 
@@ -380,7 +342,7 @@ class _Inner:
         scope = _Scope(list(roots.values()), [self.outer.leaves(self.operands[k]) for k in roots])
         origins = {k: scope.origin(root) for root, k in enumerate(roots)}
         values = [
-            _Value(array, flag, origins.get(k))
+            Value(array, flag, origins.get(k))
             for k, (array, flag) in enumerate(zip(arrays, self.data, strict=True))
         ]
         results = [value.array for value in self.walk.run(jaxpr, values, scope, at, repeats)]
@@ -405,12 +367,6 @@ def _open(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
     """The jaxpr and its constants, of a closed or an open one."""
     opened = getattr(jaxpr, "jaxpr", jaxpr)
     return opened, (getattr(jaxpr, "consts", ()) if opened.constvars else ())
-
-
-def _bind(eqn: JaxprEqn, arrays: Sequence[Any]) -> list[Any]:
-    with eqn.ctx.manager:
-        result = eqn.primitive.bind(*arrays, **eqn.primitive.get_bind_params(eqn.params))
-    return list(result) if eqn.primitive.multiple_results else [result]
 
 
 def _scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
@@ -447,100 +403,3 @@ def _loop_data(body: Any, flags: list[bool], n_consts: int, n_carry: int) -> lis
         for k in range(n_carry):
             flags[n_consts + k] |= after[k]
     return flags
-
-
-def _rearranged(eqn: JaxprEqn, operands: Sequence[_Value], dtype: Any) -> list[_Origin | None]:
-    """The origins of an equation's results, `None` where it is no rearrangement."""
-    name, first = eqn.primitive.name, operands[0]
-    if name == "optimization_barrier":
-        return [v.origin for v in operands]
-    unknown: list[_Origin | None] = [None] * len(eqn.outvars)
-    if any(v.data for v in operands):
-        return unknown
-    if name in _SAME:
-        return [first.origin if _tree.is_floating(aval(eqn.outvars[0])) else None]
-    if name in _MOVES:
-        return [_moved(eqn, operands, dtype, i) for i in range(len(eqn.outvars))]
-    if name in ("mul", "div", "add", "add_any", "sub"):
-        return [_combined(eqn, operands, dtype)]
-    return unknown
-
-
-def _moved(eqn: JaxprEqn, operands: Sequence[_Value], dtype: Any, result: int) -> _Origin:
-    tracked = [v.origin for v in operands if v.origin]
-
-    def rebuild(roots: Mapping[int, jax.Array]) -> jax.Array:
-        arrays = []
-        for v in operands:
-            if v.origin:
-                arrays.append(v.origin.rebuild(roots))
-            elif _tree.is_floating(v.array) or isinstance(v.array, float):
-                arrays.append(jnp.zeros(np.shape(v.array), dtype))  # the linear part only
-            else:
-                arrays.append(v.array)
-        return _bind(eqn, arrays)[result]
-
-    axes = _moved_axes(eqn, tracked[0].axes) if len(tracked) == 1 else None
-    return _Origin(frozenset().union(*(o.roots for o in tracked)), rebuild, axes)
-
-
-def _combined(eqn: JaxprEqn, operands: Sequence[_Value], dtype: Any) -> _Origin | None:
-    """A sum of rearrangements, or one of them times a constant."""
-    name = eqn.primitive.name
-    tracked = [v.origin for v in operands if v.origin]
-    shape = aval(eqn.outvars[0]).shape
-    if any(v.origin and np.shape(v.array) != shape for v in operands):
-        return None
-    if name in ("mul", "div"):
-        if len(tracked) > 1 or (name == "div" and operands[1].origin):
-            return None
-        constant = next(v.array for v in operands if not v.origin)
-        factor = jnp.square(jnp.asarray(constant).astype(dtype))
-        factor = 1 / factor if name == "div" else factor
-        axes = tracked[0].axes if factor.ndim == 0 else None
-        return _Origin(tracked[0].roots, lambda r: tracked[0].rebuild(r) * factor, axes)
-    if len(tracked) == 1:
-        return tracked[0]
-    if tracked[0].roots & tracked[1].roots:
-        return None  # the factors of one parameter would have to be added before they are squared
-    a, b = tracked
-    return _Origin(a.roots | b.roots, lambda r: a.rebuild(r) + b.rebuild(r), None)
-
-
-def _moved_axes(
-    eqn: JaxprEqn, axes: tuple[frozenset[int], ...] | None
-) -> tuple[frozenset[int], ...] | None:
-    name, params = eqn.primitive.name, eqn.params
-    old, new = aval(eqn.invars[0]).shape, aval(eqn.outvars[0]).shape
-    if axes is None:
-        return None
-    if name == "transpose":
-        return tuple(axes[axis] for axis in params["permutation"])
-    if name == "broadcast_in_dim":
-        place = dict(zip(params["broadcast_dimensions"], axes, strict=True))
-        return tuple(place.get(axis, frozenset()) for axis in range(len(new)))
-    if name in ("reshape", "squeeze", "expand_dims") and math.prod(old) > 0:
-        return _reshaped_axes(axes, old, new)
-    return None
-
-
-def _reshaped_axes(
-    axes: tuple[frozenset[int], ...], old: Sequence[int], new: Sequence[int]
-) -> tuple[frozenset[int], ...]:
-    """Matches the shortest runs of axes that hold equally many entries."""
-    result: list[frozenset[int]] = []
-    i = j = 0
-    while i < len(old) or j < len(new):
-        start, before, after = i, 1, 1
-        n_new = 0
-        if i < len(old):
-            before, i = old[i], i + 1
-        if j < len(new):
-            after, j, n_new = new[j], j + 1, 1
-        while before != after:
-            if before < after:
-                before, i = before * old[i], i + 1
-            else:
-                after, j, n_new = after * new[j], j + 1, n_new + 1
-        result += [frozenset().union(*axes[start:i])] * n_new
-    return tuple(result)

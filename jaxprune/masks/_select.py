@@ -19,8 +19,8 @@ import numpy as np
 from jaxprune.masks import _bracket, _keys, _limbs, _passes, _ties
 from jaxprune.masks._shards import vary_as
 
-# Pools are sampled whose leaves have this many entries on average; below, the passes saved cost less
-# than the sample's own. About so many entries of a pool are looked at.
+# Pools are sampled whose leaves have this many entries on average: of smaller ones the passes that
+# are saved cost less than those over the sample. About so many entries of a pool are looked at.
 _SAMPLED_FROM, _SAMPLE = 1 << 22, 1 << 18
 
 

@@ -61,7 +61,7 @@ def test_the_folder_holds_everything(tmp_path):
         "cycle 1",
         "cycle 2",
     ]
-    for picture in ("accuracy.png", "learning_rate.png"):
+    for picture in ("accuracy.png", "learning_rate.png", "weights.png"):
         assert (folder / picture).read_bytes()[:4] == b"\x89PNG"
     text = console.file.getvalue()
     for word in ("sparsity", "stability", "cycle 2", "95.00"):

@@ -38,8 +38,8 @@ def remove_lowest(leaves, k, within=None):
 
 
 def remove_lowest_limited(leaves, k, within, least, most):
-    """As `remove_lowest`; each leaf loses its `least` lowest and keeps all but its `most` lowest."""
-    free, gone_total, forced = [], 0, []
+    """As `remove_lowest`; each leaf loses its `least` lowest in any case, and at most `most`."""
+    free, forced = [], []
     masks = [np.ones(leaf.size, bool) for leaf in leaves]
     position = itertools.count()
     for i, leaf in enumerate(leaves):
@@ -51,7 +51,6 @@ def remove_lowest_limited(leaves, k, within, least, most):
         gone = int((~there).sum())
         forced += ranked[: max(least[i], gone)]
         free += ranked[max(least[i], gone) : max(most[i], gone)]
-        gone_total += gone
     free.sort()
     for *_, i, j in forced + free[: max(k - len(forced), 0)]:
         masks[i][j] = False
@@ -68,7 +67,7 @@ def real_shares(proportions: Sequence[Fraction], low, high, total: int) -> list[
     def kept(e):
         return [min(max(e * p, lo), hi) for p, lo, hi in zip(a, low, high, strict=True)]
 
-    bends = sorted({Fraction(x) / p for x, p in [*zip(low, a), *zip(high, a)]})
+    bends = sorted({Fraction(x) / p for x, p in zip([*low, *high], [*a, *a], strict=True)})
     if total >= sum(high):
         return [Fraction(x) for x in high]
     for left, right in itertools.pairwise(bends):

@@ -131,9 +131,9 @@ class TestUniformPlus:
             make(jp.masks.uniform_plus(), 0.5, scores)
 
     def test_errors(self):
-        with pytest.raises(ValueError, match="first='convs' must match one .* matches none"):
+        with pytest.raises(ValueError, match=r"first='convs' must match one .* matches none"):
             make(jp.masks.uniform_plus(first="convs", last="out"), 0.5)
-        with pytest.raises(ValueError, match="last='.*' must match one .*'conv', 'mid', 'out'"):
+        with pytest.raises(ValueError, match=r"last='\.\*' must match one .*'conv', 'mid', 'out'"):
             make(jp.masks.uniform_plus(last=".*"), 0.5)
         with pytest.raises(ValueError, match="cannot add up"):
             make(jp.masks.uniform_plus(last="out"), 0.9)
@@ -295,10 +295,7 @@ FACTORIES = [
 @pytest.mark.parametrize("factory", FACTORIES)
 def test_collapse_is_named_warned_or_allowed(factory):
     scores = {"mid": jnp.ones((1, 1)), "rest": 1 + jnp.ones((2, 6))}
-    if factory is jp.masks.globally:
-        sparsity = 0.5
-    else:
-        sparsity = 0.7
+    sparsity = 0.5 if factory is jp.masks.globally else 0.7
     with pytest.raises(ValueError, match=r"no weight is left of 'mid': .*on_collapse='allow'"):
         make(factory(), sparsity, scores)
     with pytest.warns(UserWarning, match="no weight is left of 'mid'"):

@@ -1,5 +1,7 @@
 """Pruning in many steps: what the loop is, and what it is for."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +20,7 @@ def mlp(seed=0):
             "kernel": jnp.asarray(rng.normal(size=(a, b)) * np.sqrt(2 / (a + b)), jnp.float32),
             "bias": jnp.zeros((b,), jnp.float32),
         }
-        for i, (a, b) in enumerate(zip(WIDTHS[:-1], WIDTHS[1:], strict=True))
+        for i, (a, b) in enumerate(itertools.pairwise(WIDTHS))
     }
 
 
@@ -67,7 +69,7 @@ def test_small_steps_do_not_cut_the_network_where_one_does():
         jp.prune(mlp(), sparsity, scores=synflow)
     pruned, mask = jp.masks.prune_iteratively(mlp(), sparsity, scores=synflow)
     assert 0 not in kept(mask)
-    n = sum(a * b for a, b in zip(WIDTHS[:-1], WIDTHS[1:], strict=True))
+    n = sum(a * b for a, b in itertools.pairwise(WIDTHS))
     assert sum(kept(mask)) == n - round(sparsity * n)
     # Flow is conserved: a path from the inputs to the outputs is left.
     positive = jax.tree.map(jnp.abs, pruned)

@@ -1,4 +1,4 @@
-"""Patterns: N:M, blocks, channels; hand cases, layouts, remainders, what a mask has to look like."""
+"""Patterns: N:M, blocks, channels; hand cases, layouts, remainders, checks."""
 
 import jax
 import jax.numpy as jnp
@@ -292,7 +292,7 @@ class TestSpecs:
             for group in oracle.groups_along((4, 4), [0, 1], [2, 2]):
                 best = max(group, key=lambda i: float(scores[i]))
                 assert [i for i in group if mask[i]] == [best]
-        with pytest.raises(ValueError, match="fixes the sparsity, 0.75; got 0.5"):
+        with pytest.raises(ValueError, match=r"fixes the sparsity, 0\.75; got 0\.5"):
             jp.masks.make({"w": scores}, 0.5, pattern=pattern)
 
     @pytest.mark.parametrize(

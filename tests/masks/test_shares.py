@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from jaxprune.masks import _limbs, _shares
 from tests.masks import oracle
 
+LEAVES = st.integers(1, 40)
 SCALES = [10, 1000, 2**20, 2**33, 2**41]
 
 
 @st.composite
-def problems(draw, leaves=st.integers(1, 40), scales=SCALES):
+def problems(draw, leaves=LEAVES, scales=SCALES):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     number, scale = draw(leaves), draw(st.sampled_from(scales))
     high = [int(x) for x in rng.integers(0, scale, number)]

@@ -1,0 +1,158 @@
+"""Which equations of a jaxpr only rearrange a parameter, and how.
+
+A reshape, a transpose, a cast, a mask or a constant factor leaves a parameter recognisable: what
+comes out is a linear function of it, with at most one parameter entry in each result entry.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import JaxprEqn
+
+from jaxprune import _tree
+
+# Every entry of the result is an entry of the first operand, up to sign and precision.
+_SAME = frozenset(
+    {
+        "convert_element_type", "copy", "copy_p", "reduce_precision", "sharding_constraint",
+        "device_put", "stop_gradient", "neg", "name", "mesh_cast", "reshard",
+    }
+)  # fmt: skip
+
+# Every entry of the result is an entry of some operand, or a constant.
+_MOVES = frozenset(
+    {
+        "reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "rev",
+        "split", "dynamic_slice", "gather", "concatenate", "pad", "select_n", "stack", "unstack",
+        "tile",
+    }
+)  # fmt: skip
+
+
+def aval(atom: Any) -> Any:
+    """The shape and dtype of an equation's operand or result."""
+    return atom.aval
+
+
+class Origin(NamedTuple):
+    """A value as a linear function of the roots of its scope."""
+
+    roots: frozenset[int]
+    rebuild: Callable[[Mapping[int, jax.Array]], jax.Array]
+    # For each axis of the value the axes of the root that it runs over; None if not known.
+    axes: tuple[frozenset[int], ...] | None
+
+
+@dataclass(frozen=True)
+class Value:
+    array: Any
+    data: bool = False  # depends on the data, so that it is no parameter any more
+    origin: Origin | None = None
+
+
+def bind(eqn: JaxprEqn, arrays: Sequence[Any]) -> list[Any]:
+    with eqn.ctx.manager:
+        result = eqn.primitive.bind(*arrays, **eqn.primitive.get_bind_params(eqn.params))
+    return list(result) if eqn.primitive.multiple_results else [result]
+
+
+def rearranged(eqn: JaxprEqn, operands: Sequence[Value], dtype: Any) -> list[Origin | None]:
+    """The origins of an equation's results, `None` where it is no rearrangement."""
+    name, first = eqn.primitive.name, operands[0]
+    if name == "optimization_barrier":
+        return [v.origin for v in operands]
+    unknown: list[Origin | None] = [None] * len(eqn.outvars)
+    if any(v.data for v in operands):
+        return unknown
+    if name in _SAME:
+        return [first.origin if _tree.is_floating(aval(eqn.outvars[0])) else None]
+    if name in _MOVES:
+        return [_moved(eqn, operands, dtype, i) for i in range(len(eqn.outvars))]
+    if name in ("mul", "div", "add", "add_any", "sub"):
+        return [_combined(eqn, operands, dtype)]
+    return unknown
+
+
+def _moved(eqn: JaxprEqn, operands: Sequence[Value], dtype: Any, result: int) -> Origin:
+    tracked = [v.origin for v in operands if v.origin]
+
+    def rebuild(roots: Mapping[int, jax.Array]) -> jax.Array:
+        arrays = []
+        for v in operands:
+            if v.origin:
+                arrays.append(v.origin.rebuild(roots))
+            elif _tree.is_floating(v.array) or isinstance(v.array, float):
+                arrays.append(jnp.zeros(np.shape(v.array), dtype))  # the linear part only
+            else:
+                arrays.append(v.array)
+        return bind(eqn, arrays)[result]
+
+    axes = _moved_axes(eqn, tracked[0].axes) if len(tracked) == 1 else None
+    return Origin(frozenset().union(*(o.roots for o in tracked)), rebuild, axes)
+
+
+def _combined(eqn: JaxprEqn, operands: Sequence[Value], dtype: Any) -> Origin | None:
+    """A sum of rearrangements, or one of them times a constant."""
+    name = eqn.primitive.name
+    tracked = [v.origin for v in operands if v.origin]
+    shape = aval(eqn.outvars[0]).shape
+    if any(v.origin and np.shape(v.array) != shape for v in operands):
+        return None
+    if name in ("mul", "div"):
+        if len(tracked) > 1 or (name == "div" and operands[1].origin):
+            return None
+        constant = next(v.array for v in operands if not v.origin)
+        factor = jnp.square(jnp.asarray(constant).astype(dtype))
+        factor = 1 / factor if name == "div" else factor
+        axes = tracked[0].axes if factor.ndim == 0 else None
+        return Origin(tracked[0].roots, lambda r: tracked[0].rebuild(r) * factor, axes)
+    if len(tracked) == 1:
+        return tracked[0]
+    if tracked[0].roots & tracked[1].roots:
+        return None  # the factors of one parameter would have to be added before they are squared
+    a, b = tracked
+    return Origin(a.roots | b.roots, lambda r: a.rebuild(r) + b.rebuild(r), None)
+
+
+def _moved_axes(
+    eqn: JaxprEqn, axes: tuple[frozenset[int], ...] | None
+) -> tuple[frozenset[int], ...] | None:
+    name, params = eqn.primitive.name, eqn.params
+    old, new = aval(eqn.invars[0]).shape, aval(eqn.outvars[0]).shape
+    if axes is None:
+        return None
+    if name == "transpose":
+        return tuple(axes[axis] for axis in params["permutation"])
+    if name == "broadcast_in_dim":
+        place = dict(zip(params["broadcast_dimensions"], axes, strict=True))
+        return tuple(place.get(axis, frozenset()) for axis in range(len(new)))
+    if name in ("reshape", "squeeze", "expand_dims") and math.prod(old) > 0:
+        return _reshaped_axes(axes, old, new)
+    return None
+
+
+def _reshaped_axes(
+    axes: tuple[frozenset[int], ...], old: Sequence[int], new: Sequence[int]
+) -> tuple[frozenset[int], ...]:
+    """Matches the shortest runs of axes that hold equally many entries."""
+    result: list[frozenset[int]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        start, before, after = i, 1, 1
+        n_new = 0
+        if i < len(old):
+            before, i = old[i], i + 1
+        if j < len(new):
+            after, j, n_new = new[j], j + 1, 1
+        while before != after:
+            if before < after:
+                before, i = before * old[i], i + 1
+            else:
+                after, j, n_new = after * new[j], j + 1, n_new + 1
+        result += [frozenset().union(*axes[start:i])] * n_new
+    return tuple(result)
