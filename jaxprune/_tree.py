@@ -57,6 +57,14 @@ def path_string(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def owner(path: str) -> str:
+    """Returns the name of the module that a leaf belongs to: "query" of ``"a/query/kernel"``."""
+    parts = path.split("/")
+    while len(parts) > 1 and parts[-1] in _WRAPPER_NAMES:
+        parts.pop()  # "query/kernel/value", as `nnx.Param` has it
+    return parts[-2] if len(parts) > 1 else ""
+
+
 def is_absent(x: Any) -> bool:
     """Whether ``x`` stands for "no leaf here": `None`, or optax's `MaskedNode`."""
     return x is None or isinstance(x, optax.MaskedNode)

@@ -24,12 +24,16 @@ class Pools(NamedTuple):
       on_collapse: what to do when a leaf loses its last weight.
       limits: ``limits(sizes)`` gives the fewest and the most entries that each leaf may lose, or
         `None` where a pool takes them wherever scores are lowest.
+      shared: whether the counts of all pools add up to one total, so that one may give to another.
+      fixed: whether ``counts`` has an answer without a sparsity.
     """
 
     leaves: tuple[tuple[int, ...], ...]
     counts: Callable[[Any, Sequence[int]], tuple[Count, ...]]
     on_collapse: OnCollapse
     limits: Callable[[Sequence[int]], tuple[tuple[int, ...], tuple[int, ...]]] | None = None
+    shared: bool = False
+    fixed: bool = False
 
 
 Allocation: TypeAlias = Callable[[PyTree, PyTree | None], tuple[PyTree, Pools]]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxprune.masks._pattern import Norm, Pattern, PatternSpec, Remainder
+from jaxprune.masks._pattern import Norm, Pattern, PatternSpec, Remainder, check_words
 
 
 def block(
@@ -50,15 +50,3 @@ def block(
         return PatternSpec(axes, (h, w), norm=norm, remainder=remainder)
 
     return pattern
-
-
-def check_words(norm: str, remainder: str = "error") -> None:
-    """Raises if one of the words is unknown.
-
-    Raises:
-      ValueError: naming the known ones.
-    """
-    if norm not in ("l1", "l2", "max", "mean"):
-        raise ValueError(f"norm is 'l1', 'l2', 'max' or 'mean'; got {norm!r}.")
-    if remainder not in ("error", "dense"):
-        raise ValueError(f"remainder is 'error' or 'dense'; got {remainder!r}.")

@@ -3,8 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxprune.masks._block import check_words
-from jaxprune.masks._pattern import Norm, Pattern, PatternSpec
+from jaxprune.masks._pattern import Norm, Pattern, PatternSpec, check_words
 
 
 def channels(axis: int | Callable[[str, Any], int] = -1, *, norm: Norm = "l1") -> Pattern:

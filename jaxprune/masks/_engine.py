@@ -11,13 +11,14 @@ from jaxprune.masks import _groups, _keys, _limbs, _nm, _passes, _select
 from jaxprune.masks._pattern import PatternSpec
 
 
-@partial(jax.jit, static_argnames=("pools", "specs"))
+@partial(jax.jit, static_argnames=("pools", "shared", "specs"))
 def masks_of(
     scores: list[jax.Array],
     within: list[jax.Array] | None,
     counts: list[jax.Array],
     limits: tuple[jax.Array, jax.Array] | None,
     pools: tuple[tuple[int, ...], ...],
+    shared: bool,
     specs: tuple[PatternSpec | None, ...],
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """Makes the masks of all leaves.
@@ -28,6 +29,7 @@ def masks_of(
       counts: how many entries each pool loses, uint32 ``[2]`` limbs each.
       limits: the fewest and the most entries that each leaf loses, uint32 ``[leaves, 2]`` each.
       pools: the indices of the leaves of each pool.
+      shared: whether the counts of all pools add up to one total.
       specs: the pattern of each leaf.
 
     Returns:
@@ -37,18 +39,20 @@ def masks_of(
     scores = jax.lax.stop_gradient(scores)
     before: list[jax.Array | None] = [None] * number if within is None else list(within)
     pool_of = {i: p for p, members in enumerate(pools) for i in members}
-    dtypes = [_keys.common_dtype([scores[i].dtype]) for i in range(number)]
-    for members in pools:
-        common = _keys.common_dtype([scores[i].dtype for i in members])
-        dtypes = [common if i in members else dtype for i, dtype in enumerate(dtypes)]
-
     wide = sum(leaf.size for leaf in scores) >= 1 << 32
-    leaves = []
-    for i, (leaf, mask, spec) in enumerate(zip(scores, before, specs, strict=True)):
-        if spec is not None and spec.kept is None:
-            leaf, mask = _groups.scores_of(leaf, mask, spec)
-            dtypes[i] = leaf.dtype
-        leaves.append(_passes.Leaf(leaf, mask, pool_of.get(i, 0), dtypes[i], wide))
+    grouped = [spec is not None and spec.kept is None for spec in specs]
+    entries_of = [
+        _groups.scores_of(leaf, mask, spec) if spec is not None and whole else (leaf, mask)
+        for leaf, mask, spec, whole in zip(scores, before, specs, grouped, strict=True)
+    ]
+    dtypes = [_keys.common_dtype([leaf.dtype]) for leaf, _ in entries_of]
+    for members in pools:
+        common = _keys.common_dtype([entries_of[i][0].dtype for i in members])
+        dtypes = [common if i in members else dtype for i, dtype in enumerate(dtypes)]
+    leaves = [
+        _passes.Leaf(leaf, mask, pool_of.get(i, 0), dtype, wide)
+        for i, ((leaf, mask), dtype) in enumerate(zip(entries_of, dtypes, strict=True))
+    ]
 
     entries = _limbs.fit(_limbs.stack_limbs([leaf.scores.size for leaf in leaves]), wide)
     gone = jnp.zeros_like(entries)
@@ -59,17 +63,24 @@ def masks_of(
     masks: list[Any] = [None] * number
     kept: list[Any] = [None] * number
     nan: list[Any] = [None] * number
+    beyond = jnp.zeros((number,), bool)
     asked = gone_of_pool = jnp.zeros((0, 2 if wide else 1), jnp.uint32)
     if counted:
         asked = _limbs.fit(jnp.stack([jnp.asarray(k) for k in counts]), wide)
         members = np.asarray([pool_of[i] for i in counted])
         gone_of_pool = _limbs.sum_segments(gone[np.asarray(counted)], members, len(pools))
+        if shared and within is not None:
+            asked = _evened(asked, gone_of_pool)
         candidates, found_nan = [leaves[i] for i in counted], None
+        least = most = None
         if limits is not None:
             least, most = (_limbs.fit(limit[np.asarray(counted)], wide) for limit in limits)
             candidates, found_nan = _limited(candidates, least, most, gone[np.asarray(counted)])
         chosen = _select.smallest(candidates, _limbs.maximum(asked, gone_of_pool))
         found_nan = chosen.nan if found_nan is None else found_nan
+        if least is not None and most is not None:
+            outside = _limbs.less(chosen.counts, least) | _limbs.less(most, chosen.counts)
+            beyond = beyond.at[np.asarray(counted)].set(outside)
         for j, i in enumerate(counted):
             spec = specs[i]
             nan[i] = found_nan[j]
@@ -89,7 +100,6 @@ def masks_of(
     if within is None:
         kept_before = jnp.asarray(sizes)
     else:
-        grouped = [spec is not None and spec.kept is None for spec in specs]
         kept_before = jnp.stack(
             [
                 _passes.count_true(mask, wide=wide) if whole else _limbs.subtract(size, lost)
@@ -97,7 +107,27 @@ def masks_of(
             ]
         )
     fields = (asked, gone_of_pool, jnp.stack(kept), kept_before)
-    return masks, [*map(_limbs.full, fields), jnp.stack(nan)]
+    return masks, [*map(_limbs.full, fields), jnp.stack(nan), beyond]
+
+
+def _evened(asked: jax.Array, gone: jax.Array) -> jax.Array:
+    """Counts of leaves that share a total, with rounding evened out where it goes below ``gone``.
+
+    Shares rounded by largest remainder are not monotone: with a larger total a leaf can get one
+    entry less. Where that is all, the first leaves with room give it back, so that masks nest and
+    the total stays exact. A difference of more than one entry a leaf is no rounding; it is left for
+    `PruneInfo.check` to refuse.
+    """
+    one = np.zeros((asked.shape[0],), np.int32)  # one segment: all leaves
+    lacking = _limbs.subtract(_limbs.maximum(asked, gone), asked)
+    lack = _limbs.sum_segments(lacking, one, 1)
+    room = _limbs.subtract(_limbs.maximum(asked, gone), gone)
+    earlier = _limbs.sum_before(room, one)
+    give = _limbs.minimum(_limbs.subtract(_limbs.maximum(lack, earlier), earlier), room)
+    evened = _limbs.subtract(_limbs.add(asked, lacking), give)
+    few = _limbs.fit(_limbs.stack_limbs([asked.shape[0]]), asked.shape[-1] == 2)
+    rounding = ~_limbs.less(jnp.asarray(few), lack)
+    return jnp.where(rounding[:, None], evened, asked)
 
 
 def _limited(

@@ -24,6 +24,8 @@ class PruneInfo:
       kept_before: uint32 ``[leaves, 2]``, weights kept before the prune, in limbs.
       nan: bool ``[leaves]``, whether a leaf's scores hold a NaN (which counts as the largest) where
         `within` has not removed the weight.
+      beyond: bool ``[leaves]``, whether a leaf lost fewer or more than the limits of the allocation
+        allow, because `within` leaves no other way.
       paths: the readable path of each prunable leaf.
       sizes: the number of weights of each prunable leaf.
       pools: the indices of the leaves of each pool.
@@ -36,6 +38,7 @@ class PruneInfo:
     kept: jax.Array
     kept_before: jax.Array
     nan: jax.Array
+    beyond: jax.Array
     paths: tuple[str, ...] = dataclasses.field(metadata={"static": True})
     sizes: tuple[int, ...] = dataclasses.field(metadata={"static": True})
     pools: tuple[tuple[int, ...], ...] = dataclasses.field(metadata={"static": True})
@@ -65,7 +68,8 @@ class PruneInfo:
 
         Raises:
           ValueError: if scores held a NaN, if a target lay below the sparsity already reached,
-            or if a leaf lost its last weight and ``on_collapse`` is "error".
+            if `within` and the limits of an allocation contradict each other, or if a leaf lost
+            its last weight and ``on_collapse`` is "error".
 
         Warns:
           UserWarning: if the prune removed nothing, or a leaf lost its last weight and
@@ -79,6 +83,15 @@ class PruneInfo:
                 + ". Prune a state from before training diverged."
             )
         self.check_nested()
+        beyond = [
+            path for path, bad in zip(self.paths, np.asarray(self.beyond), strict=True) if bad
+        ]
+        if beyond:
+            raise ValueError(
+                f"{beyond[0]!r} cannot stay within its min_sparsity and max_sparsity: `within` has "
+                "removed too much already, of it or of the others. Change the limits, or leave "
+                "`within` out."
+            )
         kept, before = self.counts()
         total = sum(self.sizes)
         if kept == before and not may_remove_nothing:

@@ -6,6 +6,7 @@ from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.masks._allocation import Allocation
 from jaxprune.masks._apply import apply_mask
+from jaxprune.masks._count import check_sparsity
 from jaxprune.masks._make import make_with_info
 
 
@@ -56,6 +57,7 @@ def prune_iteratively(
         )
     if iterations < 1:
         raise ValueError(f"iterations is the number of steps, at least 1; got {iterations}.")
+    check_sparsity(sparsity)
     _tree.check_finite(_tree.prunable(params, lambda path, leaf: _tree.is_floating(leaf)))
     mask = None
     for i in range(1, iterations + 1):

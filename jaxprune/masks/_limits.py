@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.masks import _count, _limbs
 from jaxprune.masks._rules import per_leaf_numbers
@@ -16,10 +17,11 @@ class FractionLimits:
     def __init__(self, scores: PyTree, min_sparsity: Any, max_sparsity: Any):
         self.least = per_leaf_numbers(min_sparsity, scores, what="min_sparsity")
         self.most = per_leaf_numbers(max_sparsity, scores, what="max_sparsity")
-        for low, high in zip(self.least, self.most, strict=True):
+        paths = [path for path, _ in _tree.named_leaves(scores)]
+        for path, low, high in zip(paths, self.least, self.most, strict=True):
             if low is not None and high is not None and low > high:
                 raise ValueError(
-                    f"min_sparsity {low} of a leaf lies above its max_sparsity {high}."
+                    f"min_sparsity {low} of {path!r} lies above its max_sparsity {high}."
                 )
 
     def counts(self, sizes: Sequence[int]) -> Limits:

@@ -120,12 +120,12 @@ def make_with_info(
         _check_same_leaves(within, scores)
     specs = _pattern.resolve(pattern, scores)
     rescaled, pools = (allocation or globally())(scores, within)
-    pools, counts, limits = _counts(
-        pools, sparsity, [leaf for _, leaf in named], specs, given=allocation is not None
-    )
+    pools, counts, limits = _counts(pools, sparsity, [leaf for _, leaf in named], specs)
     leaves, treedef = jax.tree.flatten(rescaled)
     kept_before = None if within is None else jax.tree.leaves(within)
-    masks, fields = _engine.masks_of(leaves, kept_before, counts, limits, pools.leaves, specs)
+    masks, fields = _engine.masks_of(
+        leaves, kept_before, counts, limits, pools.leaves, pools.shared, specs
+    )
     info = PruneInfo(
         *fields,
         paths=tuple(path for path, _ in named),
@@ -170,7 +170,7 @@ def check_fit(
         specs = _pattern.resolve(pattern, scores)
         _, pools = (allocation or globally())(scores, within)
         for sparsity in sparsities:
-            _counts(pools, sparsity, jax.tree.leaves(scores), specs, given=allocation is not None)
+            _counts(pools, sparsity, jax.tree.leaves(scores), specs)
 
     jax.eval_shape(trace, scores, within)
 
@@ -193,8 +193,6 @@ def _counts(
     sparsity: Any,
     leaves: Sequence[Any],
     specs: Sequence[PatternSpec | None],
-    *,
-    given: bool,
 ) -> tuple[Pools, list[Any], tuple[Any, Any] | None]:
     """The pools without leaves of N:M, how many entries each loses, and the limits, in limbs."""
     fixed = [spec is not None and spec.kept is not None for spec in specs]
@@ -205,8 +203,8 @@ def _counts(
         0 if fixed_ else _groups.number(leaf, spec)
         for leaf, spec, fixed_ in zip(leaves, specs, fixed, strict=True)
     ]
-    if any(fixed) and sparsity is None and (not given or not any(sizes)):
-        counts: Sequence[Any] = [0] * len(pools.leaves)
+    if any(fixed) and sparsity is None and not pools.fixed:
+        counts: Sequence[Any] = [0] * len(pools.leaves)  # the other leaves stay dense
     else:
         counts = pools.counts(sparsity, sizes)
     members = [tuple(i for i in pool if not fixed[i]) for pool in pools.leaves]

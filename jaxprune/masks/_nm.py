@@ -1,5 +1,6 @@
 """N:M: n of every m consecutive weights stay."""
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -7,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import _tree
-from jaxprune.masks import _keys
+from jaxprune.masks import _count, _keys
 from jaxprune.masks import _pattern as _p
 from jaxprune.masks._pattern import Pattern, PatternSpec, Remainder
 
@@ -79,8 +80,7 @@ def nm(
             return axis
         if layout == "equinox":
             return 1
-        parents = path.split("/")[:-1]
-        attention = leaf.ndim > 2 and bool({"query", "key", "value"} & set(parents[-1:]))
+        attention = leaf.ndim > 2 and _tree.owner(path) in ("query", "key", "value")
         return -3 if attention else -2
 
     def pattern(path: str, leaf: Any) -> PatternSpec:
@@ -94,13 +94,17 @@ def check_sparsity(spec: PatternSpec, sparsity: Any) -> None:
 
     Raises:
       ValueError: naming the one it fixes.
+      TypeError: if it is not a number.
     """
     assert spec.kept is not None
-    own = 1 - spec.kept / spec.group[0]
-    if _tree.is_traced(sparsity) or float(sparsity) != own:
-        given = "a traced one" if _tree.is_traced(sparsity) else repr(sparsity)
+    size = math.prod(spec.group)
+    own = 1 - spec.kept / size
+    traced = _tree.is_traced(sparsity)
+    # 2/3 and 1 - 1/3 differ in the last bit.
+    if traced or abs(_count.check_sparsity(sparsity) - own) > 1e-9:
+        given = "a traced one" if traced else repr(sparsity)
         raise ValueError(
-            f"a {spec.kept}:{spec.group[0]} pattern fixes the sparsity, {own:g}; got {given}. Pass "
+            f"a {spec.kept}:{size} pattern fixes the sparsity, {own:g}; got {given}. Pass "
             "sparsity=None."
         )
 

@@ -64,10 +64,17 @@ def _checked(spec: Any, path: str, shape: tuple[int, ...]) -> PatternSpec | None
         return None
     if not isinstance(spec, PatternSpec):
         raise TypeError(f"a pattern gives a PatternSpec or None; got {spec!r} for {path!r}.")
+    if len(spec.axes) != len(spec.group):
+        raise ValueError(
+            f"{spec} for {path!r} has {len(spec.axes)} axes, {len(spec.group)} lengths."
+        )
+    check_words(spec.norm, spec.remainder, path)
     axes = tuple(axis + len(shape) if axis < 0 else axis for axis in spec.axes)
     for axis, given in zip(axes, spec.axes, strict=True):
         if not 0 <= axis < len(shape):
             raise ValueError(f"the pattern names axis {given} of {path!r}, whose shape is {shape}.")
+    if len(set(axes)) < len(axes):
+        raise ValueError(f"the pattern names an axis of {path!r} twice: {spec.axes} of {shape}.")
     for axis, length in zip(axes, spec.group, strict=True):
         if length < 1 or (shape[axis] % length and spec.remainder == "error"):
             raise ValueError(
@@ -83,6 +90,19 @@ def _checked(spec: Any, path: str, shape: tuple[int, ...]) -> PatternSpec | None
     return spec._replace(
         axes=tuple(axes[i] for i in order), group=tuple(spec.group[i] for i in order)
     )
+
+
+def check_words(norm: str, remainder: str = "error", path: str | None = None) -> None:
+    """Raises if one of the words is unknown.
+
+    Raises:
+      ValueError: naming the known ones.
+    """
+    where = "" if path is None else f" for {path!r}"
+    if norm not in ("l1", "l2", "max", "mean"):
+        raise ValueError(f"norm is 'l1', 'l2', 'max' or 'mean'; got {norm!r}{where}.")
+    if remainder not in ("error", "dense"):
+        raise ValueError(f"remainder is 'error' or 'dense'; got {remainder!r}{where}.")
 
 
 def groups_of(shape: tuple[int, ...], spec: PatternSpec) -> tuple[int, ...]:

@@ -84,6 +84,7 @@ def per_leaf(sparsities: Any, *, on_collapse: OnCollapse = "error") -> Allocatio
                 )
             return written(sizes)
 
-        return scores, Pools(one_each(number), counts, on_collapse)
+        some = any(x is None for x in given)
+        return scores, Pools(one_each(number), counts, on_collapse, shared=some, fixed=True)
 
     return allocate

@@ -44,4 +44,5 @@ def proportional(
         each = jnp.stack([jnp.asarray(_limbs.to_limbs(n)) for n in sizes])
         return tuple(_limbs.subtract(each, kept))
 
-    return scores, Pools(one_each(len(jax.tree.leaves(scores))), counts, on_collapse)
+    pools = one_each(len(jax.tree.leaves(scores)))
+    return scores, Pools(pools, counts, on_collapse, shared=True)

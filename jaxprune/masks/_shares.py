@@ -11,7 +11,7 @@ a total known on the host, and in 16-bit digits for a traced one. Both give the 
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,7 +40,7 @@ class Shares(NamedTuple):
         rest = total - sum(segment.base)
         products = [rest * share for share in segment.share]
         kept = [b + (p >> _BITS) for b, p in zip(segment.base, products, strict=True)]
-        remainders = [p & ((1 << _BITS) - 1) for p in products]
+        remainders = [_rounded((p & ((1 << _BITS) - 1)) >> 32) for p in products]
         open_ = [
             share > 0 and k < high
             for share, k, high in zip(segment.share, kept, segment.high, strict=True)
@@ -69,14 +69,20 @@ class Shares(NamedTuple):
         kept = _limbs.add(base, _limbs.from_digits(quotient))
         remainder = _limbs.from_digits(product[..., :4].at[..., 3].set(product[..., 3] & 0x3FFF))
         open_ = jnp.any(share > 0, axis=-1) & _limbs.less(kept, high)
-        larger = _limbs.less(remainder[:, None], remainder[None]) | (
-            jnp.all(remainder[:, None] == remainder[None], axis=-1)
-            & (np.arange(len(whole))[:, None] > np.arange(len(whole))[None])
+        remainder = _rounded(remainder[:, 0])
+        index = np.arange(len(whole))
+        larger = (remainder[:, None] < remainder[None]) | (
+            (remainder[:, None] == remainder[None]) & (index[:, None] > index[None])
         )
         rank = jnp.sum(larger & open_[None], axis=1, dtype=jnp.uint32)
         missing = _limbs.subtract(total, _limbs.sum_segments(kept, whole, 1)[0])
         more = open_ & _limbs.less(_limbs.one_limb(rank), missing[None])
         return _limbs.add(kept, _limbs.one_limb(more.astype(jnp.uint32)))
+
+
+def _rounded(high: Any) -> Any:
+    """The upper 30 bits of a remainder, rounded to 20: equal remainders stay equal."""
+    return (high + 512) >> 10
 
 
 def solve(proportions: Sequence[float], low: Sequence[int], high: Sequence[int]) -> Shares:

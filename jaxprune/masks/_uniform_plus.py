@@ -92,7 +92,11 @@ def _named(pattern: str, named: list[tuple[str, jax.Array]], what: str) -> int |
 
 
 def _first(named: list[tuple[str, jax.Array]]) -> int | None:
-    convolutions = [i for i, (_, leaf) in enumerate(named) if leaf.ndim > 2]
+    # Projections of attention, [in, heads, head_dim], have three axes as well.
+    projections = ("query", "key", "value", "out")
+    convolutions = [
+        i for i, (p, x) in enumerate(named) if x.ndim > 2 and _tree.owner(p) not in projections
+    ]
     if not convolutions:
         return None
     channels = {i: named[i][1].shape[-2] for i in convolutions}
