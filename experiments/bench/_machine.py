@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 import jaxprune
-from experiments.reports import _folder
+from experiments.reports import commit
 
 _PACKAGES = ("jax", "jaxlib", "numpy", "torch")
 
@@ -28,7 +28,7 @@ def describe() -> dict[str, Any]:
             "jaxprune": jaxprune.__version__,
             **{package: _version(package) for package in _PACKAGES},
         },
-        "commit": _folder._commit(),
+        "commit": commit(),
     }
 
 

@@ -8,13 +8,13 @@ import os
 import pathlib
 import platform
 import shlex
-import subprocess
 from typing import Any, TextIO
 
 import jax
 
 import jaxprune
 from experiments.config import Config
+from experiments.reports._commit import commit
 
 # Where a run is written and read from does not change its numbers.
 _NOT_COMPARED = ("run_dir", "data_dir")
@@ -72,7 +72,7 @@ class RunFolder:
             "platform": platform.platform(),
             "device": jax.devices()[0].device_kind,
             "command": shlex.join(["python", "-m", "experiments.run", *_arguments(config)]),
-            "commit": _commit(),
+            "commit": commit(),
         }
         (path / "config.json").write_text(json.dumps(document, indent=2) + "\n")
         # Line-buffered: an interrupted run keeps every line up to the interruption.
@@ -94,19 +94,6 @@ class RunFolder:
         """Closes the log."""
         if self._metrics is not None:
             self._metrics.close()
-
-
-def _commit() -> str | None:
-    """The commit of the checkout, with "+changes" if files differ from it; None outside one."""
-    git = ["git", "-C", str(pathlib.Path(__file__).parent)]
-    try:
-        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True)
-    except OSError:
-        return None
-    if head.returncode:
-        return None
-    return head.stdout.strip() + ("+changes" if changed.stdout else "")
 
 
 def _settings(config: Config) -> dict[str, Any]:
