@@ -7,7 +7,7 @@ that, and no module has to be known.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,7 @@ from jax.core import eval_jaxpr
 from jax.extend.core import JaxprEqn, Literal
 
 from jaxprune import _tree
-from jaxprune._rearrangement import Origin, Value, aval, bind, rearranged
+from jaxprune._rearrangement import Origin, Value, aval, bind, rearranged, strays
 from jaxprune._tree import PyTree
 
 _PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
@@ -29,6 +29,12 @@ _CALLS = frozenset(
         "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "composite",
     }
 )  # fmt: skip
+
+# What multiplies matrices in a way that is not followed. Any primitive that holds a function with
+# a product in it does so, too.
+_UNFOLLOWED = frozenset({"pallas_call", "ffi_call", "rnn", "custom_partitioning"})
+
+_DATA = None  # stands for the data among the paths of the parameters
 
 
 class Product(NamedTuple):
@@ -95,7 +101,8 @@ def accumulate(f: Callable[..., Any], params: PyTree, *args: Any, tap: Tap) -> P
     Follows the parameters through reshapes, transposes, casts, slices, concatenations, products
     with constants (masks, scales: by the constant's *square*, as squared norms need), calls,
     branches and loops. Loop bodies and branches run with the totals as further results. What an
-    unknown primitive does to a parameter is not followed.
+    unknown primitive does to a parameter is not followed, but noticed: a parameter that reaches a
+    product this way has no total at all, because that of its other uses would be a partial sum.
 
     Args:
       f: ``f(params, *args)``, a function of JAX operations.
@@ -106,7 +113,8 @@ def accumulate(f: Callable[..., Any], params: PyTree, *args: Any, tap: Tap) -> P
 
     Returns:
       A tree like ``params``: totals of the leaves' rank in float32 at least, of size 1 along axes
-      on which they cannot depend; `None` where no product uses the leaf.
+      on which they cannot depend; `None` where no product uses the leaf, or one in a way that is
+      not followed.
 
     Example:
       >>> import jax.numpy as jnp
@@ -124,7 +132,7 @@ def accumulate(f: Callable[..., Any], params: PyTree, *args: Any, tap: Tap) -> P
     _, scope = walk.whole(f, params, args)
     totals = []
     for root, leaf in enumerate(jax.tree.leaves(params)):
-        total = scope.totals.get(root)
+        total = None if walk.lost & set(scope.paths[root]) else scope.totals.get(root)
         if total is not None:
             for axis in set(range(leaf.ndim)) - scope.varying[root]:
                 total = jax.lax.slice_in_dim(total, 0, 1, axis=axis)
@@ -152,6 +160,12 @@ class _Scope:
         roots = sorted(value.origin.roots) if value.origin else []
         return tuple(dict.fromkeys(path for root in roots for path in self.paths[root]))
 
+    def made_of(self, value: Value) -> frozenset[str]:
+        return value.strays.union(self.leaves(value))
+
+    def labels(self, value: Value) -> frozenset[str | None]:
+        return self.made_of(value) | ({_DATA} if value.data else frozenset())
+
     def add(self, origin: Origin, contribution: Contribution) -> None:
         array = contribution.array
         roots = {r: jax.ShapeDtypeStruct(self.shapes[r], array.dtype) for r in origin.roots}
@@ -171,6 +185,8 @@ class _Walk:
     dtype: Any
     # By position, because a loop body may be traced more than once.
     products: dict[tuple[int, ...], Product] = field(default_factory=dict)
+    # The paths of the parameters with a use in a product that is not followed.
+    lost: set[str] = field(default_factory=set)
 
     def whole(self, f: Callable[..., Any], params: PyTree, args: Any) -> tuple[list[Any], _Scope]:
         jaxpr = jax.make_jaxpr(f)(params, *args)
@@ -210,21 +226,35 @@ class _Walk:
 
     def _plain(self, eqn, operands, scope, at, repeats) -> list[Value]:
         results = bind(eqn, [v.array for v in operands])
+        if eqn.primitive.name == "optimization_barrier":
+            return [replace(v, array=x) for v, x in zip(operands, results, strict=True)]
         data = any(v.data for v in operands)
+        if data and _multiplies(eqn):
+            self.lost.update(*map(scope.made_of, operands))
         origins: list[Origin | None] = [None] * len(results)
         if any(v.origin for v in operands):
             origins = rearranged(eqn, operands, self.dtype)
-        return [Value(x, data, origin) for x, origin in zip(results, origins, strict=True)]
+
+        def leaves(value: Value) -> frozenset[str]:
+            return frozenset(scope.leaves(value))
+
+        return [
+            Value(x, data, origin, *strays(eqn, operands, origin, leaves))
+            for x, origin in zip(results, origins, strict=True)
+        ]
 
     def _product(self, eqn, operands, scope, at, repeats) -> list[Value]:
         lhs, rhs = operands
         self.products[at] = Product(eqn, (scope.leaves(lhs), scope.leaves(rhs)), repeats)
         for i, (weight, other) in enumerate(((lhs, rhs), (rhs, lhs))):
+            if other.data:
+                self.lost |= weight.strays
             if self.tap and weight.origin and other.data:
                 array, varying = self.tap(eqn, i, other.array)
                 scope.add(weight.origin, Contribution(array.astype(self.dtype), varying))
         results = bind(eqn, [lhs.array, rhs.array])
-        return [Value(result, lhs.data or rhs.data) for result in results]
+        data, lost = lhs.data or rhs.data, strays(eqn, operands, None, scope.made_of)
+        return [Value(result, data, None, *lost) for result in results]
 
     def _call(self, eqn, operands, scope, at, repeats) -> list[Value]:
         inner = next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
@@ -232,7 +262,8 @@ class _Walk:
 
     def _cond(self, eqn, operands, scope, at, repeats) -> list[Value]:
         index, *rest = operands
-        inner = _Inner(self, scope, rest, [v.data for v in rest])
+        labels = [scope.labels(v) for v in rest]
+        inner = _Inner(self, scope, rest, labels)
         roots = {k: np.shape(v.array) for k, v in enumerate(rest) if v.origin}
         branches = [
             lambda *arrays, branch=branch, i=i: inner.run(branch, arrays, roots, (*at, i), repeats)
@@ -241,14 +272,16 @@ class _Walk:
         results, totals = jax.lax.switch(index.array, branches, *(v.array for v in rest))
         inner.add(roots, totals)
         data = any(v.data for v in operands)
-        return [Value(result, data) for result in results]
+        ways = zip(*(_reaching(branch, labels) for branch in eqn.params["branches"]), strict=True)
+        lost = [frozenset().union(*map(_parameters, reaching)) for reaching in ways]
+        return [Value(x, data, None, paths) for x, paths in zip(results, lost, strict=True)]
 
     def _scan(self, eqn, operands, scope, at, repeats) -> list[Value]:
         body, length = eqn.params["jaxpr"], eqn.params["length"]
         n_consts, n_carry = _scan_counts(eqn.params)
         first_x = n_consts + n_carry
-        data = _loop_data(body, [v.data for v in operands], n_consts, n_carry)
-        inner = _Inner(self, scope, operands, data)
+        labels = _loop_labels(body, [scope.labels(v) for v in operands], n_consts, n_carry)
+        inner = _Inner(self, scope, operands, labels)
         fixed = _fixed(body, n_consts, n_carry)
         once = {k: np.shape(operands[k].array) for k in fixed if operands[k].origin}
         each = {
@@ -277,12 +310,13 @@ class _Walk:
         )
         inner.add(once, sums)
         inner.add(each, stacks, stacked=True)
-        flags = _reaches(body, data)
-        origins = [operands[k].origin if k in fixed else None for k in range(n_consts, first_x)]
+        after = _reaching(body, labels)
         return [
-            Value(result, flag, origin)
-            for result, flag, origin in zip(
-                [*state, *ys], flags, origins + [None] * len(ys), strict=True
+            replace(operands[k], array=result)
+            if k in fixed
+            else Value(result, _DATA in reaching, None, _parameters(reaching))
+            for k, (result, reaching) in enumerate(
+                zip([*state, *ys], after, strict=True), start=n_consts
             )
         ]
 
@@ -293,8 +327,8 @@ class _Walk:
             return self._plain(eqn, operands, scope, at, repeats)
         test_consts, operands = operands[:n_cond], operands[n_cond:]
         n_carry = len(operands) - n_body
-        data = _loop_data(body, [v.data for v in operands], n_body, n_carry)
-        inner = _Inner(self, scope, operands, data)
+        labels = _loop_labels(body, [scope.labels(v) for v in operands], n_body, n_carry)
+        inner = _Inner(self, scope, operands, labels)
         fixed = _fixed(body, n_body, n_carry)
         once = {k: np.shape(operands[k].array) for k in fixed if operands[k].origin}
         consts = [v.array for v in operands[:n_body]]
@@ -313,9 +347,11 @@ class _Walk:
         state, sums = jax.lax.while_loop(proceed, step, (state, zeros))
         inner.add(once, sums)
         # The number of iterations may depend on the data, too.
-        any_data = any(data) or any(v.data for v in test_consts)
+        data = any(_DATA in reaching for reaching in labels) or any(v.data for v in test_consts)
         return [
-            Value(result, any_data and k not in fixed, operands[k].origin if k in fixed else None)
+            replace(operands[k], array=result)
+            if k in fixed
+            else Value(result, data, None, _parameters(labels[k]))
             for k, result in enumerate(state, start=n_body)
         ]
 
@@ -327,7 +363,7 @@ class _Inner:
     walk: _Walk
     outer: _Scope
     operands: Sequence[Value]
-    data: Sequence[bool]
+    labels: Sequence[frozenset[str | None]]
     varying: dict[int, set[int]] = field(default_factory=dict)
 
     def run(
@@ -342,8 +378,10 @@ class _Inner:
         scope = _Scope(list(roots.values()), [self.outer.leaves(self.operands[k]) for k in roots])
         origins = {k: scope.origin(root) for root, k in enumerate(roots)}
         values = [
-            Value(array, flag, origins.get(k))
-            for k, (array, flag) in enumerate(zip(arrays, self.data, strict=True))
+            replace(self.operands[k], array=array, origin=origins[k])
+            if k in origins
+            else Value(array, _DATA in labels, None, _parameters(labels))
+            for k, (array, labels) in enumerate(zip(arrays, self.labels, strict=True))
         ]
         results = [value.array for value in self.walk.run(jaxpr, values, scope, at, repeats)]
         totals = {}
@@ -385,21 +423,46 @@ def _fixed(body: Any, n_consts: int, n_carry: int) -> list[int]:
     return [*range(n_consts), *same]
 
 
-def _reaches(jaxpr: Any, flags: Sequence[bool]) -> list[bool]:
-    """Which results depend on an input with a flag."""
+def _multiplies(eqn: JaxprEqn) -> bool:
+    """Whether an equation that is not followed may multiply matrices."""
+    name = eqn.primitive.name
+    if name in _PRODUCTS | _UNFOLLOWED or "dot" in name or "matmul" in name:
+        return True
+    return any(
+        _multiplies(inner)
+        for param in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns"))
+        if hasattr(param, "eqns")
+        for inner in _open(param)[0].eqns
+    )
+
+
+def _parameters(labels: frozenset[str | None]) -> frozenset[str]:
+    """The parameters that a value is made of; none if it depends on the data as well."""
+    return frozenset() if _DATA in labels else frozenset(x for x in labels if x is not None)
+
+
+def _reaching(jaxpr: Any, labels: Sequence[frozenset[str | None]]) -> list[frozenset[str | None]]:
+    """The labels of all the inputs that each result depends on."""
     opened, _ = _open(jaxpr)
-    reached = {v for v, flag in zip(opened.invars, flags, strict=True) if flag}
+    reached = dict(zip(opened.invars, labels, strict=True))
+
+    def read(atom: Any) -> frozenset[str | None]:
+        return frozenset() if isinstance(atom, Literal) else reached.get(atom, frozenset())
+
     for eqn in opened.eqns:
-        if any(v in reached for v in eqn.invars if not isinstance(v, Literal)):
-            reached.update(eqn.outvars)
-    return [not isinstance(v, Literal) and v in reached for v in opened.outvars]
+        union = frozenset().union(*map(read, eqn.invars))
+        reached.update(dict.fromkeys(eqn.outvars, union))
+    return [read(v) for v in opened.outvars]
 
 
-def _loop_data(body: Any, flags: list[bool], n_consts: int, n_carry: int) -> list[bool]:
-    """The flags of a loop body's inputs, after as many iterations as change them."""
-    flags = list(flags)
+def _loop_labels(
+    body: Any, labels: list[frozenset[str | None]], n_consts: int, n_carry: int
+) -> list[frozenset[str | None]]:
+    """The labels of a loop body's inputs, after as many iterations as change them."""
     for _ in range(n_carry):
-        after = _reaches(body, flags)
-        for k in range(n_carry):
-            flags[n_consts + k] |= after[k]
-    return flags
+        before, after = labels, _reaching(body, labels)
+        carried = [labels[n_consts + k] | after[k] for k in range(n_carry)]
+        labels = [*labels[:n_consts], *carried, *labels[n_consts + n_carry :]]
+        if labels == before:
+            break
+    return labels

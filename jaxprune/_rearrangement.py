@@ -51,8 +51,16 @@ class Origin(NamedTuple):
 @dataclass(frozen=True)
 class Value:
     array: Any
-    data: bool = False  # depends on the data, so that it is no parameter any more
+    data: bool = False  # depends on the data
     origin: Origin | None = None
+    # The paths of parameters that it is made of in another way than `origin` says; empty for an
+    # activation. They are in `stopped` where the gradient is stopped behind that other way.
+    lost: frozenset[str] = frozenset()
+    stopped: frozenset[str] = frozenset()
+
+    @property
+    def strays(self) -> frozenset[str]:
+        return self.lost | self.stopped
 
 
 def bind(eqn: JaxprEqn, arrays: Sequence[Any]) -> list[Any]:
@@ -64,10 +72,8 @@ def bind(eqn: JaxprEqn, arrays: Sequence[Any]) -> list[Any]:
 def rearranged(eqn: JaxprEqn, operands: Sequence[Value], dtype: Any) -> list[Origin | None]:
     """The origins of an equation's results, `None` where it is no rearrangement."""
     name, first = eqn.primitive.name, operands[0]
-    if name == "optimization_barrier":
-        return [v.origin for v in operands]
     unknown: list[Origin | None] = [None] * len(eqn.outvars)
-    if any(v.data for v in operands):
+    if any(v.data for v in operands) or (name == "stop_gradient" and first.strays):
         return unknown
     if name in _SAME:
         return [first.origin if _tree.is_floating(aval(eqn.outvars[0])) else None]
@@ -76,6 +82,41 @@ def rearranged(eqn: JaxprEqn, operands: Sequence[Value], dtype: Any) -> list[Ori
     if name in ("mul", "div", "add", "add_any", "sub"):
         return [_combined(eqn, operands, dtype)]
     return unknown
+
+
+def strays(
+    eqn: JaxprEqn,
+    operands: Sequence[Value],
+    origin: Origin | None,
+    leaves: Callable[[Value], frozenset[str]],
+) -> tuple[frozenset[str], frozenset[str]]:
+    """What a result of the given origin has lost, and has lost behind a stopped gradient.
+
+    Two ways in which a weight depends on itself count as constants: a factor, mask or index that is
+    computed from it (``w / norm(w)``), because the result is still the weight times something; and
+    a summand behind `stop_gradient` (``w + stop_gradient(round(w) - w)``), because that is how a
+    straight-through estimator is written.
+    """
+    name = eqn.primitive.name
+    if name == "select_n" and operands[0].data:  # chooses between parameters; is none itself
+        operands = operands[1:]
+    if any(v.data and not v.strays for v in operands):
+        return frozenset(), frozenset()
+    if origin is None:
+        lost = frozenset().union(*(leaves(v) | v.lost for v in operands))
+        stopped = frozenset().union(*(v.stopped for v in operands))
+    else:
+        ours = frozenset().union(*(leaves(v) for v in operands))
+        lost, stopped = frozenset(), frozenset()
+        for v in operands:
+            factor = name in ("mul", "div") and v.origin is None
+            factor |= name in _MOVES and not _tree.is_floating(v.array)
+            summand = name in ("add", "add_any", "sub") and v.origin is None
+            lost |= v.lost - ours if factor else v.lost
+            stopped |= v.stopped - ours if factor or summand else v.stopped
+    if name == "stop_gradient":
+        return frozenset(), lost | stopped
+    return lost, stopped
 
 
 def _moved(eqn: JaxprEqn, operands: Sequence[Value], dtype: Any, result: int) -> Origin:

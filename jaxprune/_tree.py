@@ -287,6 +287,15 @@ def is_traced(*trees: PyTree) -> bool:
     return any(isinstance(leaf, Tracer) for tree in trees for leaf in jax.tree.leaves(tree))
 
 
+def known(flag: Any) -> bool:
+    """Whether a condition is known now and holds; False for a traced one.
+
+    Inside `jit` an operation on a concrete array that the function closes over is traced, too: ask
+    about the outcome, not about the array.
+    """
+    return not is_traced(flag) and bool(flag)
+
+
 def check_finite(tree: PyTree, *, what: str = "weights") -> None:
     """Raises if a floating leaf holds a NaN or an infinity. Traced leaves are not checked.
 
@@ -294,10 +303,10 @@ def check_finite(tree: PyTree, *, what: str = "weights") -> None:
       ValueError: naming the first such leaf.
     """
     for path, leaf in named_leaves(tree):
-        if not is_floating(leaf) or is_traced(leaf) or isinstance(leaf, jax.ShapeDtypeStruct):
+        if not is_floating(leaf) or isinstance(leaf, jax.ShapeDtypeStruct):
             continue
-        if not bool(jnp.all(jnp.isfinite(leaf))):
-            bad = "NaN" if bool(jnp.any(jnp.isnan(leaf))) else "inf"
+        if known(~jnp.all(jnp.isfinite(leaf))):
+            bad = "NaN" if known(jnp.any(jnp.isnan(leaf))) else "inf"
             raise ValueError(
                 f"the {what} at {path!r} hold {bad}. Prune a state from before training diverged."
             )

@@ -59,7 +59,6 @@ MASK = jnp.asarray(np.random.default_rng(2).random((3, 4)) < 0.5)
         (lambda p, x: _custom_jvp(x, p["w"]), (3, 1)),
         (lambda p, x: _custom_vjp(x, p["w"]), (3, 1)),
         (lambda p, x: x @ (p["w"] + 1.0), (3, 1)),
-        (lambda p, x: x @ (p["w"] - jnp.mean(p["w"], axis=0, keepdims=True)), (3, 1)),
         (lambda p, x: x @ jax.lax.optimization_barrier(jax.lax.stop_gradient(-p["w"])), (3, 1)),
         (lambda p, x: jnp.concatenate(jnp.split(x @ p["w"], 2, axis=1)), (3, 1)),
         (lambda p, x: [x @ part for part in jnp.split(p["w"], 2, axis=1)], (3, 4)),
@@ -249,16 +248,127 @@ def test_unknown_primitives_are_evaluated_and_end_the_tracking():
     assert norms == {"w": None, "q": None}
 
 
-def test_shard_map_is_evaluated():
+def _in_shard_map(f, *args):
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec()
+    return jax.shard_map(f, mesh=mesh, in_specs=(spec,) * len(args), out_specs=spec)(*args)
 
+
+def _grown(w):
+    return jax.lax.scan(lambda w, _: (w * 2.0, None), w, length=2)[0]
+
+
+def _inside_a_scan(x, w):
+    return jax.lax.scan(lambda x, _: (x @ w, None), x, length=2)[0]
+
+
+@jax.custom_jvp
+def _signs(w):
+    return jnp.sign(w)
+
+
+_signs.defjvp(lambda primals, tangents: (_signs(*primals), tangents[0]))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x, w: x @ (w + w.T),
+        lambda x, w: x @ jnp.tanh(w),
+        lambda x, w: x @ jnp.tanh(w).T[:, ::-1],
+        lambda x, w: x @ (w - jnp.mean(w, axis=0, keepdims=True)),
+        lambda x, w: x @ jax.lax.stop_gradient(w - jnp.mean(w, axis=0, keepdims=True)),
+        lambda x, w: x @ (w + jax.lax.stop_gradient(w) * jnp.tanh(w)),
+        lambda x, w: x @ jax.lax.stop_gradient(jnp.tanh(w)),
+        lambda x, w: x @ jax.nn.softmax(w),
+        lambda x, w: x @ jnp.linalg.inv(w + 9 * jnp.eye(3)),
+        lambda x, w: x @ (w > 0).astype(x.dtype),
+        lambda x, w: x @ _signs(w),
+        lambda x, w: x @ jnp.where(w > 0, w, jnp.expm1(w)),
+        lambda x, w: x @ jnp.where(jnp.sum(x) > 0, w, 2 * w),
+        lambda x, w: x @ jax.lax.cond(jnp.sum(x) > 0, lambda w: w, lambda w: 2 * w, w),
+        lambda x, w: x @ jax.lax.cond(True, lambda w: w, lambda w: 2 * w, w),
+        lambda x, w: jax.lax.cond(True, lambda w: x @ jnp.tanh(w), lambda w: x, w),
+        lambda x, w: x @ _grown(w),
+        lambda x, w: jax.lax.scan(lambda w, _: (w * 2.0, x @ w), w, length=2)[1],
+        lambda x, w: jax.lax.fori_loop(0, 2, lambda _, x: x @ jnp.tanh(w), x),
+        lambda x, w: x @ jax.lax.while_loop(lambda w: jnp.sum(w) < 9, lambda w: w + 1, w),
+        lambda x, w: _inside_a_scan(x, jnp.tanh(w)),
+        lambda x, w: _inside_a_scan(x, w - jnp.mean(w)),
+        lambda x, w: jax.jit(lambda x, w: x @ w)(x, jnp.exp(w)),
+        lambda x, w: x @ (w @ jnp.ones((3, 3))),
+        lambda x, w: (x * jnp.tanh(w[:1])) @ (w * jnp.max(w) + w.T),
+        lambda x, w: jax.lax.ragged_dot(x, w[None], jnp.array([5])),
+        lambda x, w: _in_shard_map(jnp.matmul, x, w),
+        lambda x, w: _in_shard_map(jax.jit(jnp.matmul), x, jnp.tanh(w)),
+    ],
+)
+def test_a_use_that_is_not_followed_leaves_no_partial_sum(use):
+    square = {"w": _normal(3, 3, 3), "v": _normal(4, 3, 3)}
+
+    def both(p, x):
+        return use(x, p["w"]), x @ p["w"], x @ p["v"]
+
+    norms = _norms(both, square)
+    assert norms["w"] is None
+    np.testing.assert_allclose(norms["v"], NORMS, rtol=1e-5)
+    with pytest.raises(ValueError, match="nothing for the prunable leaf 'w'"):
+        jp.scores.wanda(square, norms)
+    assert _norms(lambda p, x: use(x, p["w"]), square) == {"w": None, "v": None}
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda x, w: x + jnp.tanh(w[:1]),
+        lambda x, w: (x * jnp.exp(w[:1])) @ jnp.ones((3, 3)),
+        lambda x, w: jnp.sum(jnp.square(w)),
+        lambda x, w: jax.nn.softmax(w[jnp.argmax(x, axis=1)]) @ x.T,
+        lambda x, w: jnp.where(x > 0, x, jnp.tanh(w[:1])) @ jnp.ones((3, 3)),
+        lambda x, w: jnp.ones((3, 3)) @ jnp.tanh(w),
+        lambda x, w: _in_shard_map(jnp.add, x, w[:1]) @ jnp.ones((3, 3)),
+        lambda x, w: jax.lax.scan(lambda h, x: (jnp.tanh(h + x), None), w[0], x)[0] @ x.T,
+        lambda x, w: jax.lax.cond(True, lambda w: x + w[:1], lambda w: x, w) @ x.T,
+    ],
+)
+def test_what_depends_on_the_data_is_no_parameter(use):
+    norms = _norms(lambda p, x: (use(x, p["w"]), x @ p["w"]), {"w": _normal(3, 3, 3)})
+    np.testing.assert_allclose(norms["w"], NORMS, rtol=1e-5)
+
+
+def test_factors_masks_and_rounding_of_the_weight_itself():
+    def quantised(w):
+        return w + jax.lax.stop_gradient(jnp.round(w) - w)
+
+    np.testing.assert_allclose(_norms(lambda p, x: x @ quantised(p["w"]))["w"], NORMS, rtol=1e-5)
+    large = np.abs(np.asarray(W)) > 0.5
+    for masked in (
+        lambda w: jnp.where(jnp.abs(w) > 0.5, w, 0.0),
+        lambda w: w * (jnp.abs(w) > 0.5).astype(w.dtype),
+    ):
+        norms = _norms(lambda p, x, masked=masked: x @ masked(p["w"]))["w"]
+        np.testing.assert_allclose(norms, NORMS * large, rtol=1e-5)
+    # A mask that is learned is a use of the parameters that it is made of.
+    params = {"w": W, "s": W}
+    norms = _norms(lambda p, x: (x @ (p["w"] * jax.nn.sigmoid(p["s"])), x @ p["s"]), params)
+    assert norms["s"] is None
+    np.testing.assert_allclose(norms["w"], NORMS * np.asarray(jax.nn.sigmoid(W)), rtol=1e-5)
+    # Of a low-rank update only the factors are lost.
+    params = {"w": W, "a": _normal(5, 3, 2), "b": _normal(6, 2, 4)}
+    norms = _norms(lambda p, x: (x @ (p["w"] + p["a"] @ p["b"]), x @ p["a"]), params)
+    assert norms["a"] is None
+    assert norms["b"] is None
+    np.testing.assert_allclose(norms["w"], NORMS, rtol=1e-5)
+
+
+def test_a_barrier_keeps_weights_and_data_apart():
     def apply(p, x):
-        return jax.shard_map(jnp.matmul, mesh=mesh, in_specs=(spec, spec), out_specs=spec)(
-            x, p["w"]
-        )
+        x, w, v = jax.lax.optimization_barrier((x, p["w"], jnp.tanh(p["v"])))
+        return x @ w, x @ v, x @ p["v"]
 
-    assert _norms(apply) == {"w": None}
+    norms = _norms(apply, {"w": W, "v": W})
+    np.testing.assert_allclose(norms["w"], NORMS, rtol=1e-5)
+    assert norms["v"] is None
 
 
 def test_products_are_listed_with_their_repeats():

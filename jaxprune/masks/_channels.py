@@ -12,8 +12,12 @@ def channels(axis: int | Callable[[str, Any], int] = -1, *, norm: Norm = "l1") -
     The unit of every count is a channel: exactly ``round(sparsity * channels)`` channels go. Each
     leaf is masked for itself; biases, norms and the layers that read the channel are not touched.
 
-    With magnitudes as scores, ``norm="l1"`` and ``"l2"`` are the filter norms; for the geometric
-    median pass ``scores=jp.scores.geometric_median(params)`` with ``norm="max"``.
+    With magnitudes as scores, ``norm="l1"`` and ``"l2"`` are the filter norms. Where all scores
+    of a channel are equal, as of `jaxprune.scores.geometric_median` and
+    `jaxprune.scores.batch_norm_scale`, ``norm="max"`` is the right one: it gives the channel that
+    very score, where sums weigh it by the size of the channel and means round it.
+
+    A leaf without a weight, of shape (0, 4) say, stays as it is.
 
     Args:
       axis: the axis of the channels, or a function ``(path, leaf) -> axis``; negative from the
@@ -40,10 +44,12 @@ def channels(axis: int | Callable[[str, Any], int] = -1, *, norm: Norm = "l1") -
     """
     check_words(norm)
 
-    def pattern(path: str, leaf: Any) -> PatternSpec:
+    def pattern(path: str, leaf: Any) -> PatternSpec | None:
         own = axis(path, leaf) if callable(axis) else axis
         if not -leaf.ndim <= own < leaf.ndim:
             raise ValueError(f"the pattern names axis {own} of {path!r}, of shape {leaf.shape}.")
+        if 0 in leaf.shape:
+            return None
         others = tuple(i for i in range(leaf.ndim) if i != own % leaf.ndim)
         return PatternSpec(others, tuple(leaf.shape[i] for i in others), norm=norm)
 

@@ -60,6 +60,12 @@ def erk(
             (sum(leaf.shape) / max(math.prod(leaf.shape), 1)) ** power if sum(leaf.shape) else 1.0
             for leaf in jax.tree.leaves(scores)
         ]
-        return proportional(scores, densities, limits=limits.counts, on_collapse=on_collapse)
+        return proportional(
+            scores,
+            densities,
+            limits=limits.counts,
+            on_collapse=on_collapse,
+            shared=limits.free(),
+        )
 
     return allocate

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pathlib
+import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ from jaxprune.metrics._sparsity import check_booleans
 
 _FORMAT = "jaxprune.mask"
 _VERSION = "1"
-_SUFFIX = "Give `load` a file that `save` wrote."
+_RESERVED = "__metadata__"  # by safetensors, for what is no tensor
+_REPAIR = "Give `load` a file that `save` wrote."
 
 
 def save(
@@ -43,8 +45,9 @@ def save(
 
     Raises:
       TypeError: if a leaf is not boolean, or a setting is not JSON; the message names it.
-      ValueError: if the mask has no leaf, two leaves have the same readable path, or a leaf has no
-        values here: in compiled code, or on devices of other processes.
+      ValueError: if the mask has no leaf, two leaves have the same readable path, one is named
+        "__metadata__" (the format's own), or a leaf has no values here: in compiled code, or on
+        devices of other processes.
       FileNotFoundError: if the folder does not exist.
 
     Example:
@@ -70,7 +73,13 @@ def save(
     named = _tree.named_leaves(mask)
     if not named:
         raise ValueError("the mask has no prunable leaf, so there is nothing to save.")
-    check_unique([name for name, _ in named])
+    names = [name for name, _ in named]
+    check_unique(names)
+    if _RESERVED in names:
+        raise ValueError(
+            f"the mask has a leaf {_RESERVED!r}, a name that safetensors files reserve. Rename it, "
+            "or save the mask inside another dict."
+        )
     document = json.dumps(_plain(dict(settings or {}), "settings"))
     tensors = {name: _on_host(name, leaf) for name, leaf in named}
     metadata = {
@@ -123,7 +132,7 @@ def load(path: str | os.PathLike[str], *, like: PyTree | None = None) -> PyTree:
             if part.get_dtype() != "BOOL":
                 raise ValueError(
                     f"{os.fspath(path)!r} holds {part.get_dtype()} at {name!r}, not BOOL: it is "
-                    f"not a mask file. {_SUFFIX}"
+                    f"not a mask file. {_REPAIR}"
                 )
         shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
         if like is not None:
@@ -202,6 +211,12 @@ def _plain(value: Any, name: str) -> Any:
         return {key: _plain(item, f"{name}[{key!r}]") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        # Most readers of JSON take every number as a float64.
+        raise TypeError(
+            f"{name} is an integer of {value.bit_length()} bits, too large for a number of JSON. "
+            "Pass hex(value)."
+        )
     is_number = isinstance(value, int | float) and math.isfinite(value)
     if value is None or isinstance(value, str) or is_number:
         return value
@@ -237,13 +252,13 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[tuple[Any, dict[str, str]]
     try:
         file = safe_open(name, framework="numpy")
     except SafetensorError as error:
-        raise ValueError(f"{name!r} is not a safetensors file ({error}). {_SUFFIX}") from error
+        raise ValueError(f"{name!r} is not a safetensors file ({error}). {_REPAIR}") from error
     with file:
         metadata = file.metadata() or {}
         if metadata.get("format") != _FORMAT:
             raise ValueError(
                 f"{name!r} is a safetensors file but not a mask file: its metadata say format "
-                f"{metadata.get('format')!r}, not {_FORMAT!r}. {_SUFFIX}"
+                f"{metadata.get('format')!r}, not {_FORMAT!r}. {_REPAIR}"
             )
         if metadata.get("format_version") != _VERSION:
             raise ValueError(

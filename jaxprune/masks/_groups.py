@@ -7,8 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import _tree
-from jaxprune.masks import _pattern
+from jaxprune.masks import _keys, _pattern
 from jaxprune.masks._pattern import PatternSpec
+
+# Bits to which scores are rounded, relative to the largest of their leaf, before they are added.
+_BITS = 30
 
 
 def number(leaf: Any, spec: PatternSpec | None) -> int:
@@ -21,23 +24,57 @@ def scores_of(
 ) -> tuple[jax.Array, jax.Array | None]:
     """One score a group, and which groups have a weight left.
 
-    Weights that ``within`` has removed count as 0. Sums are taken in float32 at least.
+    Weights that ``within`` has removed count as 0 in sums and not at all in a maximum. Results are
+    float32 at least. Sums are taken in integers, so that they do not depend on the order of
+    addition, which differs between devices.
     """
-    values = _pattern.split(scores.astype(_tree.wide_dtype(scores.dtype)), spec)
-    left = None
+    wide = jnp.dtype(_tree.wide_dtype(scores.dtype))
+    values = _pattern.split(_keys.widen(scores, wide), spec)
+    left = still = None
     if within is not None:
         still = _pattern.split(within, spec)
-        values = jnp.where(still, values, jnp.zeros_like(values))
         left = jnp.any(still, axis=-1)
+    if spec.norm == "max":
+        if still is not None:
+            values = jnp.where(still, values, jnp.full_like(values, -jnp.inf))
+        return jnp.max(values, axis=-1, initial=-jnp.inf), left
+    if still is not None:
+        values = jnp.where(still, values, jnp.zeros_like(values))
     if spec.norm == "l2":
-        return jnp.sqrt(jnp.sum(jnp.square(values), axis=-1)), left
-    reduce = {"l1": jnp.sum, "mean": jnp.mean, "max": jnp.max}[spec.norm]
-    return reduce(values, axis=-1), left
+        return jnp.sqrt(_exact_sum(jnp.square(values))), left
+    total = _exact_sum(values)
+    return total / max(values.shape[-1], 1) if spec.norm == "mean" else total, left
+
+
+def _exact_sum(values: jax.Array) -> jax.Array:
+    """Sums over the last axis, rounding each value to 30 bits of the largest of the leaf."""
+    if not values.size:
+        return jnp.sum(values, axis=-1)
+    finite = jnp.isfinite(values)
+    size = jnp.where(finite, jnp.abs(values), jnp.zeros_like(values))
+    _, exponent = jnp.frexp(jnp.max(size))
+    scaled = jnp.ldexp(jnp.where(finite, values, jnp.zeros_like(values)), _BITS - exponent)
+    fixed = jnp.round(scaled).astype(jnp.int32)
+    # In parts of so many bits that their sums stay below 2**31.
+    bits = 30 - max(values.shape[-1] - 1, 1).bit_length()
+    if bits < 1:
+        raise ValueError(f"a group of {values.shape[-1]} weights is too large; at most 2**29.")
+    total = jnp.zeros(values.shape[:-1], values.dtype)
+    for shift in reversed(range(0, _BITS + 1, bits)):
+        part = (fixed >> shift) & ((1 << bits) - 1) if shift + bits <= _BITS else fixed >> shift
+        added = jnp.sum(part, axis=-1, dtype=jnp.int32).astype(values.dtype)
+        total = total + jnp.ldexp(added, shift - _BITS + exponent)
+    # Not finite: as a float sum has it, in any order.
+    odd = jnp.sum(jnp.where(finite, jnp.zeros_like(values), values), axis=-1)
+    return jnp.where(jnp.all(finite, axis=-1), total, odd)
 
 
 def spread_over(
-    kept: jax.Array, shape: tuple[int, ...], within: jax.Array | None, spec: PatternSpec
+    kept: jax.Array, scores: jax.Array, within: jax.Array | None, spec: PatternSpec
 ) -> jax.Array:
     """The mask of the weights from the mask of the groups, within the previous mask."""
-    mask = _pattern.spread(kept, shape, spec)
-    return mask if within is None else mask & within
+    mask = _pattern.spread(kept, scores.shape, spec)
+    if within is not None:
+        return mask & within
+    # No key is 0, so this changes nothing; but it lays the mask out over devices as the scores are.
+    return mask | (_keys.sort_keys(_keys.widen(scores, _keys.common_dtype([scores.dtype]))) == 0)

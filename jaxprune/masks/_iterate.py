@@ -26,7 +26,8 @@ def prune_iteratively(
 
     Args:
       params: any pytree of arrays.
-      sparsity: fraction removed of the prunable weights at the end, in [0, 1).
+      sparsity: fraction removed of the prunable weights at the end, in [0, 1); a Python number,
+        not a traced one.
       scores: ``scores(params) -> scores``; called on the parameters pruned so far. Compile it
         (`jax.jit`) if it is slow.
       iterations: steps.
@@ -37,7 +38,7 @@ def prune_iteratively(
 
     Raises:
       ValueError: as `prune`, and if ``iterations`` is not positive.
-      TypeError: if ``scores`` is not a function.
+      TypeError: if ``scores`` is not a function, or ``sparsity`` not a number known now.
 
     Example:
       >>> import jax.numpy as jnp
@@ -57,6 +58,12 @@ def prune_iteratively(
         )
     if iterations < 1:
         raise ValueError(f"iterations is the number of steps, at least 1; got {iterations}.")
+    if _tree.is_traced(sparsity):
+        raise TypeError(
+            "prune_iteratively needs its sparsity as a Python number, to find that of each step; "
+            f"got the traced {sparsity}. Make it a static argument of the compiled function "
+            "(jax.jit(..., static_argnames=...)), or call prune_iteratively outside of it."
+        )
     check_sparsity(sparsity)
     _tree.check_finite(_tree.prunable(params, lambda path, leaf: _tree.is_floating(leaf)))
     mask = None

@@ -69,8 +69,13 @@ def widen(scores: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """Converts to a wider floating dtype without flushing denormals."""
     if scores.dtype == dtype:
         return scores
-    if scores.dtype == jnp.bfloat16 and dtype == jnp.float32:
+    if scores.dtype == jnp.bfloat16:
         # bfloat16 is the upper half of float32; as a shift this keeps denormals.
         bits = jax.lax.bitcast_convert_type(scores, jnp.uint16).astype(jnp.uint32) << 16
-        return jax.lax.bitcast_convert_type(bits, jnp.float32)
+        return widen(jax.lax.bitcast_convert_type(bits, jnp.float32), dtype)
+    if scores.dtype == jnp.float32:  # to float64
+        bits = jax.lax.bitcast_convert_type(scores, jnp.uint32)
+        size = (bits & 0x7FFFFFFF).astype(dtype) * jnp.asarray(2.0**-149, dtype)
+        denormal = jnp.where(bits >> 31 == 1, -size, size)
+        return jnp.where(bits & 0x7F800000 == 0, denormal, scores.astype(dtype))
     return scores.astype(dtype)

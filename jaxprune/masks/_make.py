@@ -97,30 +97,15 @@ def make_with_info(
       The mask, and a `PruneInfo`.
 
     Raises:
-      ValueError: for what can be seen before any value: an invalid sparsity, no prunable leaf,
-        trees that differ.
+      ValueError: for what can be seen before any value: an invalid sparsity, no prunable weight,
+        trees that differ, an allocation that leaves out a leaf or takes it twice.
       TypeError: if the sparsity is not a number, or a leaf is of the wrong kind.
     """
+    _check_trees(scores, within)
     named = _tree.named_leaves(scores)
-    if not named:
-        raise ValueError("the scores have no prunable leaf; every leaf is None.")
-    for path, leaf in named:
-        if not _tree.is_floating(leaf):
-            raise TypeError(
-                f"scores are floating arrays, but {path!r} is of dtype "
-                f"{getattr(leaf, 'dtype', type(leaf).__name__)}."
-            )
-        if max(leaf.shape, default=0) >= 1 << 32:
-            raise ValueError(
-                f"{path!r} has an axis of {max(leaf.shape)} entries; an axis must stay below "
-                "2**32. Reshape it to two axes."
-            )
-    if within is not None:
-        _tree.check_matches(within, scores, what="mask `within`")
-        _check_same_leaves(within, scores)
     specs = _pattern.resolve(pattern, scores)
     rescaled, pools = (allocation or globally())(scores, within)
-    pools, counts, limits = _counts(pools, sparsity, [leaf for _, leaf in named], specs)
+    pools, counts, limits = _counts(pools, sparsity, named, specs)
     leaves, treedef = jax.tree.flatten(rescaled)
     kept_before = None if within is None else jax.tree.leaves(within)
     masks, fields = _engine.masks_of(
@@ -152,34 +137,64 @@ def check_fit(
     Args:
       scores: the scores, or their shapes (`jax.eval_shape`).
       sparsities: one or more, as for `make`.
-      within: as for `make`; its structure only.
+      within: as for `make`; its structure and shapes only.
       allocation: as for `make`.
       pattern: as for `make`.
 
     Raises:
-      ValueError: if allocation or pattern do not fit the leaves or a sparsity.
-      TypeError: if an argument is of the wrong kind.
+      ValueError: if there is no prunable weight, the trees differ, or allocation or pattern do not
+        fit the leaves or a sparsity.
+      TypeError: if a leaf or an argument is of the wrong kind.
 
     Example:
       >>> import jax.numpy as jnp
       >>> import jaxprune as jp
       >>> check_fit({"w": jnp.ones((4, 4))}, [0.5], pattern=jp.masks.nm(2, 4, axis=0))
     """
+    _check_trees(scores, within)
 
     def trace(scores: PyTree, within: PyTree | None) -> None:
         specs = _pattern.resolve(pattern, scores)
         _, pools = (allocation or globally())(scores, within)
         for sparsity in sparsities:
-            _counts(pools, sparsity, jax.tree.leaves(scores), specs)
+            _counts(pools, sparsity, _tree.named_leaves(scores), specs)
 
     jax.eval_shape(trace, scores, within)
+
+
+def _check_trees(scores: PyTree, within: PyTree | None) -> None:
+    """Raises if scores or the mask `within` are wrong, whatever their values."""
+    named = _tree.named_leaves(scores)
+    if not named:
+        raise ValueError("the scores have no prunable leaf; every leaf is None.")
+    for path, leaf in named:
+        if not _tree.is_floating(leaf):
+            raise TypeError(
+                f"scores are floating arrays, but {path!r} is of dtype "
+                f"{getattr(leaf, 'dtype', type(leaf).__name__)}."
+            )
+        if max(leaf.shape, default=0) >= 1 << 32:
+            raise ValueError(
+                f"{path!r} has an axis of {max(leaf.shape)} entries; an axis must stay below "
+                "2**32. Reshape it to two axes."
+            )
+    if not _tree.size(scores):
+        path, leaf = named[0]
+        raise ValueError(
+            f"the scores have no prunable weight: every leaf is empty, such as {path!r} of shape "
+            f"{leaf.shape}. Let `where` take leaves that have some."
+        )
+    if within is not None:
+        _tree.check_matches(within, scores, what="mask `within`")
+        _check_same_leaves(within, scores)
 
 
 def _check_same_leaves(within: PyTree, scores: PyTree) -> None:
     ours, theirs = _tree.named_leaves(within), _tree.named_leaves(scores)
     for path, leaf in ours:
-        if leaf.dtype != np.bool_:
-            raise TypeError(f"a mask holds booleans, but `within` is {leaf.dtype} at {path!r}.")
+        dtype = getattr(leaf, "dtype", type(leaf).__name__)
+        if dtype != np.bool_:
+            raise TypeError(f"a mask holds boolean arrays, but `within` is {dtype} at {path!r}.")
     differing = sorted({path for path, _ in ours} ^ {path for path, _ in theirs})
     if differing:
         raise ValueError(
@@ -191,22 +206,31 @@ def _check_same_leaves(within: PyTree, scores: PyTree) -> None:
 def _counts(
     pools: Pools,
     sparsity: Any,
-    leaves: Sequence[Any],
+    named: Sequence[tuple[str, Any]],
     specs: Sequence[PatternSpec | None],
 ) -> tuple[Pools, list[Any], tuple[Any, Any] | None]:
     """The pools without leaves of N:M, how many entries each loses, and the limits, in limbs."""
     fixed = [spec is not None and spec.kept is not None for spec in specs]
+    paths = [path for path, _ in named]
+    _check_pools(pools, paths, fixed)
     for spec in specs:
         if spec is not None and spec.kept is not None and sparsity is not None:
             _nm.check_sparsity(spec, sparsity)
     sizes = [
         0 if fixed_ else _groups.number(leaf, spec)
-        for leaf, spec, fixed_ in zip(leaves, specs, fixed, strict=True)
+        for (_, leaf), spec, fixed_ in zip(named, specs, fixed, strict=True)
     ]
     if any(fixed) and sparsity is None and not pools.fixed:
         counts: Sequence[Any] = [0] * len(pools.leaves)  # the other leaves stay dense
     else:
         counts = pools.counts(sparsity, sizes)
+    if len(counts) != len(pools.leaves):
+        first = pools.leaves[len(counts)] if len(counts) < len(pools.leaves) else ()
+        of = f"; the first without one holds {paths[first[0]]!r}" if first else ""
+        raise ValueError(
+            f"the allocation gives {len(counts)} counts for {len(pools.leaves)} pools{of}. Let "
+            "`counts` give one a pool."
+        )
     members = [tuple(i for i in pool if not fixed[i]) for pool in pools.leaves]
     limbs = [_limbs.to_limbs(c) for c, pool in zip(counts, members, strict=True) if pool]
     limits = None
@@ -214,3 +238,22 @@ def _counts(
         least, most = pools.limits(sizes)
         limits = (_limbs.stack_limbs(least), _limbs.stack_limbs(most))
     return pools._replace(leaves=tuple(pool for pool in members if pool)), limbs, limits
+
+
+def _check_pools(pools: Pools, paths: Sequence[str], fixed: Sequence[bool]) -> None:
+    """Raises unless every leaf that is to be counted is in one pool."""
+    places = [0] * len(paths)
+    for pool in pools.leaves:
+        for i in pool:
+            if not 0 <= i < len(paths):
+                raise ValueError(
+                    f"the allocation has the leaf {i} in a pool, but the scores have "
+                    f"{len(paths)}, from 0 ({paths[0]!r}) to {len(paths) - 1} ({paths[-1]!r})."
+                )
+            places[i] += 1
+    for path, number, fixed_ in zip(paths, places, fixed, strict=True):
+        if number != 1 and not fixed_:
+            raise ValueError(
+                f"the allocation has {path!r} in {number} pools. Put every leaf in one, by its "
+                "place in jax.tree.leaves(scores); one that stays dense in a pool that loses 0."
+            )

@@ -120,6 +120,9 @@ def digits_true(flags: list[jax.Array], *, wide: bool) -> jax.Array:
         lambda a, b: [x + y for x, y in zip(a, b, strict=True)],
         tuple(range(rows, flags[0].ndim)),
     )
+    if len(flags) == 1:
+        # XLA drops an operand that nobody reads, and with it the form that is fused.
+        sums = jax.lax.optimization_barrier(sums)
     if not wide:
         return jnp.stack(sums[: len(flags)])[:, None]
     each = [_limbs.to_digits(_limbs.one_limb(s)).reshape(-1, 4) for s in sums[: len(flags)]]

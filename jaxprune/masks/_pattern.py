@@ -29,7 +29,9 @@ class PatternSpec(NamedTuple):
       group: the length of a group along each of ``axes``.
       kept: how many entries of each group stay; `None` if groups stay or go whole.
       norm: how the scores of a group that goes whole become one: "l1" their sum (the L1 norm of the
-        weights where scores are magnitudes), "l2" the root of the sum of squares, "max" or "mean".
+        weights where scores are magnitudes), "l2" the root of the sum of squares (for scores that
+        are not negative), "max" or "mean". Weights that `within` has removed count as 0, and not
+        at all for "max".
       remainder: what happens where a length does not divide an axis: "error", or "dense": what is
         left over at the end of the axis stays and is not counted.
     """
@@ -48,7 +50,8 @@ def resolve(pattern: Pattern | None, scores: PyTree) -> tuple[PatternSpec | None
     """The checked spec of each leaf, with axes counted from the first.
 
     Raises:
-      ValueError: if an axis does not exist, or a group does not divide it; with the leaf's path.
+      ValueError: if an axis does not exist, a group does not divide it, or, outside `jit`, scores
+        are negative under the norm "l2"; with the leaf's path.
       TypeError: if the pattern is not a function that gives specs.
     """
     named = _tree.named_leaves(scores)
@@ -56,7 +59,15 @@ def resolve(pattern: Pattern | None, scores: PyTree) -> tuple[PatternSpec | None
         return (None,) * len(named)
     if not callable(pattern):
         raise TypeError(f"pattern is a function such as jp.masks.nm(2, 4); got {pattern!r}.")
-    return tuple(_checked(pattern(path, leaf), path, leaf.shape) for path, leaf in named)
+    specs = tuple(_checked(pattern(path, leaf), path, leaf.shape) for path, leaf in named)
+    for (path, leaf), spec in zip(named, specs, strict=True):
+        squares = spec is not None and spec.kept is None and spec.norm == "l2"
+        if squares and _tree.is_floating(leaf) and _tree.known(jnp.any(leaf < 0)):
+            raise ValueError(
+                f"the scores of {path!r} are negative somewhere; the norm 'l2' squares them, which "
+                "would lose their order. Use norm='l1', their sum, or 'max'."
+            )
+    return specs
 
 
 def _checked(spec: Any, path: str, shape: tuple[int, ...]) -> PatternSpec | None:

@@ -77,14 +77,15 @@ def per_leaf(sparsities: Any, *, on_collapse: OnCollapse = "error") -> Allocatio
                 )
             total = _count.count(sparsity, sum(sizes))
             if abs(total - sum(written(sizes))) > len(sizes):
+                some = ", ".join(paths[:4]) + (", ..." if len(paths) > 4 else "")
                 raise ValueError(
                     f"the sparsities cannot add up: {sparsity} of {sum(sizes)} removes {total}, "
-                    f"but those of the leaves ({', '.join(paths[:4])}, ...) remove "
-                    f"{sum(written(sizes))}. Pass sparsity=None, or leave a leaf out to make up."
+                    f"but those of the leaves ({some}) remove {sum(written(sizes))}. Pass "
+                    "sparsity=None, or leave a leaf out to make up."
                 )
             return written(sizes)
 
-        some = any(x is None for x in given)
-        return scores, Pools(one_each(number), counts, on_collapse, shared=some, fixed=True)
+        free = tuple(x is None for x in given)
+        return scores, Pools(one_each(number), counts, on_collapse, shared=free, fixed=True)
 
     return allocate

@@ -39,7 +39,7 @@ def per_leaf_numbers(spec: Any, tree: PyTree, *, what: str) -> list[float | None
         return _from_tree(spec, paths, what)
     found: list[float | None] = [None] * len(paths)
     for pattern, value in reversed(rules):  # the first that matches writes last
-        hits = [i for i, path in enumerate(paths) if _matches(pattern, path, what)]
+        hits = matches(pattern, paths, what)
         if not hits:
             raise ValueError(_no_leaf(pattern, paths, what))
         for i in hits:
@@ -69,14 +69,22 @@ def _as_rules(spec: Any) -> list[tuple[str, Any]] | None:
     return None
 
 
-def _matches(pattern: str, path: str, what: str) -> bool:
+def matches(pattern: str, paths: Sequence[str], what: str) -> list[int]:
+    """Which paths a rule names: the one that it is, or those that it matches whole.
+
+    Raises:
+      ValueError: if it is neither a path nor a regular expression; ``what`` says whose it is.
+    """
     try:
-        return pattern == path or re.fullmatch(pattern, path) is not None
+        expression = re.compile(pattern)
     except re.error as error:
+        if pattern in paths:
+            return [paths.index(pattern)]
         raise ValueError(
             f"{what} has the rule {pattern!r}, which is neither the path of a leaf nor a regular "
             f"expression ({error})."
         ) from None
+    return [i for i, path in enumerate(paths) if path == pattern or expression.fullmatch(path)]
 
 
 def _no_leaf(pattern: str, paths: list[str], what: str) -> str:

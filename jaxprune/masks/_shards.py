@@ -1,14 +1,16 @@
 """Counts over an array that may be spread over devices, without moving the array."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 # local(offsets, array, *aligned, *queries) -> counts; offsets: where the shard begins on each axis.
 Local = Callable[..., jax.Array]
@@ -48,8 +50,12 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
             f = jax.vmap(f)
         return f(*args)
 
-    def on_one(names: Sequence[tuple[str, ...]], args: Sequence[jax.Array]) -> jax.Array:
-        """What one device does: counts what it holds, and adds up with the others."""
+    @custom_partitioning
+    def counted(args: tuple[jax.Array, ...]) -> jax.Array:
+        return mapped([0] * (args[0].ndim - batch), args)
+
+    def by_names(names: Sequence[tuple[str, ...]], args: Sequence[jax.Array]) -> jax.Array:
+        """What one device does where mesh axes are known: counts its part, adds up with others."""
         offsets = [
             jax.lax.axis_index(axis).astype(jnp.uint32) * jnp.uint32(size) if axis else 0
             for axis, size in zip(names[batch:], args[0].shape[batch:], strict=True)
@@ -58,9 +64,15 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
         reduced = tuple(name for axis in names[batch:] for name in axis)
         return jax.lax.psum(counts, reduced) if reduced else counts
 
-    @custom_partitioning
-    def counted(args: tuple[jax.Array, ...]) -> jax.Array:
-        return mapped([0] * (args[0].ndim - batch), args)
+    def by_parts(parts: "_Parts", args: Sequence[jax.Array]) -> jax.Array:
+        """The same for any partition: where several devices hold a part, each counts it."""
+        if not parts.names:
+            return mapped([0] * len(args[0].shape), args)
+        here = jnp.asarray(parts.begins)[jax.lax.axis_index(parts.names)]
+        cut = parts.begins.any(axis=0)
+        counts = mapped([here[i] if cut[i] else 0 for i in range(len(cut))], args)
+        counts = jax.lax.psum(counts, parts.names)
+        return counts // jnp.uint32(parts.copies) if parts.copies > 1 else counts
 
     def shardings(mesh: Any, args: Sequence[Any]) -> tuple[list[tuple[str, ...]], tuple[Any, ...]]:
         names = _axis_names(args[0])
@@ -70,11 +82,24 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
 
     def partition(mesh: Any, arg_shapes: Any, result_shape: Any) -> Any:
         del result_shape  # follows from the first array
-        names, (*args, result) = shardings(mesh, arg_shapes[0])
-        return mesh, lambda args: on_one(names, args), result, (tuple(args),)
+        (args,) = arg_shapes
+        if batch:
+            names, (*aligned, result) = shardings(mesh, args)
+            return mesh, partial(by_names, names), result, (tuple(aligned),)
+        sharding = args[0].sharding
+        if mesh.empty:
+            mesh = Mesh(np.array(list(sharding.devices_indices_map(args[0].shape))), ("devices",))
+        whole = NamedSharding(mesh, PartitionSpec())
+        parts = _parts(args[0].shape, sharding, mesh)
+        if parts is None:
+            parts, sharding = _Parts((), np.zeros((0, args[0].ndim), np.uint32), 1), whole
+        spread = (sharding,) * arrays + (whole,) * (len(args) - arrays)
+        return mesh, partial(by_parts, parts), whole, (spread,)
 
     def infer(mesh: Any, arg_shapes: Any, result_shape: Any) -> Any:
         del result_shape
+        if not batch:
+            return NamedSharding(mesh, PartitionSpec())
         return shardings(mesh, arg_shapes[0])[1][-1]
 
     def rule(mesh: Any, operands: Any, results: Any) -> str:
@@ -86,7 +111,14 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
             words.append(" ".join(batched + [f"x{j}" if i < arrays else f"q{i}{j}" for j in axes]))
         return ", ".join(words) + " -> " + " ".join(batched + [f"r{j}" for j in range(rank)])
 
-    counted.def_partition(partition, infer_sharding_from_operands=infer, sharding_rule=rule)
+    # Without mapped axes shardings are taken as they come: the partitioner may cut an array, say
+    # after a reshape, in a way that no mesh axis has a name for.
+    counted.def_partition(
+        partition,
+        infer_sharding_from_operands=infer,
+        sharding_rule=rule,
+        decode_shardings=bool(batch),
+    )
 
     @custom_vmap
     def over(*args: jax.Array) -> jax.Array:
@@ -98,7 +130,7 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
         aligned, whole = PartitionSpec(*names), PartitionSpec(*names[:batch])
         specs = (aligned,) * arrays + (whole,) * (len(args) - arrays)
         args = tuple(jax.sharding.reshard(a, spec) for a, spec in zip(args, specs, strict=True))
-        each = jax.shard_map(lambda *args: on_one(names, args), in_specs=specs, out_specs=whole)
+        each = jax.shard_map(lambda *args: by_names(names, args), in_specs=specs, out_specs=whole)
         return each(*args)
 
     @over.def_vmap
@@ -128,6 +160,42 @@ def vary_as(x: jax.Array, array: jax.Array) -> jax.Array:
 
 def _repeat(array: jax.Array, times: int) -> jax.Array:
     return jnp.broadcast_to(array[None], (times, *array.shape))
+
+
+class _Parts(NamedTuple):
+    """How an array lies on the devices of a mesh.
+
+    Attributes:
+      names: the mesh axes along which devices hold different parts.
+      begins: uint32 ``[devices along these, axes]``, where the part of each device begins.
+      copies: how many devices along these axes hold each part.
+    """
+
+    names: tuple[str, ...]
+    begins: np.ndarray
+    copies: int
+
+
+def _parts(shape: Sequence[int], sharding: Any, mesh: Any) -> _Parts | None:
+    """The parts of an array, or `None` if they are not of one size."""
+    # The partitioner pads parts smaller than their neighbours, and padding must not be counted.
+    try:
+        slices = list(sharding.devices_indices_map(tuple(shape)).values())
+    except Exception:  # what JAX raises where parts differ is no public class
+        return None
+    bounds = np.array([[s.indices(n)[:2] for s, n in zip(at, shape, strict=True)] for at in slices])
+    bounds = bounds.reshape(*mesh.devices.shape, len(shape), 2)
+    begins, sizes = bounds[..., 0], (bounds[..., 1] - bounds[..., 0]).reshape(-1, len(shape))
+    if (sizes != sizes[0]).any() or 0 in sizes:
+        return None
+    number = math.prod(n // int(size) for n, size in zip(shape, sizes[0], strict=True))
+    if number * math.prod(sizes[0].tolist()) != math.prod(shape):
+        return None
+    axes = range(mesh.devices.ndim)
+    used = [bool((begins != begins.take([0], axis=axis)).any()) for axis in axes]
+    begins = begins[tuple(slice(None) if use else 0 for use in used)].reshape(-1, len(shape))
+    names = tuple(name for name, use in zip(mesh.axis_names, used, strict=True) if use)
+    return _Parts(names, begins.astype(np.uint32), len(begins) // number)
 
 
 def _axis_names(array: Any) -> list[tuple[str, ...]]:

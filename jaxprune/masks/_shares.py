@@ -2,15 +2,17 @@
 
 Leaf i keeps ``clip(e * a_i, low_i, high_i)`` of its entries, with the one ``e`` for which these add
 up to the total. As a function of the total that is linear between breakpoints, where a leaf reaches
-a limit. All breakpoints are known in advance, so the solution is a table: find the segment of the
-total, share out what its unlimited leaves get, and round by largest remainder.
+a limit. All breakpoints are known in advance: find the segment of the total, share out what its
+unlimited leaves get, and round by largest remainder. A total known on the host needs one segment,
+found by bisection; a traced one the table of all.
 
 The shares are fixed-point integers and the same arithmetic is written twice: in Python integers for
 a total known on the host, and in 16-bit digits for a traced one. Both give the same counts.
 """
 
+import functools
+import math
 from collections.abc import Sequence
-from fractions import Fraction
 from typing import Any, NamedTuple
 
 import jax
@@ -22,62 +24,134 @@ from jaxprune.masks import _limbs
 _BITS = 62  # of a share's fraction: totals stay below 2**62, so a share errs by less than one
 
 
-class _Segment(NamedTuple):
-    start: int  # the first total of this segment
-    base: tuple[int, ...]  # what leaves at a limit keep; 0 for the others
-    share: tuple[int, ...]  # of the rest, in units of 2**-62; 0 for leaves at a limit
-    high: tuple[int, ...]  # upper limits
+class Segment(NamedTuple):
+    """The totals between two breakpoints.
+
+    Attributes:
+      start: the first total of this segment.
+      base: what leaves at a limit keep; 0 for the others.
+      share: of the rest, in units of 2**-62; 0 for leaves at a limit.
+      high: upper limits.
+    """
+
+    start: int
+    base: tuple[int, ...]
+    share: tuple[int, ...]
+    high: tuple[int, ...]
 
 
 class Shares(NamedTuple):
-    """A solved allocation; see `solve`."""
+    """A solved allocation; see `solve`.
 
-    segments: tuple[_Segment, ...]
+    Attributes:
+      weights: the proportions, as integers.
+      low: the fewest entries that each leaf keeps.
+      high: the most.
+      bends: the breakpoints of ``e`` in rising order, as pairs ``(x, weight)`` worth x / weight.
+    """
+
+    weights: tuple[int, ...]
+    low: tuple[int, ...]
+    high: tuple[int, ...]
+    bends: tuple[tuple[int, int], ...]
 
     def of(self, total: int) -> tuple[int, ...]:
         """What each leaf keeps of a total known on the host."""
-        segment = next(s for s in reversed(self.segments) if s.start <= total)
-        rest = total - sum(segment.base)
-        products = [rest * share for share in segment.share]
-        kept = [b + (p >> _BITS) for b, p in zip(segment.base, products, strict=True)]
-        remainders = [_rounded((p & ((1 << _BITS) - 1)) >> 32) for p in products]
-        open_ = [
-            share > 0 and k < high
-            for share, k, high in zip(segment.share, kept, segment.high, strict=True)
-        ]
-        order = sorted(range(len(kept)), key=lambda i: (not open_[i], -remainders[i], i))
-        for i in order[: total - sum(kept)]:
-            kept[i] += 1
-        return tuple(kept)
+        first, last = 0, len(self.bends) - 1
+        while first < last:
+            middle = (first + last + 1) // 2
+            if self._start(middle) <= total:
+                first = middle
+            else:
+                last = middle - 1
+        return shared_out(self._segment(first), total)
 
     def of_traced(self, total: jax.Array) -> jax.Array:
         """What each leaf keeps of a traced total in limbs ``[2]``, as limbs ``[leaves, 2]``."""
-        starts = jnp.asarray(_limbs.stack_limbs([s.start for s in self.segments]))
-        here = jnp.sum(~_limbs.less(total[None], starts), dtype=jnp.int32) - 1
-        base = jnp.asarray(np.stack([_limbs.stack_limbs(s.base) for s in self.segments]))[here]
-        high = jnp.asarray(np.stack([_limbs.stack_limbs(s.high) for s in self.segments]))[here]
-        share = jnp.asarray(np.stack([_limbs.stack_limbs(s.share) for s in self.segments]))[here]
-        whole = np.zeros(len(self.segments[0].base), np.int32)  # one segment: all leaves
-        rest = _limbs.subtract(total, _limbs.sum_segments(base, whole, 1)[0])
+        return shared_out_traced(self.segments(), total)
 
-        product = _multiply(_limbs.to_digits(rest), _limbs.to_digits(share))
-        # 62 bits are three digits and 14 bits.
-        quotient = jnp.stack(
-            [((product[..., 3 + i] >> 14) | (product[..., 4 + i] << 2)) & 0xFFFF for i in range(4)],
-            axis=-1,
+    def segments(self) -> tuple[Segment, ...]:
+        """The table of all segments; its size is quadratic in the leaves."""
+        return tuple(map(self._segment, range(len(self.bends))))
+
+    def _start(self, i: int) -> int:
+        if i == 0:
+            return 0
+        x, weight = self.bends[i]
+        clipped = (
+            min(max(x * w, lo * weight), hi * weight)
+            for w, lo, hi in zip(self.weights, self.low, self.high, strict=True)
         )
-        kept = _limbs.add(base, _limbs.from_digits(quotient))
-        remainder = _limbs.from_digits(product[..., :4].at[..., 3].set(product[..., 3] & 0x3FFF))
-        open_ = jnp.any(share > 0, axis=-1) & _limbs.less(kept, high)
-        remainder = _rounded(remainder[:, 0])
-        index = np.arange(len(whole))
-        larger = (remainder[:, None] < remainder[None]) | (
-            (remainder[:, None] == remainder[None]) & (index[:, None] > index[None])
+        return -(-sum(clipped) // weight)
+
+    def _segment(self, i: int) -> Segment:
+        x, weight = self.bends[i]
+        leaves = list(zip(self.weights, self.low, self.high, strict=True))
+        free = [lo * weight <= x * w < hi * weight for w, lo, hi in leaves]
+        whole = sum(w for w, f in zip(self.weights, free, strict=True) if f)
+        return Segment(
+            start=self._start(i),
+            base=tuple(
+                0 if f else lo if x * w < lo * weight else hi
+                for (w, lo, hi), f in zip(leaves, free, strict=True)
+            ),
+            share=tuple(
+                (w << _BITS) // whole if f else 0 for w, f in zip(self.weights, free, strict=True)
+            ),
+            high=self.high,
         )
-        rank = jnp.sum(larger & open_[None], axis=1, dtype=jnp.uint32)
-        missing = _limbs.subtract(total, _limbs.sum_segments(kept, whole, 1)[0])
-        more = open_ & _limbs.less(_limbs.one_limb(rank), missing[None])
-        return _limbs.add(kept, _limbs.one_limb(more.astype(jnp.uint32)))
+
+
+def shared_out(segment: Segment, total: int) -> tuple[int, ...]:
+    """What each leaf keeps of a total that lies in a segment."""
+    rest = total - sum(segment.base)
+    products = [rest * share for share in segment.share]
+    kept = [b + (p >> _BITS) for b, p in zip(segment.base, products, strict=True)]
+    remainders = [_rounded((p & ((1 << _BITS) - 1)) >> 32) for p in products]
+    open_ = [
+        share > 0 and k < high
+        for share, k, high in zip(segment.share, kept, segment.high, strict=True)
+    ]
+    order = sorted(range(len(kept)), key=lambda i: (not open_[i], -remainders[i], i))
+    for i in order[: total - sum(kept)]:
+        kept[i] += 1
+    return tuple(kept)
+
+
+def shared_out_traced(segments: Sequence[Segment], total: jax.Array) -> jax.Array:
+    """What each leaf keeps of a traced total in limbs ``[2]``, as limbs ``[leaves, 2]``."""
+    starts = _as_limbs([s.start for s in segments])
+    here = jnp.sum(~_limbs.less(total[None], starts), dtype=jnp.int32) - 1
+    base = _as_limbs([s.base for s in segments])[here]
+    high = _as_limbs(segments[0].high)  # of every segment
+    share = _as_limbs([s.share for s in segments])[here]
+    whole = np.zeros(len(segments[0].base), np.int32)  # one segment: all leaves
+    rest = _limbs.subtract(total, _limbs.sum_segments(base, whole, 1)[0])
+
+    product = _multiply(_limbs.to_digits(rest), _limbs.to_digits(share))
+    # 62 bits are three digits and 14 bits.
+    quotient = jnp.stack(
+        [((product[..., 3 + i] >> 14) | (product[..., 4 + i] << 2)) & 0xFFFF for i in range(4)],
+        axis=-1,
+    )
+    kept = _limbs.add(base, _limbs.from_digits(quotient))
+    remainder = _limbs.from_digits(product[..., :4].at[..., 3].set(product[..., 3] & 0x3FFF))
+    open_ = jnp.any(share > 0, axis=-1) & _limbs.less(kept, high)
+    remainder = _rounded(remainder[:, 0])
+    index = np.arange(len(whole))
+    larger = (remainder[:, None] < remainder[None]) | (
+        (remainder[:, None] == remainder[None]) & (index[:, None] > index[None])
+    )
+    rank = jnp.sum(larger & open_[None], axis=1, dtype=jnp.uint32)
+    missing = _limbs.subtract(total, _limbs.sum_segments(kept, whole, 1)[0])
+    more = open_ & _limbs.less(_limbs.one_limb(rank), missing[None])
+    return _limbs.add(kept, _limbs.one_limb(more.astype(jnp.uint32)))
+
+
+def _as_limbs(values: Any) -> jax.Array:
+    """Python integers, nested, as uint32 ``[..., 2]``."""
+    wide = np.array(values, np.uint64)
+    return jnp.asarray(np.stack([wide >> 32, wide & 0xFFFFFFFF], axis=-1).astype(np.uint32))
 
 
 def _rounded(high: Any) -> Any:
@@ -86,7 +160,7 @@ def _rounded(high: Any) -> Any:
 
 
 def solve(proportions: Sequence[float], low: Sequence[int], high: Sequence[int]) -> Shares:
-    """Tabulates how totals are shared out.
+    """Finds the breakpoints between which totals are shared out linearly.
 
     Args:
       proportions: positive numbers a_i; what leaf i gets is proportional to its own.
@@ -94,32 +168,38 @@ def solve(proportions: Sequence[float], low: Sequence[int], high: Sequence[int])
       high: the most.
 
     Returns:
-      The table. It answers for totals from ``sum(low)`` to ``sum(high)``.
+      The solution. It answers for totals from ``sum(low)`` to ``sum(high)``.
+
+    Raises:
+      ValueError: if a proportion is not positive and finite.
     """
-    # Rational numbers: no total may fall between two segments because a float was rounded.
-    a = [Fraction(float(x)) for x in proportions]
-    bends = sorted(
-        {Fraction(x) / p for limit in (low, high) for x, p in zip(limit, a, strict=True)}
-    )
-    segments = []
-    for i, bend in enumerate(bends):
-        free = [
-            Fraction(lo) / p <= bend < Fraction(hi) / p
-            for lo, hi, p in zip(low, high, a, strict=True)
-        ]
-        kept = [min(max(bend * p, lo), hi) for lo, hi, p in zip(low, high, a, strict=True)]
-        whole = sum(p for p, f in zip(a, free, strict=True) if f)
-        segments.append(
-            _Segment(
-                start=0 if i == 0 else -(-sum(kept) // 1),
-                base=tuple(0 if f else int(k) for k, f in zip(kept, free, strict=True)),
-                share=tuple(
-                    int(p / whole * (1 << _BITS)) if f else 0 for p, f in zip(a, free, strict=True)
-                ),
-                high=tuple(high),
+    a = tuple(map(float, proportions))
+    for x in a:
+        if not 0.0 < x < math.inf:
+            raise ValueError(
+                f"no leaf can get a share in proportion to {x}: densities must be positive and "
+                "finite. Of `erk`, pass a power closer to 1."
             )
-        )
-    return Shares(tuple(segments))
+    return _solve(a, tuple(map(int, low)), tuple(map(int, high)))
+
+
+@functools.lru_cache(maxsize=64)  # every step of a run asks for the same leaves
+def _solve(proportions: tuple[float, ...], low: tuple[int, ...], high: tuple[int, ...]) -> Shares:
+    # Integers: no total may fall between two segments because a float was rounded.
+    ratios = [a.as_integer_ratio() for a in proportions]
+    scale = max(denominator for _, denominator in ratios)  # all are powers of two
+    weights = tuple(a * (scale // denominator) for a, denominator in ratios)
+    pairs = {(x, w) for limit in (low, high) for x, w in zip(limit, weights, strict=True)}
+    bends: list[tuple[int, int]] = []
+    for pair in sorted(pairs, key=functools.cmp_to_key(_difference)):
+        if not bends or _difference(bends[-1], pair):
+            bends.append(pair)
+    return Shares(weights, low, high, tuple(bends))
+
+
+def _difference(a: tuple[int, int], b: tuple[int, int]) -> int:
+    """Has the sign of ``a[0] / a[1] - b[0] / b[1]``."""
+    return a[0] * b[1] - b[0] * a[1]
 
 
 def _multiply(a: jax.Array, b: jax.Array) -> jax.Array:

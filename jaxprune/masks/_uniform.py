@@ -54,7 +54,11 @@ def uniform(
         if limited:
             limits = _limits.FractionLimits(scores, min_sparsity, max_sparsity)
             return proportional(
-                scores, [1.0] * number, limits=limits.counts, on_collapse=on_collapse
+                scores,
+                [1.0] * number,
+                limits=limits.counts,
+                on_collapse=on_collapse,
+                shared=limits.free(),
             )
 
         def counts(sparsity: Any, sizes: Sequence[int]) -> tuple[Count, ...]:

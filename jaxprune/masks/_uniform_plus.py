@@ -1,6 +1,5 @@
 """Uniform+: uniform, but gentle with the first convolution and the last dense layer."""
 
-import re
 from collections.abc import Sequence
 
 import jax
@@ -9,6 +8,7 @@ from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.masks._allocation import Allocation, OnCollapse, Pools, check_on_collapse
 from jaxprune.masks._proportional import proportional
+from jaxprune.masks._rules import matches
 
 
 def uniform_plus(
@@ -26,7 +26,9 @@ def uniform_plus(
     A tree of parameters has no order of layers, so these two are found by shape: the first
     convolution is the leaf of rank 3 or more with the fewest input channels (second to last axis,
     as in Flax and Haiku), the last dense layer the only leaf of rank 2. Where that is ambiguous,
-    as in Equinox' layout, they must be named.
+    as in Equinox' layout, they must be named. So must the first convolution where one leaf has one
+    input channel and another two to four: a depthwise kernel, ``[3, 3, 1, C]``, looks like the
+    first convolution on grey images.
 
     Args:
       first: path of the first convolution, or a regular expression for it; "" if there is none.
@@ -46,7 +48,7 @@ def uniform_plus(
       >>> import jaxprune as jp
       >>> scores = {"conv": jnp.ones((3, 3, 1, 2)), "mid": jnp.ones((3, 3, 2, 4)),
       ...           "out": jnp.ones((10, 1))}
-      >>> mask = jp.masks.make(scores, 0.5, allocation=uniform_plus())
+      >>> mask = jp.masks.make(scores, 0.5, allocation=uniform_plus(first="conv"))
       >>> [row.kept for row in jp.metrics.sparsity_per_leaf(mask)]  # 50 of 100
       [18, 28, 4]
 
@@ -79,9 +81,7 @@ def uniform_plus(
 def _named(pattern: str, named: list[tuple[str, jax.Array]], what: str) -> int | None:
     if not pattern:
         return None
-    hits = [
-        i for i, (path, _) in enumerate(named) if path == pattern or re.fullmatch(pattern, path)
-    ]
+    hits = matches(pattern, [path for path, _ in named], f"uniform_plus(): {what}")
     if len(hits) != 1:
         paths = ", ".join(repr(named[i][0]) for i in hits) or "none"
         raise ValueError(
@@ -101,6 +101,10 @@ def _first(named: list[tuple[str, jax.Array]]) -> int | None:
         return None
     channels = {i: named[i][1].shape[-2] for i in convolutions}
     fewest = [i for i in convolutions if channels[i] == min(channels.values())]
+    if channels[fewest[0]] == 1:
+        # One input channel: of grey images, or of a depthwise kernel behind a stem that reads
+        # a few (two to four: colours, with transparency, optical flow).
+        fewest += [i for i in convolutions if 2 <= channels[i] <= 4]
     return _only(fewest, named, "the first convolution", "first")
 
 

@@ -67,7 +67,9 @@ def _sum(flags: jax.Array, axes: tuple[int, ...]) -> jax.Array:
     # to memory as uint32, 4 bytes each, and takes ten times as long.
     ones, zero = flags.astype(jnp.uint32), jnp.uint32(0)
     add = lambda a, b: [x + y for x, y in zip(a, b, strict=True)]  # noqa: E731
-    return jax.lax.reduce([ones, jnp.zeros_like(ones)], [zero, zero], add, axes)[0]
+    sums = jax.lax.reduce([ones, jnp.zeros_like(ones)], [zero, zero], add, axes)
+    # The barrier, because XLA drops an operand that nobody reads.
+    return jax.lax.optimization_barrier(sums)[0]
 
 
 @jax.jit

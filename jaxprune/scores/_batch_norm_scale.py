@@ -18,7 +18,9 @@ def batch_norm_scale(
     """Scores every weight by the scale of the norm that follows its output channel.
 
     ``score[..., c] = |gamma_c|``. All weights of a channel share one score, so that this is a
-    criterion for whole channels, of a network trained with an L1 penalty on its scales.
+    criterion for whole channels, of a network trained with an L1 penalty on its scales. The pattern
+    is ``jp.masks.channels(axis, norm="max")``: the default norm, a sum, would multiply the scale by
+    the fan-in, so that leaves with a small fan-in lose their channels first.
 
     Which norm follows which kernel cannot be read off a parameter tree, and is therefore given by
     exact paths. Only the kernels that are named get a score.

@@ -48,7 +48,7 @@ def fisher(params: PyTree, squared_grads: PyTree, *, where: Where | None = None)
       Prediction with Dense Networks and Fisher Pruning, 2018, section 2.
     """
     for path, leaf in _tree.named_leaves(squared_grads):
-        if _tree.is_floating(leaf) and not _tree.is_traced(leaf) and bool(jnp.any(leaf < 0)):
+        if _tree.is_floating(leaf) and _tree.known(jnp.any(leaf < 0)):
             raise ValueError(
                 f"the squared gradients at {path!r} are negative somewhere. Pass the mean of "
                 "squares (`diagonal_fisher`), not the gradients."

@@ -23,7 +23,9 @@ def geometric_median(
 
     ``score[..., c] = sum_d ||w[..., c] - w[..., d]||_2``. A filter close to the geometric median
     of its layer has the lowest sum; it is the one that the others represent best. All weights of a
-    filter share its score, so that this is a criterion for whole channels.
+    filter share its score, so that this is a criterion for whole channels. The pattern is
+    ``jp.masks.channels(axis, norm="max")``: the default norm, a sum, would multiply the score by
+    the fan-in.
 
     Distances are taken filter by filter, so that equal filters have distance 0 exactly, with
     memory of the order of the leaf itself.

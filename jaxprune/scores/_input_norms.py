@@ -28,8 +28,17 @@ def input_norms(
 
     The products are found in the jaxpr of ``apply``, in whatever framework it is written: through
     `jit`, `remat`, custom derivatives, `cond` (the branch that is taken), loops, scanned layers,
-    reshapes, transposes, slices and casts. A weight that is used several times adds up all its
-    uses. A constant factor between weight and product (a mask, a scale) counts with the input.
+    reshapes, transposes, slices and casts. A weight that is used several times adds up its uses if
+    every one of them can be followed. A constant factor between weight and product (a mask, a
+    scale) counts with the input. So does one that is computed from the weight itself
+    (``w / norm(w)``, a threshold), taken as a constant. What is added to a weight behind
+    `stop_gradient` (a straight-through estimator) is ignored.
+
+    A leaf is `None` where a product uses it in a way that cannot be followed, whatever its other
+    uses are, because their sum would be too small: as a nonlinear function of the weight
+    (``tanh(w)``), as a sum of the weight with itself (``w + w.T``, weight standardisation
+    ``w - mean(w)``), as what a `cond` or a loop returns, or inside an operation that is not looked
+    into (`ragged_dot`, `shard_map`, `pallas_call`). `wanda` then names it.
 
     Batches are streamed; the memory is that of a forward pass and of one total per weight. A
     product whose other operand does not depend on the batch does not count.
@@ -43,7 +52,7 @@ def input_norms(
     Returns:
       A tree like ``params`` of norms, float32 at least, of the rank of the weights and with size 1
       along axes on which the norm cannot depend; `None` where a leaf is not wanted, or no product
-      uses it.
+      uses it, or one does in a way that cannot be followed.
 
     Raises:
       ValueError: if there is no batch or no prunable leaf.

@@ -44,7 +44,7 @@ def lamp(scores: PyTree, *, within: PyTree | None = None) -> PyTree:
     """
     _tree.check_finite(scores, what="scores")
     for path, leaf in _tree.named_leaves(scores):
-        if not _tree.is_traced(leaf) and bool(jnp.any(leaf < 0)):
+        if _tree.known(jnp.any(leaf < 0)):
             raise ValueError(
                 f"the scores at {path!r} are negative somewhere; LAMP squares them, which would "
                 "lose their order. Pass nonnegative scores such as `magnitude`."

@@ -45,7 +45,7 @@ def snip(params: PyTree, grads: PyTree, *, where: Where | None = None) -> PyTree
     leaves = jax.tree.leaves(products)
     dtype = _tree.wide_dtype(*(leaf.dtype for leaf in leaves))
     total = sum((jnp.sum(leaf).astype(dtype) for leaf in leaves), jnp.zeros((), dtype))
-    if not _tree.is_traced(total) and not total > 0:
+    if _tree.known(~(total > 0)):
         raise ValueError(
             "every product of weight and gradient is zero, so SNIP cannot tell weights apart. "
             "Pass gradients of a batch on which the loss depends on the weights."

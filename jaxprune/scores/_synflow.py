@@ -90,7 +90,7 @@ def _ones(x: Any) -> Any:
 
 def _check_overflow(scores: PyTree) -> None:
     for path, leaf in _tree.named_leaves(scores):
-        if not _tree.is_traced(leaf) and not bool(jnp.all(jnp.isfinite(leaf))):
+        if _tree.known(~jnp.all(jnp.isfinite(leaf))):
             raise ValueError(
                 f"the synaptic flow overflows {np.dtype(leaf.dtype)} at {path!r}. Use float64 "
                 "parameters (after jax.config.update('jax_enable_x64', True)), and an `apply` in "

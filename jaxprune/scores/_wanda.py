@@ -50,8 +50,9 @@ def wanda(params: PyTree, input_norms: PyTree, *, where: Where | None = None) ->
         params,
         input_norms,
         what="input norms",
-        repair="No matrix product or convolution was seen to use it: pass its norms yourself, or "
-        "let `where` leave it out.",
+        repair="No matrix product or convolution was seen to use it, or one uses it in a way that "
+        "cannot be followed (`input_norms` says which): pass its norms yourself, or let `where` "
+        "leave it out.",
         where=where,
     )
     return _operands.unflatten_like(params, where, [_score(*pair) for pair in pairs])

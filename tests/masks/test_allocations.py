@@ -98,12 +98,12 @@ class TestUniform:
 
 class TestUniformPlus:
     def test_found_by_shape(self):
-        scores = scores_of(shapes={"conv": (3, 3, 1, 4), "mid": (3, 3, 4, 4), "out": (4, 5)})
+        scores = scores_of(shapes={"conv": (3, 3, 2, 2), "mid": (3, 3, 4, 4), "out": (4, 5)})
         mask = make(jp.masks.uniform_plus(), 0.7, scores)  # 140 of 200, 16 of the last at most
         assert removed(mask) == [0, 124, 16]
 
     def test_below_its_limit_the_last_layer_is_as_the_others(self):
-        scores = scores_of(shapes={"conv": (3, 3, 1, 4), "mid": (3, 3, 4, 4), "out": (4, 5)})
+        scores = scores_of(shapes={"conv": (3, 3, 2, 2), "mid": (3, 3, 4, 4), "out": (4, 5)})
         assert removed(make(jp.masks.uniform_plus(), 0.41, scores)) == [0, 72, 10]
 
     @pytest.mark.parametrize(
@@ -130,11 +130,27 @@ class TestUniformPlus:
         with pytest.raises(ValueError, match=r"the first convolution .* 'a', 'b'.*first=PATH"):
             make(jp.masks.uniform_plus(), 0.5, scores)
 
+    def test_one_input_channel_is_a_stem_or_a_depthwise_kernel(self):
+        grey = {"conv": (3, 3, 1, 8), "mid": (3, 3, 8, 8)}
+        assert removed(make(jp.masks.uniform_plus(), 0.4, scores_of(shapes=grey)))[0] == 0
+        mobile = {"stem": (3, 3, 3, 8), "depthwise": (3, 3, 1, 8), "pointwise": (1, 1, 8, 16)}
+        with pytest.raises(
+            ValueError, match=r"the first convolution .* 'depthwise', 'stem'\. Name it: first=PATH"
+        ):
+            make(jp.masks.uniform_plus(), 0.4, scores_of(shapes=mobile))
+        mask = make(jp.masks.uniform_plus(first="stem"), 0.4, scores_of(shapes=mobile))
+        assert mask["stem"].all()
+        assert not mask["depthwise"].all()
+
     def test_errors(self):
         with pytest.raises(ValueError, match=r"first='convs' must match one .* matches none"):
             make(jp.masks.uniform_plus(first="convs", last="out"), 0.5)
         with pytest.raises(ValueError, match=r"last='\.\*' must match one .*'conv', 'mid', 'out'"):
             make(jp.masks.uniform_plus(last=".*"), 0.5)
+        with pytest.raises(
+            ValueError, match=r"uniform_plus\(\): last has the rule 'd\(', .* regular expression"
+        ):
+            make(jp.masks.uniform_plus(last="d("), 0.5)
         with pytest.raises(ValueError, match="cannot add up"):
             make(jp.masks.uniform_plus(last="out"), 0.9)
         for bad in (-0.1, 1.5, math.nan):
@@ -192,6 +208,10 @@ class TestErk:
             make(jp.masks.erk(), 0.7, scores_of(shapes=turned))
         )
 
+    def test_a_power_beyond_floats(self):
+        with pytest.raises(ValueError, match=r"in proportion to 0\.0.* a power closer to 1"):
+            make(jp.masks.erk(power=3000), 0.5)
+
     @pytest.mark.parametrize("power", [-1.0, math.inf, math.nan])
     def test_bad_power(self, power):
         with pytest.raises(ValueError, match="power is an exponent"):
@@ -225,6 +245,10 @@ class TestPerLeaf:
         tree = {"x": {"w": 0.5, "b": None}, "y": [0.25, None]}
         assert removed(make(jp.masks.per_leaf(tree), None, scores)) == [4, 1, 0]
         assert removed(make(jp.masks.per_leaf(tree), 0.5, scores)) == [4, 1, 6]
+
+    def test_a_path_need_be_no_regular_expression(self):
+        scores = {"w(": jnp.arange(8.0), "v": jnp.arange(4.0)}
+        assert removed(make(jp.masks.per_leaf({"w(": 0.5}), None, scores)) == [0, 4]
 
     def test_the_rest_shares(self):
         assert removed(make(jp.masks.per_leaf({"mid": 0.1}), 0.4)) == [19, 8, 31]  # 58; 50 of 64

@@ -152,7 +152,16 @@ def test_cond_scan_and_gradients():
 
 def test_temporaries_stay_below_two_bytes_a_weight():
     scores = {f"w{i}": jax.random.uniform(jax.random.key(i), (512, 1024)) for i in range(4)}
-    for sparsity, options in [(0.9, {}), (None, {"pattern": jp.masks.nm(2, 4, axis=0)})]:
+    within = jp.masks.dense(scores)
+    pairs = jp.masks.nm(2, 4, axis=0)
+    for sparsity, options in [
+        (0.9, {}),
+        (0.9, {"allocation": jp.masks.erk()}),
+        (None, {"pattern": pairs}),
+    ]:
+        make = jax.jit(lambda s, w, p=sparsity, o=options: jp.masks.make(s, p, within=w, **o))
+        memory = make.lower(scores, within).compile().memory_analysis()
+        assert memory.temp_size_in_bytes < 2 * 4 * 512 * 1024
         make = jax.jit(lambda s, p=sparsity, o=options: jp.masks.make(s, p, **o))
         memory = make.lower(scores).compile().memory_analysis()
         assert memory.temp_size_in_bytes < 2 * 4 * 512 * 1024
@@ -250,6 +259,80 @@ def test_keys_leave_room_for_what_is_gone_and_what_must_stay(dtype):
     state = [_keys.GONE, _keys.FORCED, _keys.CANDIDATE, _keys.IMMUNE, _keys.GONE, _keys.CANDIDATE]
     coded = np.asarray(_keys.sort_keys(values, jnp.asarray(state, jnp.uint8))).tolist()
     assert coded == [0, 1, keys[2], top, 0, keys[5]]
+
+
+def test_scores_made_by_a_reshape_of_something_split():
+    # The partitioner then cuts the scores in a way that no axis of the mesh has a name for.
+    for shape, spec in [((8,), P("x", None)), ((4, 2), P("x", "y"))]:
+        mesh = Mesh(np.array(jax.devices()).reshape(shape), ("x", "y")[: len(shape)])
+        weights = jnp.asarray(RNG.normal(size=(16, 64)).astype(np.float32))
+        spread_out = jax.device_put(weights, NamedSharding(mesh, spec))
+        for new in [(4, 4, 64), (2, 8, 64), (16, 8, 8), (1024,)]:
+            make = jax.jit(lambda w, new=new: make_one(jnp.abs(w).reshape(new), 0.5))
+            assert_same(make(spread_out), make_one(jnp.abs(weights).reshape(new), 0.5))
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "mean", "max"])
+def test_channels_are_the_same_on_eight_devices(norm):
+    # Each column holds the same values in another order: float sums would differ by the order.
+    values = RNG.normal(size=256).astype(np.float32)
+    scores = jnp.abs(jnp.asarray(np.stack([RNG.permutation(values) for _ in range(64)], axis=1)))
+    mesh = Mesh(np.array(jax.devices()), ("x",))
+    make = partial(jp.masks.make, sparsity=0.5, pattern=jp.masks.channels(norm=norm))
+    alone = make({"w": scores})["w"]
+    split = make({"w": jax.device_put(scores, NamedSharding(mesh, P("x", None)))})["w"]
+    assert_same(split, alone)
+    assert split.sharding.spec == P("x", None)
+    assert not bool(alone[:, :32].any())  # all tie, so the first half goes
+
+
+def test_blocks_across_shards():
+    mesh = Mesh(np.array(jax.devices()), ("x",))
+    scores = jnp.asarray(RNG.random((16, 64)).astype(np.float32))
+    split = jax.device_put(scores, NamedSharding(mesh, P("x", None)))  # two rows a device
+    make = jax.jit(lambda s: jp.masks.make({"w": s}, 0.5, pattern=jp.masks.block(4, 4))["w"])
+    mask = make(split)
+    assert_same(mask, make(scores))
+    assert mask.sharding.spec == P("x", None)
+
+
+def test_mixed_float32_and_float64_keep_denormals():
+    with jax.enable_x64(True):
+        scores = {
+            "a": jnp.asarray(np.array([2e-45, 1.4e-45, 1e-40, 1.0], np.float32)),
+            "b": jnp.asarray(np.array([1e-320, 1.0, 2.0, 3.0])),
+        }
+        mask = jp.masks.make(scores, 3 / 8)
+        assert mask["a"].tolist() == [False, False, True, True]
+        assert mask["b"].tolist() == [False, True, True, True]
+
+
+def test_values_closed_over_by_jit():
+    params = {"kernel": jnp.arange(1.0, 9.0).reshape(2, 4)}
+    _, mask = jax.jit(lambda s: jp.prune(params, s))(0.5)
+    assert_same(mask, jp.prune(params, 0.5)[1])
+    targets = jnp.asarray([0.25, 0.5], jnp.float32)
+    _, masks = jax.lax.scan(lambda c, s: (c, jp.prune(params, s)[1]), 0, targets)
+    assert_same(masks["kernel"][1], mask["kernel"])
+
+
+def lost(shape, number):
+    return jnp.arange(int(np.prod(shape))).reshape(shape) >= number
+
+
+def test_rounding_is_evened_out_only_where_a_leaf_shares():
+    scores = {k: jnp.arange(float(n)) for k, n in [("a", 40), ("b", 60), ("c", 100)]}
+    within = {"a": lost(40, 20), "b": lost(60, 33), "c": lost(100, 52)}
+    named = jp.masks.per_leaf({"a": 0.55})
+    mask = jp.masks.make(scores, 0.54, within=within, allocation=named)
+    assert int(mask["a"].sum()) == 40 - 22
+    floor = jp.masks.uniform(min_sparsity={"a": 0.55})
+    mask = jp.masks.make(scores, 0.54, within=within, allocation=floor)
+    assert jp.metrics.counts(mask) == (92, 200)
+    assert int(mask["a"].sum()) <= 18
+    for allocation in (jp.masks.erk(), jp.masks.uniform(max_sparsity=0.99)):
+        with pytest.raises(ValueError, match=r"the target removes .* but `within` has removed"):
+            jp.masks.make(scores, 104 / 200, within=within, allocation=allocation)
 
 
 def memory_gigabytes():

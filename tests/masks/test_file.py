@@ -72,6 +72,14 @@ def test_settings_and_metadata(path):
     assert metadata["jaxprune_version"] == jp.__version__
     jp.masks.save(path, MASK)
     assert jp.masks.read_settings(path) == {}
+    jp.masks.save(path, MASK, settings={"seed": 2**128 + 1})
+    assert jp.masks.read_settings(path) == {"seed": 2**128 + 1}
+
+
+def test_a_reserved_name_below_another_is_saved(path):
+    mask = {"net": {"__metadata__": KERNEL}}
+    jp.masks.save(path, mask)
+    same(jp.masks.load(path, like=mask), mask)
 
 
 def test_other_readers(path):
@@ -173,6 +181,8 @@ def test_what_cannot_be_saved(path):
     twice = {"a/b": jnp.ones(2, bool), "a": {"b": jnp.ones(2, bool)}}
     with pytest.raises(ValueError, match="same readable path 'a/b'"):
         jp.masks.save(path, twice)
+    with pytest.raises(ValueError, match=r"leaf '__metadata__', a name that .* reserve\. Rename"):
+        jp.masks.save(path, {"__metadata__": jnp.ones(2, bool), "w": jnp.ones(2, bool)})
     with pytest.raises(ValueError, match="'w' is abstract"):
         jp.masks.save(path, {"w": jax.ShapeDtypeStruct((2,), bool)})
     with pytest.raises(ValueError, match="'w' is abstract"):
@@ -196,6 +206,8 @@ def test_parts_on_other_processes(monkeypatch):
         ({"array": np.float32(1)}, r"settings\['array'\] is np.float32\(1.0\), which is not JSON"),
         ({"a": {"b": [1, object]}}, r"settings\['a'\]\['b'\]\[1\] is <class 'object'>"),
         ({"rate": float("nan")}, r"settings\['rate'\] is nan"),
+        ({"seed": 10**400}, r"settings\['seed'\] is an integer of 1329 bits.* Pass hex\(value\)"),
+        ({"seeds": [-(10**5000)]}, r"settings\['seeds'\]\[0\] is an integer of 16610 bits"),
         ({"map": {1: 2}}, r"settings\['map'\] has the key 1, .* Pass str\(key\)"),
     ],
 )

@@ -100,3 +100,19 @@ def test_errors():
             jp.masks.prune_iteratively(mlp(), sparsity, scores=jp.scores.magnitude, iterations=3)
     with pytest.raises(TypeError, match="sparsity is a number"):
         jp.masks.prune_iteratively(mlp(), None, scores=jp.scores.magnitude, iterations=3)
+    prune = jax.jit(
+        lambda s: jp.masks.prune_iteratively(mlp(), s, scores=jp.scores.magnitude, iterations=3)
+    )
+    with pytest.raises(TypeError, match=r"as a Python number, .*got the traced .* static argument"):
+        prune(0.5)
+
+
+def test_in_compiled_code_with_a_static_sparsity():
+    def prune(params, sparsity):
+        return jp.masks.prune_iteratively(
+            params, sparsity, scores=jp.scores.magnitude, iterations=3
+        )
+
+    _, compiled = jax.jit(prune, static_argnames="sparsity")(mlp(), sparsity=0.5)
+    for a, b in zip(jax.tree.leaves(compiled), jax.tree.leaves(prune(mlp(), 0.5)[1]), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -267,6 +267,78 @@ def test_bad_trees():
         jp.masks.uniform(on_collapse="maybe")
 
 
+W = jnp.arange(4.0)
+
+
+@pytest.mark.parametrize("leaf", ["arrays", "shapes"])
+@pytest.mark.parametrize(
+    ("scores", "within", "error", "message"),
+    [
+        ({"w": None}, None, ValueError, "no prunable leaf"),
+        ({"w": jnp.arange(4)}, None, TypeError, "'w' is of dtype int32"),
+        (
+            {"w": jnp.ones((0, 4)), "v": jnp.ones((2, 0))},
+            None,
+            ValueError,
+            r"no prunable weight: .* 'v' of shape \(2, 0\)",
+        ),
+        ({"w": W}, {"w": jnp.ones(3, bool)}, ValueError, r"`within` has shape \(3,\) at 'w'"),
+        ({"w": W}, {"v": jnp.ones(4, bool)}, ValueError, "`within` is of another tree"),
+        ({"w": W}, {"w": None}, ValueError, "disagree on what is prunable, first at 'w'"),
+        ({"w": W}, {"w": jnp.ones(4)}, TypeError, "`within` is float32 at 'w'"),
+    ],
+)
+def test_a_check_without_values_raises_what_make_raises(scores, within, error, message, leaf):
+    if leaf == "shapes":
+        scores, within = jax.eval_shape(lambda: (scores, within))
+    else:
+        with pytest.raises(error, match=message):
+            jp.masks.make(scores, 0.5, within=within)
+    with pytest.raises(error, match=message):
+        jp.masks.check_fit(scores, [0.5], within=within)
+
+
+def test_leaves_that_are_no_arrays():
+    for prune in (jp.masks.make, lambda s, p, **k: jp.masks.check_fit(s, [p], **k)):
+        with pytest.raises(TypeError, match="'w' is of dtype float"):
+            prune({"w": 1.0}, 0.5)
+        with pytest.raises(TypeError, match="boolean arrays, but `within` is bool at 'w'"):
+            prune({"w": jnp.float32(1.0)}, 0.5, within={"w": True})
+
+
+@pytest.mark.parametrize(
+    ("leaves", "counts", "message"),
+    [
+        (((0,), (2,)), (1, 1), "has 'b' in 0 pools"),
+        (((0, 1), (1, 2)), (1, 1), "has 'b' in 2 pools"),
+        (((0, 1, 2, 2),), (1,), "has 'c' in 2 pools"),
+        (((0, 1, 2, 3),), (1,), r"leaf 3 in a pool, but .* 3, from 0 \('a'\) to 2 \('c'\)"),
+        (((0, 1), (2,)), (1,), "gives 1 counts for 2 pools; the first without one holds 'c'"),
+        (((0, 1, 2),), (1, 1), "gives 2 counts for 1 pools. Let"),
+    ],
+)
+def test_allocations_of_users_are_checked(leaves, counts, message):
+    scores = dict(zip("abc", jnp.arange(12.0).reshape(3, 2, 2), strict=True))
+    pools = jp.masks.Pools(leaves, lambda sparsity, sizes: counts, "allow")
+    allocation = lambda scores, within: (scores, pools)  # noqa: E731
+    with pytest.raises(ValueError, match=message):
+        jp.masks.make(scores, 0.5, allocation=allocation)
+    with pytest.raises(ValueError, match=message):
+        jp.masks.check_fit(scores, [0.5], allocation=allocation)
+
+
+def test_leaves_whose_counts_are_fixed_need_no_pool():
+    scores = {"a": jnp.arange(8.0).reshape(4, 2), "b": jnp.arange(6.0).reshape(3, 2)}
+    pools = jp.masks.Pools(((1,), ()), lambda sparsity, sizes: (2, 0), "error", fixed=True)
+    mask = jp.masks.make(
+        scores,
+        None,
+        allocation=lambda scores, within: (scores, pools),
+        pattern=lambda path, leaf: jp.masks.nm(2, 4, axis=0)(path, leaf) if path == "a" else None,
+    )
+    assert [int(m.sum()) for m in jax.tree.leaves(mask)] == [4, 4]
+
+
 def test_float64_scores():
     with jax.enable_x64(True):
         scores = jnp.array([1.0, 1.0 + 1e-12, 1.0 - 1e-12, 2.0], jnp.float64)

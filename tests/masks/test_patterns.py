@@ -240,6 +240,18 @@ class TestGroups:
         assert mask["small"].all()
         assert int(mask["w"].sum()) == 8
 
+    @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0,)])
+    @pytest.mark.parametrize("axis", [0, -1])
+    def test_a_leaf_without_weights_stays(self, shape, axis):
+        scores = {"none": jnp.ones(shape), "w": random_scores(4, 8)}
+        for allocation in (None, jp.masks.uniform()):
+            mask = jp.masks.make(scores, 0.5, allocation=allocation, pattern=channels(axis))
+            assert mask["none"].shape == shape
+            assert int(mask["w"].sum()) == 16
+            jp.masks.check(mask, channels(axis))
+        with pytest.raises(ValueError, match="names axis 2 of 'none'"):
+            jp.masks.make(scores, 0.5, pattern=channels(2))
+
     def test_within_counts_what_is_left(self):
         scores = {"w": jnp.array([[1.0, 9.0, 2.0, 3.0], [1.0, 9.0, 2.0, 3.0]])}
         within = {"w": jnp.array([[1, 0, 1, 1], [1, 1, 1, 1]], bool)}

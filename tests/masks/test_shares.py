@@ -1,5 +1,6 @@
 """Totals shared out in proportion, within limits: on the host and in compiled code."""
 
+import time
 from fractions import Fraction
 
 import jax
@@ -103,7 +104,11 @@ def test_nothing_to_share():
 
 
 def of_traced(shares, total):
-    limbs = shares.of_traced(jnp.asarray(_limbs.to_limbs(total)))
+    return of_segments(shares.segments(), total)
+
+
+def of_segments(segments, total):
+    limbs = _shares.shared_out_traced(segments, jnp.asarray(_limbs.to_limbs(total)))
     return tuple(_limbs.from_limbs(x) for x in limbs)
 
 
@@ -115,11 +120,11 @@ def test_traced_totals_get_the_same_shares(problem, others):
     a, low, high, total = problem
     shares = _shares.solve(a, low, high)
     # The last segment repeated: tables of one shape, so that each operation compiles once.
-    missing = 2 * len(a) + 2 - len(shares.segments)
-    padded = _shares.Shares(shares.segments + shares.segments[-1:] * missing)
+    segments = shares.segments()
+    padded = segments + segments[-1:] * (2 * len(a) + 2 - len(segments))
     span = sum(high) - sum(low)
     for x in {total, sum(low), sum(high), *(sum(low) + round(f * span) for f in others)}:
-        assert of_traced(padded, x) == shares.of(x)
+        assert of_segments(padded, x) == shares.of(x)
 
 
 def test_traced_totals_in_jit_past_two_to_the_32():
@@ -142,3 +147,39 @@ def test_traced_totals_of_many_leaves_under_vmap():
     limbs = np.asarray(jax.jit(jax.vmap(shares.of_traced))(jnp.asarray(_limbs.stack_limbs(totals))))
     for total, found in zip(totals, limbs, strict=True):
         assert tuple(_limbs.from_limbs(x) for x in found) == shares.of(total)
+
+
+@settings(max_examples=100)
+@given(problems(leaves=st.integers(1, 20)))
+def test_the_segment_found_is_that_of_the_table(problem):
+    a, low, high, total = problem
+    shares = _shares.solve(a, low, high)
+    segments = shares.segments()
+    starts = [segment.start for segment in segments]
+    assert starts == sorted(starts)
+    for x in {total, *(min(max(s + d, sum(low)), sum(high)) for s in starts for d in (-1, 0, 1))}:
+        segment = next(s for s in reversed(segments) if s.start <= x)
+        assert shares.of(x) == _shares.shared_out(segment, x)
+
+
+def test_many_leaves_are_fast():
+    rng = np.random.default_rng(0)
+    high = [int(x) for x in rng.integers(1, 2**20, 600)]
+    low = [x // 3 if i % 5 == 0 else 0 for i, x in enumerate(high)]
+    a, totals = [float(x) ** 0.7 for x in high], [sum(low), sum(high) // 2, sum(high)]
+    start = time.perf_counter()
+    shares = _shares.solve(a, low, high)
+    found = [shares.of(total) for total in totals]
+    assert time.perf_counter() - start < 0.3  # about 0.03; the table in rationals took 7
+    segments = shares.segments()
+    for total, kept in zip(totals, found, strict=True):
+        segment = next(s for s in reversed(segments) if s.start <= total)
+        assert kept == _shares.shared_out(segment, total)
+        check((a, low, high, total), kept)
+    assert _shares.solve(a, low, high) is shares
+
+
+@pytest.mark.parametrize("bad", [0.0, -1.0, float("inf"), float("nan")])
+def test_proportions_are_positive(bad):
+    with pytest.raises(ValueError, match=rf"in proportion to {bad}: densities must be positive"):
+        _shares.solve([1.0, bad], [0, 0], [2, 2])

@@ -44,3 +44,20 @@ def test_bad_input():
     bad = {"kernel": jnp.ones((1, 1)), "scale": jnp.array([jnp.nan])}
     with pytest.raises(ValueError, match="scales at 'scale' hold NaN"):
         score(bad, {"kernel": "scale"})
+
+
+def test_channels_are_compared_by_their_scales_and_not_by_their_fan_in():
+    params = {
+        "a": {"kernel": jnp.ones((2, 4)), "scale": jnp.array([9.0, 8.0, 7.0, 6.0])},
+        "b": {"kernel": jnp.ones((100, 4)), "scale": jnp.array([1.0, 2.0, 3.0, 4.0])},
+    }
+    scales = {"a/kernel": "a/scale", "b/kernel": "b/scale"}
+    scores = jp.scores.batch_norm_scale(params, scales)
+    pattern = jp.masks.channels(norm="max")
+    allocation = jp.masks.globally(on_collapse="allow")
+    mask = jp.masks.make(scores, 0.5, pattern=pattern, allocation=allocation)
+    assert mask["a"]["kernel"].all()
+    assert not mask["b"]["kernel"].any()
+    # The default norm is a sum, and would have it the other way round.
+    mask = jp.masks.make(scores, 0.5, pattern=jp.masks.channels(), allocation=allocation)
+    assert not mask["a"]["kernel"].any()

@@ -50,6 +50,18 @@ def test_axis_by_path():
     np.testing.assert_allclose(scores["dense"]["w"], [row, row], rtol=1e-6)
 
 
+def test_filters_are_compared_by_their_score_and_not_by_their_fan_in():
+    # Filters of "a" are 3 and more apart in total, those of "b" less, but there are more rows.
+    a = jnp.zeros((2, 3)).at[0].set(jnp.array([0.0, 1.0, 3.0]))
+    params = {"a": {"w": a}, "b": {"w": jnp.zeros((100, 3)).at[:2].set(0.1 * a)}}
+    scores = jp.scores.geometric_median(params)
+    pattern = jp.masks.channels(norm="max")
+    allocation = jp.masks.globally(on_collapse="allow")
+    mask = jp.masks.make(scores, 0.5, pattern=pattern, allocation=allocation)
+    assert mask["a"]["w"].all()
+    assert not mask["b"]["w"].any()
+
+
 def test_bad_input():
     params = {"w": jnp.ones((2, 3))}
     with pytest.raises(ValueError, match=r"axis 2 is out of range for 'w' of shape \(2, 3\)"):

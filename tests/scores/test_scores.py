@@ -38,3 +38,59 @@ def test_bad_input():
             make({"w": jnp.ones((3, 3), jnp.int32)}, where=lambda path, leaf: True)
     with pytest.raises(ValueError, match="weights at 'w' hold NaN"):
         jp.scores.magnitude({"w": jnp.full((2, 2), jnp.nan)})
+
+
+CLOSED_OVER = {
+    "magnitude": jp.scores.magnitude,
+    "taylor": lambda p: jp.scores.taylor(p, p),
+    "snip": lambda p: jp.scores.snip(p, p),
+    "grasp": lambda p: jp.scores.grasp(p, p),
+    "fisher": lambda p: jp.scores.fisher(p, p),
+    "movement": lambda p: jp.scores.movement(p, p, previous=p),
+    "wanda": lambda p: jp.scores.wanda(p, p),
+    "lamp": jp.scores.lamp,
+    "synflow": lambda p: jp.scores.synflow(lambda p, x: x @ p["w"], p, jnp.ones((1, 2))),
+    "geometric_median": jp.scores.geometric_median,
+    "batch_norm_scale": lambda p: jp.scores.batch_norm_scale(p | {"s": p["w"][0]}, {"w": "s"}),
+    "input_norms": lambda p: jp.scores.input_norms(lambda p, x: x @ p["w"], p, [jnp.ones((1, 2))]),
+}
+
+
+@pytest.mark.parametrize("name", CLOSED_OVER)
+@pytest.mark.parametrize("loop", [False, True])
+def test_values_that_a_compiled_function_closes_over(name, loop):
+    params = {"w": jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])}
+    score = CLOSED_OVER[name]
+
+    def compiled(x):
+        if loop:
+            return jax.lax.scan(lambda x, _: (x, score(params)["w"]), x, length=2)[1][0]
+        return score(params)["w"] * x
+
+    got = jax.jit(compiled)(jnp.ones(()))
+    np.testing.assert_allclose(got, score(params)["w"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["taylor", "snip", "grasp", "fisher", "movement", "wanda"])
+def test_traced_values_beside_closed_over_ones(name):
+    params = {"w": jnp.array([[1.0, 2.0], [3.0, 4.0]])}
+    score = getattr(jp.scores, name)
+    np.testing.assert_allclose(
+        jax.jit(lambda other: score(params, other))(params)["w"], score(params, params)["w"]
+    )
+    np.testing.assert_allclose(
+        jax.jit(lambda p: score(p, params))(params)["w"], score(params, params)["w"]
+    )
+
+
+def test_bad_values_that_a_compiled_function_closes_over_do_not_raise():
+    bad = {"w": jnp.array([[-1.0, jnp.nan]])}
+    for score in (jp.scores.magnitude, jp.scores.lamp, lambda p: jp.scores.fisher(p, p)):
+        assert jnp.isnan(jax.jit(lambda x, score=score: score(bad)["w"] * x)(1.0)).any()
+
+
+def test_prune_with_a_traced_sparsity_and_closed_over_weights():
+    params = {"w": jnp.array([[1.0, 2.0], [3.0, 4.0]])}
+    pruned, mask = jax.jit(lambda s: jp.prune(params, s))(0.5)
+    assert pruned["w"].tolist() == [[0, 0], [3, 4]]
+    assert mask["w"].tolist() == [[False, False], [True, True]]
