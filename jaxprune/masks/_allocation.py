@@ -24,8 +24,7 @@ class Pools(NamedTuple):
       on_collapse: what to do when a leaf loses its last weight.
       limits: ``limits(sizes)`` gives the fewest and the most entries that each leaf may lose, or
         `None` where a pool takes them wherever scores are lowest.
-      shared: for each leaf, each a pool of its own, whether its count is a share of what remains of
-        a total, and not fixed or limited; `None` if the pools do not share a total.
+      shared: whether the counts of the pools, one leaf each, add up to one total.
       fixed: whether ``counts`` has an answer without a sparsity.
     """
 
@@ -33,7 +32,7 @@ class Pools(NamedTuple):
     counts: Callable[[Any, Sequence[int]], tuple[Count, ...]]
     on_collapse: OnCollapse
     limits: Callable[[Sequence[int]], tuple[tuple[int, ...], tuple[int, ...]]] | None = None
-    shared: tuple[bool, ...] | None = None
+    shared: bool = False
     fixed: bool = False
 
 

@@ -18,7 +18,7 @@ def masks_of(
     counts: list[jax.Array],
     limits: tuple[jax.Array, jax.Array] | None,
     pools: tuple[tuple[int, ...], ...],
-    shared: tuple[bool, ...] | None,
+    shared: bool,
     specs: tuple[PatternSpec | None, ...],
 ) -> tuple[list[jax.Array], list[jax.Array]]:
     """Makes the masks of all leaves.
@@ -29,7 +29,7 @@ def masks_of(
       counts: how many entries each pool loses, uint32 ``[2]`` limbs each.
       limits: the fewest and the most entries that each leaf loses, uint32 ``[leaves, 2]`` each.
       pools: the indices of the leaves of each pool.
-      shared: for each leaf whether it may give to another of its rounding; see `Pools`.
+      shared: whether the pools, one leaf each, share a total; see `Pools`.
       specs: the pattern of each leaf.
 
     Returns:
@@ -69,13 +69,14 @@ def masks_of(
         asked = _limbs.fit(jnp.stack([jnp.asarray(k) for k in counts]), wide)
         members = np.asarray([pool_of[i] for i in counted])
         gone_of_pool = _limbs.sum_segments(gone[np.asarray(counted)], members, len(pools))
-        if shared is not None and any(shared) and within is not None:
-            asked = _evened(asked, gone_of_pool, np.asarray([shared[i] for i in counted]))
         candidates, found_nan = [leaves[i] for i in counted], None
         least = most = None
         if limits is not None:
             least, most = (_limbs.fit(limit[np.asarray(counted)], wide) for limit in limits)
-            candidates, found_nan = _limited(candidates, least, most, gone[np.asarray(counted)])
+            if not shared:
+                candidates, found_nan = _limited(candidates, least, most, gone[np.asarray(counted)])
+            elif within is not None:
+                asked = _evened(asked, gone_of_pool, least, most)
         chosen = _select.smallest(candidates, _limbs.maximum(asked, gone_of_pool))
         found_nan = chosen.nan if found_nan is None else found_nan
         if least is not None and most is not None:
@@ -110,26 +111,25 @@ def masks_of(
     return masks, [*map(_limbs.full, fields), jnp.stack(nan), beyond]
 
 
-def _evened(asked: jax.Array, gone: jax.Array, shared: np.ndarray) -> jax.Array:
+def _evened(asked: jax.Array, gone: jax.Array, least: jax.Array, most: jax.Array) -> jax.Array:
     """Counts of leaves that share a total, with rounding evened out where it goes below ``gone``.
 
     Shares rounded by largest remainder are not monotone: with a larger total a leaf can get one
     entry less. Where that is all, the first leaves with room give it back, so that masks nest and
-    the total stays exact. Leaves whose counts are fixed or limited take no part. A difference of
-    more than one entry a leaf, or a total below what is gone, is no rounding; it is left for
-    `PruneInfo.check` to refuse.
+    the total stays exact, each within its limits. A difference of more than one entry a leaf, or a
+    total below what is gone, is no rounding; it is left for `PruneInfo.check` to refuse.
     """
     one = np.zeros((asked.shape[0],), np.int32)  # one segment: all leaves
-    wide = asked.shape[-1] == 2
-    mine = jnp.asarray(shared)[:, None]
     none = jnp.zeros_like(asked)
-    lacking = jnp.where(mine, _limbs.subtract(_limbs.maximum(asked, gone), asked), none)
-    room = jnp.where(mine, _limbs.subtract(_limbs.maximum(asked, gone), gone), none)
+    may = ~_limbs.less(most, gone)[:, None]
+    lacking = jnp.where(may, _limbs.subtract(_limbs.maximum(asked, gone), asked), none)
+    end = _limbs.maximum(gone, least)
+    room = _limbs.subtract(_limbs.maximum(asked, end), end)
     lack, rooms = _limbs.sum_segments(lacking, one, 1), _limbs.sum_segments(room, one, 1)
     earlier = _limbs.sum_before(room, one)
     give = _limbs.minimum(_limbs.subtract(_limbs.maximum(lack, earlier), earlier), room)
     evened = _limbs.subtract(_limbs.add(asked, lacking), give)
-    few = jnp.asarray(_limbs.fit(_limbs.stack_limbs([int(shared.sum())]), wide))
+    few = jnp.asarray(_limbs.fit(_limbs.stack_limbs([len(one)]), asked.shape[-1] == 2))
     rounding = ~_limbs.less(few, lack) & ~_limbs.less(rooms, lack)
     return jnp.where(rounding[:, None], evened, asked)
 

@@ -65,7 +65,6 @@ def erk(
             densities,
             limits=limits.counts,
             on_collapse=on_collapse,
-            shared=limits.free(),
         )
 
     return allocate

@@ -24,10 +24,6 @@ class FractionLimits:
                     f"min_sparsity {low} of {path!r} lies above its max_sparsity {high}."
                 )
 
-    def free(self) -> tuple[bool, ...]:
-        """Which leaves have neither limit."""
-        return tuple(a is None and b is None for a, b in zip(self.least, self.most, strict=True))
-
     def counts(self, sizes: Sequence[int]) -> Limits:
         """Entries that each leaf loses at least and at most: fractions of its size, rounded."""
         least = tuple(round((x or 0.0) * n) for x, n in zip(self.least, sizes, strict=True))

@@ -85,7 +85,8 @@ def per_leaf(sparsities: Any, *, on_collapse: OnCollapse = "error") -> Allocatio
                 )
             return written(sizes)
 
-        free = tuple(x is None for x in given)
-        return scores, Pools(one_each(number), counts, on_collapse, shared=free, fixed=True)
+        pools = Pools(one_each(number), counts, on_collapse, fixed=True)
+        some = any(x is None for x in given)
+        return scores, pools._replace(limits=limits, shared=True) if some else pools
 
     return allocate

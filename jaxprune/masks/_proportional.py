@@ -17,7 +17,6 @@ def proportional(
     *,
     limits: Any,
     on_collapse: OnCollapse,
-    shared: Sequence[bool] | None = None,
 ) -> tuple[PyTree, Pools]:
     """Pools of one leaf each, whose densities stand in given proportions until a limit is met.
 
@@ -26,7 +25,6 @@ def proportional(
       densities: positive numbers; density_i = min(1, e * densities_i) with one e for all.
       limits: ``limits(sizes)``: the fewest and the most entries that each leaf loses.
       on_collapse: what to do when a leaf loses its last weight.
-      shared: which leaves have no limits of their own; all if `None`.
 
     Returns:
       The scores and the pools. The total is exact.
@@ -47,5 +45,4 @@ def proportional(
         return tuple(_limbs.subtract(each, kept))
 
     pools = one_each(len(jax.tree.leaves(scores)))
-    free = tuple(shared) if shared is not None else (True,) * len(pools)
-    return scores, Pools(pools, counts, on_collapse, shared=free)
+    return scores, Pools(pools, counts, on_collapse, limits=limits, shared=True)

@@ -69,8 +69,8 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
         if not parts.names:
             return mapped([0] * len(args[0].shape), args)
         here = jnp.asarray(parts.begins)[jax.lax.axis_index(parts.names)]
-        cut = parts.begins.any(axis=0)
-        counts = mapped([here[i] if cut[i] else 0 for i in range(len(cut))], args)
+        cut = np.asarray(parts.begins.any(axis=0))
+        counts = mapped([here[i] if cut[i] else 0 for i in range(args[0].ndim)], args)
         counts = jax.lax.psum(counts, parts.names)
         return counts // jnp.uint32(parts.copies) if parts.copies > 1 else counts
 

@@ -58,7 +58,6 @@ def uniform(
                 [1.0] * number,
                 limits=limits.counts,
                 on_collapse=on_collapse,
-                shared=limits.free(),
             )
 
         def counts(sparsity: Any, sizes: Sequence[int]) -> tuple[Count, ...]:

@@ -314,6 +314,13 @@ def make_or_refuse(allocation, pattern, scores, sparsity, within):
 
 def check_one(score, allocation, pattern, scores, first, second):
     ours, shape = ALLOCATIONS[allocation][0], PATTERNS[pattern][0]
+    named = jax.tree_util.tree_leaves_with_path(scores)
+    paths = [(jax.tree_util.keystr(p, simple=True, separator="/"), x) for p, x in named]
+    specs = [(shape(path, x), x) for path, x in paths] if shape else []
+    if any(s is not None and s.norm == "l2" and (x < 0).any() for s, x in specs):
+        with pytest.raises(ValueError, match="negative somewhere"):
+            jp.masks.make(scores, first, allocation=ours, pattern=shape)
+        return
     if allocation == "lamp":
         if any((x < 0).any() for x in kernels(scores)):
             with pytest.raises(ValueError, match="negative somewhere"):
