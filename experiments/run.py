@@ -73,6 +73,7 @@ def run(config: Config, *, console: Console | None = None, parts: Setup | None =
     reports.draw_weight_histogram(
         result.state.params, result.state.mask, folder.path / "weights.png", dense=dense[-1]
     )
+    reports.print_mask_table(result.state.params, result.state.mask, console)
     console.print(reports.table(records, title))
     console.print(f"Run folder: {folder.path}")
     return result

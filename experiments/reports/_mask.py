@@ -17,6 +17,7 @@ from jaxprune import _tree
 _BLUE, _ORANGE, _GREY, _LIGHT = "#0072B2", "#D55E00", "#777777", "#CCCCCC"
 _BINS = 120
 _BAR = 20
+_WIDE = 100  # columns of a terminal that has room for bars
 
 
 def print_mask_table(params: Any, mask: Any, console: Console) -> None:
@@ -32,17 +33,21 @@ def print_mask_table(params: Any, mask: Any, console: Console) -> None:
     """
     _tree.check_matches(mask, params)
     out = Table(title="Sparsity per layer", title_justify="left")
-    for name in ("layer", "shape", "kept", "size", "sparsity", ""):
-        out.add_column(name, justify="left" if name in ("layer", "") else "right", no_wrap=True)
+    out.add_column("layer", overflow="fold")
+    for name in ("shape", "kept", "size", "sparsity"):
+        out.add_column(name, justify="right", no_wrap=True)
+    bars = console.width >= _WIDE
+    if bars:
+        out.add_column("", no_wrap=True)
     shapes = {path: np.shape(leaf) for path, leaf in _tree.named_leaves(mask)}
     rows = jp.metrics.sparsity_per_leaf(mask)
     for row in rows:
         shape = " x ".join(map(str, shapes[row.path])) or "scalar"
-        out.add_row(row.path, shape, *_numbers(row.kept, row.size), _bar(row.sparsity))
+        out.add_row(row.path, shape, *_numbers(row.kept, row.size), *[_bar(row.sparsity)] * bars)
     out.add_section()
     kept, size = sum(row.kept for row in rows), sum(row.size for row in rows)
     whole = (size - kept) / max(size, 1)
-    out.add_row("all prunable", "", *_numbers(kept, size), _bar(whole), style="bold")
+    out.add_row("all prunable", "", *_numbers(kept, size), *[_bar(whole)] * bars, style="bold")
     console.print(out)
 
 
