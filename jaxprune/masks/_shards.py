@@ -65,14 +65,16 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
         return jax.lax.psum(counts, reduced) if reduced else counts
 
     def by_parts(parts: "_Parts", args: Sequence[jax.Array]) -> jax.Array:
-        """The same for any partition: where several devices hold a part, each counts it."""
+        """The same for any partition: where several devices hold a part, the first counts."""
         if not parts.names:
             return mapped([0] * len(args[0].shape), args)
-        here = jnp.asarray(parts.begins)[jax.lax.axis_index(parts.names)]
+        device = jax.lax.axis_index(parts.names)
+        here = jnp.asarray(parts.begins)[device]
         cut = np.asarray(parts.begins.any(axis=0))
         counts = mapped([here[i] if cut[i] else 0 for i in range(args[0].ndim)], args)
-        counts = jax.lax.psum(counts, parts.names)
-        return counts // jnp.uint32(parts.copies) if parts.copies > 1 else counts
+        if not parts.first.all():
+            counts = counts * jnp.asarray(parts.first.astype(np.uint32))[device]
+        return jax.lax.psum(counts, parts.names)
 
     def shardings(mesh: Any, args: Sequence[Any]) -> tuple[list[tuple[str, ...]], tuple[Any, ...]]:
         names = _axis_names(args[0])
@@ -92,7 +94,7 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
         whole = NamedSharding(mesh, PartitionSpec())
         parts = _parts(args[0].shape, sharding, mesh)
         if parts is None:
-            parts, sharding = _Parts((), np.zeros((0, args[0].ndim), np.uint32), 1), whole
+            parts, sharding = _Parts((), np.zeros((0, args[0].ndim), np.uint32), np.zeros(0)), whole
         spread = (sharding,) * arrays + (whole,) * (len(args) - arrays)
         return mesh, partial(by_parts, parts), whole, (spread,)
 
@@ -168,12 +170,12 @@ class _Parts(NamedTuple):
     Attributes:
       names: the mesh axes along which devices hold different parts.
       begins: uint32 ``[devices along these, axes]``, where the part of each device begins.
-      copies: how many devices along these axes hold each part.
+      first: bool ``[devices along these]``, whether it is the first to hold its part.
     """
 
     names: tuple[str, ...]
     begins: np.ndarray
-    copies: int
+    first: np.ndarray
 
 
 def _parts(shape: Sequence[int], sharding: Any, mesh: Any) -> _Parts | None:
@@ -195,7 +197,8 @@ def _parts(shape: Sequence[int], sharding: Any, mesh: Any) -> _Parts | None:
     used = [bool((begins != begins.take([0], axis=axis)).any()) for axis in axes]
     begins = begins[tuple(slice(None) if use else 0 for use in used)].reshape(-1, len(shape))
     names = tuple(name for name, use in zip(mesh.axis_names, used, strict=True) if use)
-    return _Parts(names, begins.astype(np.uint32), len(begins) // number)
+    first = np.isin(np.arange(len(begins)), np.unique(begins, axis=0, return_index=True)[1])
+    return _Parts(names, begins.astype(np.uint32), first)
 
 
 def _axis_names(array: Any) -> list[tuple[str, ...]]:
