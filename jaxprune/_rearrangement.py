@@ -64,6 +64,7 @@ class Value:
 
 
 def bind(eqn: JaxprEqn, arrays: Sequence[Any]) -> list[Any]:
+    """Evaluates an equation on arrays; returns its results, also of a primitive with only one."""
     with eqn.ctx.manager:
         result = eqn.primitive.bind(*arrays, **eqn.primitive.get_bind_params(eqn.params))
     return list(result) if eqn.primitive.multiple_results else [result]

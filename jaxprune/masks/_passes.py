@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune import _sums
 from jaxprune.masks import _keys, _limbs
 from jaxprune.masks._shards import sum_over_shards
 
@@ -103,29 +104,12 @@ def leaf_keys(arrays: Sequence[jax.Array], dtype: jnp.dtype) -> jax.Array:
 
 
 def digits_true(flags: list[jax.Array], *, wide: bool) -> jax.Array:
-    """Counts the True of several arrays of one shape in one pass, ``[arrays, digits]``.
-
-    One reduction of several operands: XLA fuses the comparisons into it on every backend. Several
-    reductions of one operand each take as many passes, and on the CPU backend each of them first
-    writes the operand, 4 bytes a weight, to memory (measured: 65 ms against 6 ms at 25.5 M).
-    """
+    """Counts the True of several arrays of one shape in one pass, ``[arrays, digits]``."""
     rows = split_rows(flags[0].shape)[0] if wide else 0
-    ones = [flag.astype(jnp.uint32) for flag in flags]
-    if len(ones) == 1:
-        ones = [*ones, jnp.zeros_like(ones[0])]
-    zero = jnp.uint32(0)
-    sums = jax.lax.reduce(
-        ones,
-        [zero] * len(ones),
-        lambda a, b: [x + y for x, y in zip(a, b, strict=True)],
-        tuple(range(rows, flags[0].ndim)),
-    )
-    if len(flags) == 1:
-        # XLA drops an operand that nobody reads, and with it the form that is fused.
-        sums = jax.lax.optimization_barrier(sums)
+    sums = _sums.count_true(flags, tuple(range(rows, flags[0].ndim)))
     if not wide:
-        return jnp.stack(sums[: len(flags)])[:, None]
-    each = [_limbs.to_digits(_limbs.one_limb(s)).reshape(-1, 4) for s in sums[: len(flags)]]
+        return jnp.stack(sums)[:, None]
+    each = [_limbs.to_digits(_limbs.one_limb(s)).reshape(-1, 4) for s in sums]
     return jnp.stack([_limbs.sum_digits(digits) for digits in each])
 
 

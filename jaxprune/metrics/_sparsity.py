@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _tree
+from jaxprune import _sums, _tree
 from jaxprune._tree import PyTree
 
 # A uint32 sum of fewer entries than this cannot wrap.
@@ -57,24 +57,13 @@ def _digit_sums(leaf: jax.Array, limit: int = _LIMIT) -> jax.Array:
     for piece in _pieces(leaf, limit):
         kept = _kept_axes(piece.shape, limit)
         summed = tuple(i for i in range(piece.ndim) if i not in kept)
-        total = total + _add_digits(_sum(piece, summed))
+        total = total + _add_digits(_sums.count_true([piece], summed)[0])
     return total
-
-
-def _sum(flags: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    """Counts the True entries along some axes, as uint32."""
-    # With a second operand, which XLA's CPU backend fuses: a plain sum of bools first writes them
-    # to memory as uint32, 4 bytes each, and takes ten times as long.
-    ones, zero = flags.astype(jnp.uint32), jnp.uint32(0)
-    add = lambda a, b: [x + y for x, y in zip(a, b, strict=True)]  # noqa: E731
-    sums = jax.lax.reduce([ones, jnp.zeros_like(ones)], [zero, zero], add, axes)
-    # The barrier, because XLA drops an operand that nobody reads.
-    return jax.lax.optimization_barrier(sums)[0]
 
 
 @jax.jit
 def _count(leaf: jax.Array) -> jax.Array:
-    return _sum(leaf, tuple(range(leaf.ndim)))
+    return _sums.count_true([leaf], tuple(range(leaf.ndim)))[0]
 
 
 def _add_digits(sums: jax.Array) -> jax.Array:
