@@ -27,6 +27,8 @@ from jaxprune.masks._pack import unpack as unpack
 from jaxprune.masks._pattern import Pattern as Pattern
 from jaxprune.masks._pattern import PatternSpec as PatternSpec
 from jaxprune.masks._per_leaf import per_leaf as per_leaf
+from jaxprune.masks._plan import Plan as Plan
+from jaxprune.masks._plan import plan as plan
 from jaxprune.masks._report import report as report
 from jaxprune.masks._sets import complement as complement
 from jaxprune.masks._sets import difference as difference

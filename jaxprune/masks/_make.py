@@ -101,11 +101,11 @@ def make_with_info(
         trees that differ, an allocation that leaves out a leaf or takes it twice.
       TypeError: if the sparsity is not a number, or a leaf is of the wrong kind.
     """
-    _check_trees(scores, within)
+    check_trees(scores, within)
     named = _tree.named_leaves(scores)
     specs = _pattern.resolve(pattern, scores)
     rescaled, pools = (allocation or globally())(scores, within)
-    pools, counts, limits = _counts(pools, sparsity, named, specs)
+    pools, counts, limits = counts_of(pools, sparsity, named, specs)
     leaves, treedef = jax.tree.flatten(rescaled)
     kept_before = None if within is None else jax.tree.leaves(within)
     masks, fields = _engine.masks_of(
@@ -151,18 +151,18 @@ def check_fit(
       >>> import jaxprune as jp
       >>> check_fit({"w": jnp.ones((4, 4))}, [0.5], pattern=jp.masks.nm(2, 4, axis=0))
     """
-    _check_trees(scores, within)
+    check_trees(scores, within)
 
     def trace(scores: PyTree, within: PyTree | None) -> None:
         specs = _pattern.resolve(pattern, scores)
         _, pools = (allocation or globally())(scores, within)
         for sparsity in sparsities:
-            _counts(pools, sparsity, _tree.named_leaves(scores), specs)
+            counts_of(pools, sparsity, _tree.named_leaves(scores), specs)
 
     jax.eval_shape(trace, scores, within)
 
 
-def _check_trees(scores: PyTree, within: PyTree | None) -> None:
+def check_trees(scores: PyTree, within: PyTree | None) -> None:
     """Raises if scores or the mask `within` are wrong, whatever their values."""
     named = _tree.named_leaves(scores)
     if not named:
@@ -203,7 +203,7 @@ def _check_same_leaves(within: PyTree, scores: PyTree) -> None:
         )
 
 
-def _counts(
+def counts_of(
     pools: Pools,
     sparsity: Any,
     named: Sequence[tuple[str, Any]],

@@ -26,6 +26,7 @@ from jaxprune.schedules._retraining import RETRAINING as RETRAINING
 from jaxprune.schedules._retraining import retraining as retraining
 from jaxprune.schedules._slr import slr as slr
 from jaxprune.schedules._sparsities import cubic as cubic
+from jaxprune.schedules._sparsities import gmp_targets as gmp_targets
 from jaxprune.schedules._sparsities import imp_sparsities as imp_sparsities
 from jaxprune.schedules._sparsities import twenty_percent_sparsities as twenty_percent_sparsities
 from jaxprune.schedules._tunable import constant as constant

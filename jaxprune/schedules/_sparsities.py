@@ -123,6 +123,92 @@ def cubic(final: float, *, begin_step: int, end_step: int, initial: float = 0.0)
     return lookup(initial * cube + final * (1 - cube), start=begin)
 
 
+def gmp_targets(
+    final: float,
+    *,
+    total_steps: int,
+    interval: int,
+    begin_step: int = 0,
+    end_step: int | None = None,
+    initial: float = 0.0,
+) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """When gradual magnitude pruning (GMP) prunes, and to which sparsities.
+
+    After step t_j = t₀ + j I the network is pruned to
+
+        s_j = S + (S₀ - S) (1 - j / n)³       j = 1 ... n
+
+    with n = ⌊(T - t₀) / I⌋ - 1, so that the last interval trains at S (Zimmer et al.). With
+    ``end_step`` t₁ given, n = ⌊(t₁ - t₀) / I⌋ instead (Zhu & Gupta). With S₀ > 0 there is one more
+    pruning, to S₀, after step t₀.
+
+    Args:
+      final: S in (0, 1), the fraction removed in the end.
+      total_steps: T, the length of training in steps.
+      interval: I, steps between prunings.
+      begin_step: t₀, the step at which the schedule begins.
+      end_step: t₁ in (t₀, T], the step by which it ends.
+      initial: S₀ in [0, S), the fraction removed at t₀.
+
+    Returns:
+      The numbers of steps after which to prune, rising, and the sparsity of each; the last is
+      ``final`` itself.
+
+    Raises:
+      TypeError: if a sparsity is not a number or a step not a static integer.
+      ValueError: if one of them is out of range, or no pruning fits.
+
+    Example:
+      >>> gmp_targets(0.5, total_steps=30, interval=10)
+      ((10, 20), (0.4375, 0.5))
+
+    References:
+      Zhu & Gupta, To Prune, or Not to Prune: Exploring the Efficacy of Pruning for Model
+      Compression, 2017, equation 1; Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and
+      Love Retraining, ICLR 2023, for the times of pruning (their code).
+    """
+    final = _check_sparsity("final", final)
+    initial = 0.0 if initial == 0 else _check_sparsity("initial", initial)
+    if initial >= final:
+        raise ValueError(f"initial is {initial}, but must be below final={final}.")
+    total, begin = (
+        check_steps("total_steps", total_steps),
+        check_steps("begin_step", begin_step, at_least=0),
+    )
+    interval = check_steps("interval", interval)
+    if initial and not begin:
+        raise ValueError(
+            f"initial={initial} asks for a pruning before the first step. Prune the parameters "
+            "yourself, or let begin_step be at least 1."
+        )
+    if end_step is None:
+        number = (total - begin) // interval - 1
+        window = f"interval={interval} leaves no pruning in total_steps={total}" + (
+            f" after begin_step={begin}" if begin else ""
+        )
+        repair = f"The last interval only trains, so let it be at most {(total - begin) // 2}."
+    else:
+        end = check_steps("end_step", end_step)
+        if end > total:
+            raise ValueError(
+                f"end_step={end} lies after the end of training, total_steps={total}: the network "
+                "would end less sparse than asked."
+            )
+        number = (end - begin) // interval
+        window = (
+            f"no interval of {interval} steps fits between begin_step={begin} and end_step={end}"
+        )
+        repair = "Widen the window or shorten the interval."
+    if number < 1:
+        raise ValueError(f"this never prunes: {window}. {repair}")
+    steps = tuple(begin + j * interval for j in range(1, number + 1))
+    cubes = [(1 - j / number) ** 3 for j in range(1, number + 1)]
+    sparsities = tuple(initial * c + final * (1 - c) for c in cubes)
+    if initial:
+        steps, sparsities = (begin, *steps), (initial, *sparsities)
+    return steps, sparsities
+
+
 def _check_sparsity(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
         raise TypeError(

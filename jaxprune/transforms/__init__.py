@@ -8,9 +8,14 @@ is **data**: it lives in the optimizer state, in a `PruneMask` node, where `get_
 
 from jaxprune.transforms._fixed_mask import FixedMaskState as FixedMaskState
 from jaxprune.transforms._fixed_mask import fixed_mask as fixed_mask
+from jaxprune.transforms._freeze import freeze as freeze
+from jaxprune.transforms._gmp import gmp as gmp
 from jaxprune.transforms._learning_rate import set_learning_rate as set_learning_rate
 from jaxprune.transforms._mask_state import PruneMask as PruneMask
 from jaxprune.transforms._mask_state import get_mask as get_mask
 from jaxprune.transforms._mask_state import set_mask as set_mask
 from jaxprune.transforms._moments import zero_pruned as zero_pruned
+from jaxprune.transforms._moving import MovingMaskState as MovingMaskState
+from jaxprune.transforms._one_shot import one_shot as one_shot
+from jaxprune.transforms._prune_at import prune_at as prune_at
 from jaxprune.transforms._zero_updates import zero_updates as zero_updates

@@ -1,15 +1,11 @@
 """An optimizer that keeps pruned weights at exactly zero."""
 
-import inspect
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import optax
 
-from jaxprune import _tree
 from jaxprune._tree import PyTree
-from jaxprune.transforms import _mask_state, _moments
+from jaxprune.transforms import _mask_state, _moments, _wrap
 from jaxprune.transforms._mask_state import PruneMask
 
 
@@ -77,70 +73,23 @@ def fixed_mask(inner: Any, mask: PyTree) -> optax.GradientTransformationExtraArg
       Zimmer, Spiegel, Pokutta, "How I Learned to Stop Worrying and Love Retraining", ICLR 2023
       (the mask is fixed during retraining).
     """
-    tx = _as_transformation(inner)
+    tx = _wrap.as_transformation(inner, name="fixed_mask")
     _mask_state.check_mask(mask)
 
     def init(params: PyTree) -> FixedMaskState:
         node = _mask_state.store(mask, params)
-        if _mask_state.is_placeholder(params):
-            return FixedMaskState(tx.init(params), node)
-        aligned = _mask_state.align(node.tree, params)
-        inner_state = tx.init(_masked(aligned, params))
-        _moments.check_state(tx, inner_state, aligned)
-        return FixedMaskState(inner_state, node)
+        return FixedMaskState(_wrap.init_inner(tx, node, params), node)
 
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, FixedMaskState]:
-        if params is None:
-            raise ValueError(
-                "fixed_mask needs the parameters, got params=None. Call "
-                "tx.update(grads, opt_state, params)."
-            )
+        _wrap.check_params(params, name="fixed_mask")
         aligned = _mask_state.align(state.mask.tree, params)
-        # Before: a mask set since the last step. After: optimizers whose moments leave zero by
-        # themselves, as adafactor's second moments do by its epsilon.
-        inner_state = _moments.zero_pruned(tx, state.inner_state, aligned)
-        updates, inner_state = tx.update(
-            _masked(aligned, updates), inner_state, _masked(aligned, params), **extra_args
+        updates, inner_state = _wrap.step(
+            tx, updates, state.inner_state, params, aligned, extra_args
         )
         inner_state = _moments.zero_pruned(tx, inner_state, aligned)
-        updates = _tree.map_partial(_to_zero, aligned, updates, params)
+        updates = _wrap.to_zero(aligned, updates, params)
         return updates, FixedMaskState(inner_state, state.mask)
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _masked(mask: PyTree, tree: PyTree) -> PyTree:
-    def mask_leaf(m: Any, x: Any) -> Any:
-        # A selection, not a product: it also removes NaN and infinity.
-        return x if m is None else jnp.where(m, x, jnp.zeros_like(x))
-
-    return _tree.map_partial(mask_leaf, mask, tree)
-
-
-def _to_zero(m: Any, update: Any, param: Any) -> Any:
-    if m is None:
-        return update
-    # In a narrower dtype than the weight's, -w would be rounded and w + (-w) not zero. The wider
-    # dtype is asked for on purpose, so a strict rule of promotion has nothing to object to.
-    with jax.numpy_dtype_promotion("standard"):
-        dtype = jnp.promote_types(update.dtype, param.dtype)
-    return jnp.where(m, update.astype(dtype), -param.astype(dtype))
-
-
-def _as_transformation(inner: Any) -> optax.GradientTransformationExtraArgs:
-    init, update = getattr(inner, "init", None), getattr(inner, "update", None)
-    if init is None or update is None:
-        name = getattr(inner, "__name__", type(inner).__name__)
-        raise TypeError(
-            f"fixed_mask wraps an optimizer, an object with init and update, but got {name!r}. "
-            "Pass an instance, e.g. optax.adam(learning_rate)."
-        )
-    if isinstance(inner, optax.GradientTransformation):
-        return optax.with_extra_args_support(inner)
-    # `with_extra_args_support` would drop the extra arguments that MultiSteps takes.
-    kinds = {p.kind for p in inspect.signature(update).parameters.values()}
-    if inspect.Parameter.VAR_KEYWORD in kinds:
-        return optax.GradientTransformationExtraArgs(init, update)
-    return optax.with_extra_args_support(optax.GradientTransformation(init, update))

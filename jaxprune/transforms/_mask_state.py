@@ -54,7 +54,7 @@ def get_mask(opt_state: PyTree) -> PyTree:
       {'bias': None, 'kernel': Array([[ True, False]], dtype=bool)}
     """
     merged = None
-    for node in _nodes(opt_state):
+    for node in nodes(opt_state):
         merged = _merge(merged, node.tree)
     return jax.tree.map(
         lambda m: None if _tree.is_absent(m) else jnp.array(m, copy=True),
@@ -93,12 +93,11 @@ def set_mask(opt_state: PyTree, mask: PyTree) -> PyTree:
       >>> transforms.get_mask(state)
       Array([[False, False]], dtype=bool)
     """
-    nodes = _nodes(opt_state)
     held: set[str] = set()
-    for node in nodes:
+    for node in nodes(opt_state):
         held.update(path for path, _ in _tree.named_leaves(node.tree))
     given = {path for path, _ in _tree.named_leaves(mask)}
-    new = [store(mask, node.tree) for node in nodes]
+    new = [store(mask, node.tree) for node in nodes(opt_state)]
     for path in sorted(held ^ given):
         has, lacks = ("state", "new mask") if path in held else ("new mask", "state")
         raise ValueError(
@@ -142,6 +141,11 @@ def store(mask: PyTree, like: PyTree) -> PruneMask:
 
     pieces = _pieces(mask, like)
     return PruneMask(treedef.unflatten(map(copy, pieces, aligned, leaves)))
+
+
+def replace(node: PruneMask, mask: PyTree) -> PruneMask:
+    """The node with the leaves of another mask of the same parameters, in the same structure."""
+    return PruneMask(jax.tree.unflatten(jax.tree.structure(node.tree), jax.tree.leaves(mask)))
 
 
 def align(mask: PyTree, like: PyTree) -> PyTree:
@@ -214,14 +218,15 @@ def _is_node(x: Any) -> bool:
     return isinstance(x, PruneMask)
 
 
-def _nodes(opt_state: PyTree) -> list[PruneMask]:
-    nodes = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_node) if _is_node(x)]
-    if not nodes:
+def nodes(opt_state: PyTree) -> list[PruneMask]:
+    """Every mask of an optimizer state; raises a ValueError if there is none."""
+    found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_node) if _is_node(x)]
+    if not found:
         raise ValueError(
             f"there is no mask in this optimizer state ({type(opt_state).__name__}). Wrap the "
             "optimizer: jaxprune.transforms.fixed_mask(optimizer, mask), and pass its state."
         )
-    return nodes
+    return found
 
 
 def _pieces(mask: PyTree, like: PyTree) -> list[Any]:

@@ -1,0 +1,202 @@
+"""Prune to given sparsities after given numbers of steps."""
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune import _tree, masks
+from jaxprune._tree import PyTree, Where
+from jaxprune.masks import Allocation, Pattern
+from jaxprune.transforms import _moving
+from jaxprune.transforms._scoring import Scores, Scoring, check_leaves
+
+
+def prune_at(
+    inner: Any,
+    steps: Sequence[int],
+    sparsities: Sequence[float | None],
+    *,
+    total_steps: int | None = None,
+    within: PyTree | None = None,
+    scores: Scores | None = None,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+    where: Where | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Wraps an optimizer so that the network is pruned after given steps, and stays so.
+
+    After step $t_j$ the weights, as that step left them, are scored, and the mask shrinks to
+    sparsity $s_j$ inside the mask before. Between prunings it is `fixed_mask`: pruned weights are
+    exactly zero after `optax.apply_updates`, kept weights move as under ``inner`` with masked
+    gradients, and moments of pruned weights are zero.
+
+    `gmp` and `one_shot` are this with their own steps; with
+    `jaxprune.schedules.imp_sparsities` it is iterative magnitude pruning.
+
+    Position: outermost, around the whole chain, as `fixed_mask`. Under a `MultiSteps` outside,
+    steps are those that happen.
+
+    Args:
+      inner: an optax optimizer, or anything with ``init`` and ``update``.
+      steps: rising numbers of steps; 1 is the first.
+      sparsities: the fraction removed after each, rising. Counts are exact: ``round(s * n)`` of n.
+      total_steps: the length of training, to check ``steps`` against.
+      within: a mask to start from; everything prunable if omitted.
+      scores: function from ``params`` to scores, magnitude if omitted. By name it also gets
+        ``grads`` (those given to ``update``) and extra arguments of ``update``, if its signature
+        has them: ``tx.update(grads, state, params, input_norms=...)`` for
+        `jaxprune.scores.wanda`.
+      allocation: how the total is spread over leaves; global if omitted.
+      pattern: which weights go together; unstructured if omitted.
+      where: ``where(path, leaf) -> bool``, what is prunable.
+
+    Returns:
+      The transformation. Its state is a `MovingMaskState`, its ``update`` needs ``params``.
+
+    Raises:
+      TypeError: if ``inner`` is no optimizer or an argument is of the wrong kind.
+      ValueError: if steps or sparsities do not rise, do not pair or lie outside their range. From
+        ``init``: if nothing is prunable, allocation or pattern do not fit the parameters, the
+        parameters or ``within`` are sparser than the first target, or the state of ``inner`` mixes
+        weights.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from jaxprune import transforms
+      >>> params = {"kernel": jnp.array([[1.0, 2.0, 3.0, 4.0]])}
+      >>> tx = transforms.prune_at(optax.sgd(0.5), (1, 2), (0.25, 0.5))
+      >>> state = tx.init(params)
+      >>> for _ in range(2):
+      ...     updates, state = tx.update({"kernel": jnp.ones((1, 4))}, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      ...     print(params["kernel"])
+      [[0.  1.5 2.5 3.5]]
+      [[0. 0. 2. 3.]]
+
+    References:
+      Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015.
+    """
+    return pruning(
+        inner,
+        steps,
+        sparsities,
+        name="prune_at",
+        total_steps=total_steps,
+        within=within,
+        scores=scores,
+        allocation=allocation,
+        pattern=pattern,
+        where=where,
+    )
+
+
+def pruning(
+    inner: Any,
+    steps: Sequence[int],
+    sparsities: Sequence[float | None],
+    *,
+    name: str,
+    total_steps: int | None,
+    within: PyTree | None,
+    scores: Scores | None,
+    allocation: Allocation | None,
+    pattern: Pattern | None,
+    where: Where | None,
+) -> optax.GradientTransformationExtraArgs:
+    """`prune_at` under the name of the method that it is part of, for errors."""
+    steps, targets = _checked(steps, sparsities, total_steps)
+    scoring = Scoring(scores, where)
+
+    def plan(shapes: PyTree) -> masks.Plan:
+        return masks.plan(shapes, targets, allocation=allocation, pattern=pattern)
+
+    def first_mask(params: PyTree) -> PyTree:
+        shapes = scoring.shapes(params)
+        plan(shapes)
+        mask = _moving.dense_or(within, shapes, params)
+        check_leaves(shapes, mask, name=name)
+        check_not_sparser(mask, params, targets[0], name=name)
+        return mask
+
+    def move(now: _moving.Move) -> PyTree:
+        scored = scoring(now.params, now.grads, now.extra_args)
+        check_leaves(scored, now.mask, name=name)
+        return plan(scored).make(scored, now.number, within=now.mask)
+
+    return _moving.moving(inner, name=name, steps=steps, first_mask=first_mask, move=move)
+
+
+def check_not_sparser(mask: PyTree, params: PyTree, sparsity: float | None, *, name: str) -> None:
+    """Raises if the mask, or the weights themselves, are sparser than the first target.
+
+    Leaves of nothing but zeros are not counted as pruned: some layers start at zero, and templates
+    of parameters are zero throughout.
+
+    Raises:
+      ValueError: with both numbers.
+    """
+    if sparsity is None or _tree.is_traced(mask, params):
+        return
+    total = _tree.size(mask)
+    gone = 0
+    by_path = dict(_tree.named_leaves(params))
+    for path, m in _tree.named_leaves(mask):
+        weight = by_path[path]
+        if isinstance(weight, jax.ShapeDtypeStruct) or isinstance(m, jax.ShapeDtypeStruct):
+            return
+        kept = int(jnp.sum(m))
+        nonzero = int(jnp.sum(m & (weight != 0)))
+        gone += m.size - (nonzero or kept)
+    if gone > round(sparsity * total):
+        raise ValueError(
+            f"{name} is to prune to sparsity {sparsity}, but {gone} of the {total} prunable "
+            f"weights are zero or masked already, sparsity {gone / total:.6g}. Ask for more, or "
+            "start from denser weights."
+        )
+
+
+def _checked(
+    steps: Sequence[int], sparsities: Sequence[float | None], total_steps: int | None
+) -> tuple[tuple[int, ...], tuple[float | None, ...]]:
+    steps, sparsities = tuple(steps), tuple(sparsities)
+    if not steps or len(steps) != len(sparsities):
+        raise ValueError(
+            f"steps and sparsities pair, and there is at least one; got {len(steps)} steps and "
+            f"{len(sparsities)} sparsities."
+        )
+    for step in steps:
+        check_step("a step to prune after", step)
+    if any(b <= a for a, b in itertools.pairwise(steps)):
+        raise ValueError(f"steps rise; got {steps!r:.80}.")
+    if total_steps is not None and steps[-1] > total_steps:
+        raise ValueError(
+            f"the pruning after step {steps[-1]} comes after the end of training, "
+            f"total_steps={total_steps}: the network would end less sparse than asked."
+        )
+    known = [check_sparsity(s) for s in sparsities if s is not None]
+    if any(b < a for a, b in itertools.pairwise(known)):
+        raise ValueError(f"sparsities rise; got {sparsities!r:.80}. A pruned weight stays pruned.")
+    return steps, sparsities
+
+
+def check_step(name: str, value: Any) -> int:
+    """Returns a number of steps, at least 1, or raises."""
+    if isinstance(value, bool) or (not isinstance(value, int) and not hasattr(value, "__index__")):
+        raise TypeError(f"{name} is a static Python integer, 1 for the first step; got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} is at least 1, after the first step; got {value}.")
+    return int(value)
+
+
+def check_sparsity(value: Any) -> float:
+    """Returns a sparsity that prunes something, or raises."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"sparsity is a Python number, the fraction removed; got {value!r}.")
+    if not 0 < value < 1:
+        hint = f" For {value:g} % pass {value / 100:g}." if 1 < value < 100 else ""
+        raise ValueError(f"sparsity is the fraction removed, in (0, 1); got {value}.{hint}")
+    return float(value)

@@ -1,0 +1,80 @@
+"""Calling a score function inside an update, with what it asks for by name."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import jax
+
+from jaxprune import _tree
+from jaxprune import scores as scores_
+from jaxprune._tree import PyTree, Where
+
+Scores: TypeAlias = Callable[..., PyTree]
+
+
+class Scoring:
+    """A score function, ready to be called in an update.
+
+    The function receives the parameters first and then, by name, what its signature asks for:
+    ``grads`` (the gradients given to ``update``), ``where``, and any extra argument of ``update``
+    (``input_norms`` of `jaxprune.scores.wanda`, say). So the scores of `jaxprune.scores` whose
+    first argument is ``params`` can be passed as they are.
+    """
+
+    def __init__(self, scores: Scores | None, where: Where | None):
+        if scores is not None and not callable(scores):
+            raise TypeError(
+                f"scores is a function such as jp.scores.magnitude, or one of (params, grads); got "
+                f"{type(scores).__name__}: every mask needs new scores."
+            )
+        self.function = scores_.magnitude if scores is None else scores
+        self.where = where
+        parameters = list(inspect.signature(self.function).parameters.values())[1:]
+        kinds = inspect.Parameter
+        self.takes_all = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
+        named = [p for p in parameters if p.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)]
+        self.names = {p.name for p in named}
+        self.required = {p.name for p in named if p.default is kinds.empty}
+
+    def __call__(self, params: PyTree, grads: PyTree, extra_args: dict[str, Any]) -> PyTree:
+        """The scores.
+
+        Raises:
+          ValueError: if the function asks for an argument that ``update`` did not get.
+        """
+        given: dict[str, Any] = {"grads": grads, **extra_args}
+        if self.where is not None:
+            given["where"] = self.where
+        missing = sorted(self.required - given.keys())
+        if missing:
+            raise ValueError(
+                f"the scores ask for {missing[0]!r}, which update did not get. Call "
+                f"tx.update(grads, opt_state, params, {missing[0]}=...)."
+            )
+        if not self.takes_all:
+            given = {name: value for name, value in given.items() if name in self.names}
+        return self.function(params, **given)
+
+    def shapes(self, params: PyTree) -> PyTree:
+        """The shapes of the scores, as far as they can be known from the parameters."""
+        if self.required - {"grads", "where"}:
+            like = _tree.prunable(params, self.where)
+        else:
+            like = jax.eval_shape(lambda p: self(p, p, {}), params)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+
+
+def check_leaves(shapes: PyTree, mask: PyTree, *, name: str) -> None:
+    """Raises if scores and mask disagree on what is prunable.
+
+    Raises:
+      ValueError: naming the first leaf that only one of them has.
+    """
+    ours = {path for path, _ in _tree.named_leaves(shapes)}
+    theirs = {path for path, _ in _tree.named_leaves(mask)}
+    if ours != theirs:
+        raise ValueError(
+            f"the scores and the mask of {name} disagree on what is prunable, first at "
+            f"{min(ours ^ theirs)!r}. Pass the same where= to {name} and to the scores."
+        )

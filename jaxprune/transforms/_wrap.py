@@ -1,0 +1,115 @@
+"""What every transform that keeps weights at zero does with the optimizer it wraps."""
+
+import inspect
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree
+from jaxprune.transforms import _mask_state, _moments
+from jaxprune.transforms._mask_state import PruneMask
+
+
+def init_inner(
+    tx: optax.GradientTransformationExtraArgs, node: PruneMask, params: PyTree
+) -> optax.OptState:
+    """The state of the wrapped optimizer, for parameters masked by ``node``.
+
+    Raises:
+      ValueError: if that state mixes weights, so that none can be cleared alone.
+    """
+    if _mask_state.is_placeholder(params):
+        return tx.init(params)
+    aligned = _mask_state.align(node.tree, params)
+    inner_state = tx.init(masked(aligned, params))
+    _moments.check_state(tx, inner_state, aligned)
+    return inner_state
+
+
+def step(
+    tx: optax.GradientTransformationExtraArgs,
+    grads: PyTree,
+    inner_state: optax.OptState,
+    params: PyTree,
+    mask: PyTree,
+    extra_args: dict[str, Any],
+) -> tuple[PyTree, optax.OptState]:
+    """One step of the wrapped optimizer in the sparse network.
+
+    Gradients and parameters are masked, and so are the moments, for a mask set since the last
+    step. Afterwards the caller clears them again with `_moments.zero_pruned`, for optimizers whose
+    moments leave zero by themselves, as adafactor's second moments do by its epsilon.
+
+    Args:
+      tx: the wrapped optimizer.
+      grads: the gradients.
+      inner_state: its state.
+      params: the parameters.
+      mask: bool arrays in the very structure of ``params``, `None` where a leaf is not prunable.
+      extra_args: handed on.
+
+    Returns:
+      The updates, whose entries at pruned weights mean nothing yet, and the state.
+    """
+    inner_state = _moments.zero_pruned(tx, inner_state, mask)
+    return tx.update(masked(mask, grads), inner_state, masked(mask, params), **extra_args)
+
+
+def masked(mask: PyTree, tree: PyTree) -> PyTree:
+    """``tree`` with zeros where the mask is False."""
+
+    def mask_leaf(m: Any, x: Any) -> Any:
+        # A selection, not a product: it also removes NaN and infinity.
+        return x if m is None else jnp.where(m, x, jnp.zeros_like(x))
+
+    return _tree.map_partial(mask_leaf, mask, tree)
+
+
+def to_zero(mask: PyTree, updates: PyTree, params: PyTree) -> PyTree:
+    """``updates`` with minus the weight where the mask is False: it then becomes exactly zero."""
+
+    def zero(m: Any, update: Any, param: Any) -> Any:
+        if m is None:
+            return update
+        # In a narrower dtype than the weight's, -w would be rounded and w + (-w) not zero. The
+        # wider dtype is asked for on purpose, so a strict rule of promotion has nothing to object
+        # to.
+        with jax.numpy_dtype_promotion("standard"):
+            dtype = jnp.promote_types(update.dtype, param.dtype)
+        return jnp.where(m, update.astype(dtype), -param.astype(dtype))
+
+    return _tree.map_partial(zero, mask, updates, params)
+
+
+def check_params(params: PyTree | None, *, name: str) -> None:
+    """Raises if ``update`` was called without parameters."""
+    if params is None:
+        raise ValueError(
+            f"{name} needs the parameters, got params=None. Call "
+            "tx.update(grads, opt_state, params)."
+        )
+
+
+def as_transformation(inner: Any, *, name: str) -> optax.GradientTransformationExtraArgs:
+    """The optimizer to wrap, made to take extra arguments.
+
+    Raises:
+      TypeError: if it is no optimizer.
+    """
+    init, update = getattr(inner, "init", None), getattr(inner, "update", None)
+    if init is None or update is None:
+        got = getattr(inner, "__name__", type(inner).__name__)
+        raise TypeError(
+            f"{name} wraps an optimizer, an object with init and update, but got {got!r}. "
+            "Pass an instance, e.g. optax.adam(learning_rate)."
+        )
+    if isinstance(inner, optax.GradientTransformation):
+        return optax.with_extra_args_support(inner)
+    # `with_extra_args_support` would drop the extra arguments that MultiSteps takes.
+    kinds = {p.kind for p in inspect.signature(update).parameters.values()}
+    if inspect.Parameter.VAR_KEYWORD in kinds:
+        return optax.GradientTransformationExtraArgs(init, update)
+    return optax.with_extra_args_support(optax.GradientTransformation(init, update))
