@@ -5,7 +5,37 @@ import math
 import pathlib
 from typing import Literal
 
-METHODS = ("imp", "bimp")
+ITERATIVE = ("imp", "bimp")
+METHODS = (
+    *ITERATIVE,
+    "dense",
+    "random",
+    "gmp",
+    "gmp_recover",
+    "gsm",
+    "lc",
+    "dpf",
+    "dnw",
+    "str",
+    "cs",
+    "dst",
+    "rigl",
+    "set",
+    "static",
+    "ac_dc",
+)
+# What the recipes of one phase need to be told beside the sparsity, which some do not control.
+TIMED = ("random", "gmp", "gmp_recover", "dpf", "cs", "rigl", "set", "ac_dc")
+KEYED = ("random", "rigl", "set", "static")
+UNCONTROLLED = ("str", "cs", "dst")
+PATTERNED = (*ITERATIVE, "random", "gmp", "gmp_recover", "dpf", "dnw", "rigl", "static", "ac_dc")
+# Which hyperparameters of their own they take here, and under which name.
+INTERVAL = {
+    **dict.fromkeys(("gmp", "gmp_recover", "random", "dpf", "rigl", "set"), "interval"),
+    "ac_dc": "compressed_steps",
+}
+PENALTY = {"lc": "weight_decay", "cs": "penalty", "dst": "penalty"}
+INITIAL = {"str": "initial", "cs": "initial"}
 DENSE_SCHEDULES = ("stepped", "linear", "cosine", "constant")
 
 
@@ -19,7 +49,10 @@ class Config:
 
     method: str = "imp"
     """imp: train dense, then prune and retrain in cycles. bimp: the same inside the budget of
-    `epochs + cycles * retrain-epochs`, with a linear dense schedule and ALLR."""
+    `epochs + cycles * retrain-epochs`, with a linear dense schedule and ALLR. Every other method
+    trains for that budget in one phase, under the dense schedule: dense, random (gradual, drawn),
+    gmp, gmp_recover (weights can come back), gsm, lc, dpf, dnw, rigl, set, static, ac_dc end with
+    `sparsity`; str, cs and dst do not control theirs."""
 
     data: str = "digits"
     """Data set: digits (embedded), or a prepared set of tensorflow-datasets by name, such as mnist,
@@ -103,6 +136,18 @@ class Config:
     fixes the sparsity, 0.5 or 0.75, and goes with one cycle), blocks of 4 x 4 channels, or whole
     output channels of each layer. What does not fill a group stays."""
 
+    interval: float | None = None
+    """Epochs between moves of the mask (gmp, gmp_recover, random, dpf, rigl, set), or the length of
+    a phase (ac_dc); default: the method's own, mostly a tenth of training."""
+
+    penalty: float | None = None
+    """Strength of what drives weights to zero: the selective weight decay of lc (which replaces
+    `weight-decay`), the penalties of cs and dst; default: the method's own."""
+
+    initial: float | None = None
+    """Where the thresholds of str or the gates of cs start, before the sigmoid; default: the
+    method's own."""
+
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number format of the computation; parameters are float32 in any case."""
 
@@ -114,17 +159,23 @@ class Config:
     """Examples an evaluation step."""
 
     run_dir: pathlib.Path | None = None
-    """Folder for the results; default: runs/DATA-MODEL-METHOD-SCHEDULE-SPARSITY-sSEED."""
+    """Folder for the results; default: runs/DATA-MODEL-METHOD-SCHEDULE-SPARSITY-sSEED
+    (methods of one phase have no SCHEDULE)."""
 
     def resolved_dense_schedule(self) -> str:
         """The name of the dense learning-rate schedule."""
         return self.dense_schedule or ("linear" if self.method == "bimp" else "stepped")
 
+    def total_epochs(self) -> int:
+        """The length of the whole run in epochs, whatever the method."""
+        return self.epochs + self.cycles * self.retrain_epochs
+
     def resolved_run_dir(self) -> pathlib.Path:
         """The folder of this run."""
         if self.run_dir is not None:
             return self.run_dir
-        name = f"{self.data}-{self.model}-{self.method}-{self.schedule}-{self.sparsity:g}"
+        how = f"{self.method}-{self.schedule}" if self.method in ITERATIVE else self.method
+        name = f"{self.data}-{self.model}-{how}-{self.sparsity:g}"
         return pathlib.Path("runs") / f"{name}-s{self.seed}"
 
 
@@ -165,6 +216,17 @@ def check(config: Config) -> None:
             f"rewind_epoch is an epoch of dense training, in [0, {config.epochs}); got "
             f"{config.rewind_epoch}."
         )
+    if config.method not in ITERATIVE:
+        _check_one_phase(config)
+    for field, takers in (("interval", INTERVAL), ("penalty", PENALTY), ("initial", INITIAL)):
+        value = getattr(config, field)
+        if value is not None and config.method not in takers:
+            raise ValueError(
+                f"method {config.method} takes no {field}; got {value}. Those that do: "
+                f"{', '.join(takers)}."
+            )
+    if config.interval is not None and not 0 < config.interval < math.inf:
+        raise ValueError(f"interval is a number of epochs above 0; got {config.interval}.")
     if config.method == "bimp":
         fixed = {"schedule": "allr", "peak": None, "rewind_epoch": None, "warmup_epochs": 0}
         for field, value in (*fixed.items(), ("dense_schedule", "linear")):
@@ -173,3 +235,21 @@ def check(config: Config) -> None:
                     f"method bimp fixes {field}={value}; got {getattr(config, field)!r}. Use "
                     "method imp to choose."
                 )
+
+
+def _check_one_phase(config: Config) -> None:
+    """Raises for options that a method of one phase would have to ignore."""
+    defaults, method = Config(), config.method
+    retraining = ("schedule", "rewind_epoch", "peak", "retrain_warmup", "optimizer_state", "score")
+    ignored = [(field, "it has one phase and no retraining") for field in retraining]
+    if method in UNCONTROLLED or method == "dense":
+        ignored.append(("allocation", "it does not spread a total"))
+    if method not in PATTERNED:
+        ignored.append(("pattern", "it prunes single weights"))
+    for field, reason in ignored:
+        value = getattr(config, field)
+        if value != getattr(defaults, field):
+            raise ValueError(
+                f"{field} means nothing to method {method}: {reason}; got {value!r}. Leave it out, "
+                "or use method imp."
+            )

@@ -12,12 +12,9 @@ table is made from what is there. On two CPU cores the whole grid of three seeds
 """
 
 import dataclasses
-import json
 import pathlib
-import statistics
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,10 +23,10 @@ from rich.console import Console
 
 import jaxprune as jp
 from experiments import data
+from experiments._cells import Cell, append, check_settings, mean_std, read
 from experiments.config import Config
 from experiments.setup import Setup, build
 
-Cell = dict[str, Any]
 _KEYS = ("seed", "cycles", "sparsity", "retrain_epochs", "schedule")
 
 
@@ -118,26 +115,6 @@ def run_cell(cell: Cell, parts: Setup, dense: jp.training.TrainState) -> Cell:
     }
 
 
-def read(file: pathlib.Path) -> dict[tuple[Any, ...], Cell]:
-    """The cells done so far; a line cut off by a crash is left out and run again."""
-    done = {}
-    for line in file.read_text().splitlines() if file.exists() else ():
-        try:
-            cell = json.loads(line)
-        except ValueError:
-            continue
-        done[tuple(cell[k] for k in _KEYS)] = cell
-    return done
-
-
-def append(file: pathlib.Path, cell: Cell) -> None:
-    """Adds a cell, on a line of its own even after a line that a crash cut off."""
-    written = file.read_bytes() if file.exists() else b""
-    torn = bool(written) and not written.endswith(b"\n")
-    with file.open("a") as lines:
-        lines.write("\n" * torn + json.dumps(cell) + "\n")
-
-
 def markdown(grid: Grid, done: list[Cell]) -> str:
     """The table: test accuracy in percent, mean and standard deviation over the seeds."""
     head = ["cycles", "sparsity", "epochs a cycle", *(s.upper() for s in grid.schedules)]
@@ -149,44 +126,30 @@ def markdown(grid: Grid, done: list[Cell]) -> str:
                 for schedule in grid.schedules:
                     wanted = (cycles, sparsity, epochs, schedule)
                     found = [c for c in done if tuple(c[k] for k in _KEYS[1:]) == wanted]
-                    row.append(mean_std([c["accuracy"] for c in found]))
+                    row.append(mean_std([100 * c["accuracy"] for c in found]))
                 lines.append("| " + " | ".join(row) + " |")
     dense = {c["seed"]: c["dense_accuracy"] for c in done}
     device = jax.devices()[0].device_kind
     lines.append("")
     lines.append(
-        f"Dense: {mean_std(list(dense.values()))}. Test accuracy in percent, mean ± sample "
-        f"standard deviation over {len(dense)} seeds; device: {device}."
+        f"Dense: {mean_std([100 * x for x in dense.values()])}. Test accuracy in percent, mean ± "
+        f"sample standard deviation over {len(dense)} seeds; device: {device}."
     )
     return "\n".join(lines)
 
 
-def mean_std(fractions: list[float]) -> str:
-    """Percent, mean ± sample standard deviation."""
-    if not fractions:
-        return "–"
-    percent = [100 * x for x in fractions]
-    if len(percent) == 1:
-        return f"{percent[0]:.2f}"
-    return f"{statistics.mean(percent):.2f} ± {statistics.stdev(percent):.2f}"
-
-
 def run(grid: Grid, console: Console) -> str:
     """Runs what is missing of the grid and returns the table."""
-    grid.out.mkdir(parents=True, exist_ok=True)
     file = grid.out / "results.jsonl"
     # What the cells have in common, defaults included; what differs between them is in each.
     shared = dataclasses.asdict(config_of(grid, 0))
     for key in ("data_dir", "run_dir", *_KEYS):
         shared.pop(key, None)
-    header = grid.out / "config.json"
-    if header.exists() and json.loads(header.read_text()) != shared:
-        raise ValueError(f"{grid.out} holds cells of other settings; choose another --out.")
-    header.write_text(json.dumps(shared, indent=2) + "\n")
+    check_settings(grid.out, shared)
 
     dataset = None
     for seed in grid.seeds:
-        done = read(file)
+        done = read(file, _KEYS)
         missing = [c for c in cells(grid, seed) if tuple(c[k] for k in _KEYS) not in done]
         if not missing:
             continue
@@ -204,7 +167,7 @@ def run(grid: Grid, console: Console) -> str:
                 f"{100 * result['accuracy']:.2f} % in {result['seconds']} s",
                 highlight=False,
             )
-    table = markdown(grid, list(read(file).values()))
+    table = markdown(grid, list(read(file, _KEYS).values()))
     (grid.out / "table.md").write_text(table + "\n")
     return table
 

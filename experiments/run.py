@@ -15,13 +15,13 @@ import tyro
 from rich.console import Console
 
 from experiments import reports
-from experiments.config import Config
+from experiments.config import ITERATIVE, UNCONTROLLED, Config
 from experiments.setup import Setup, build, prune_and_retrain
 from jaxprune.training import ImpResult, PhaseRecord, TrainLoop, TrainState
 
 
 def run(config: Config, *, console: Console | None = None, parts: Setup | None = None) -> ImpResult:
-    """Trains, prunes and retrains as configured, and writes the run folder.
+    """Trains and prunes as configured, and writes the run folder.
 
     Args:
       config: the configuration.
@@ -42,39 +42,44 @@ def run(config: Config, *, console: Console | None = None, parts: Setup | None =
     log = reports.Log()
     dense: list[Any] = []
     records: list[PhaseRecord] = []
-    title = (
-        f"{config.model} on {config.data}, {config.method} to {100 * config.sparsity:g} % "
-        f"({config.schedule}), seed {config.seed}"
-    )
-    steps = (config.epochs + config.cycles * config.retrain_epochs) * parts.epoch_steps
+    how = f"{config.method} to {100 * config.sparsity:g} % ({config.schedule})"
+    if config.method not in ITERATIVE:
+        free = config.method in (*UNCONTROLLED, "dense")
+        how = config.method if free else f"{config.method} to {100 * config.sparsity:g} %"
+    title = f"{config.model} on {config.data}, {how}, seed {config.seed}"
+    steps = config.total_epochs() * parts.epoch_steps
 
     def on_phase(record: PhaseRecord) -> None:
         records.append(record)
+        log.speeds[record.phase] = speed.images_per_second()
         end = record.first_step + len(record.learning_rates)
         if record.evaluation_pruned is not None:
             accuracy = record.evaluation_pruned["accuracy"]
             log.prunings.append((record.first_step, record.sparsity, accuracy))
         log.test.append((end, record.evaluation["accuracy"]))
-        row = reports.summary_rows([record])[0]
+        row = reports.summary_rows([record], log)[0]
         folder.log({"kind": "phase", "step": end, **row})
-        if len(records) <= config.cycles:
+        if config.method not in ITERATIVE:
+            progress.phase("final prune")
+        elif len(records) <= config.cycles:
             progress.phase(f"cycle {len(records)}")
 
+    speed = reports.Speed(config.batch_size)
     progress = reports.Progress(steps, config.batch_size, console)
     try:
-        train = _reporting(parts, log, folder, progress, records, dense)
+        train = _reporting(parts, log, folder, progress, speed, records, dense)
         result = prune_and_retrain(config, parts, train=train, on_phase=on_phase)
     finally:
         progress.stop()
         folder.close()
         if folder.is_open:
-            folder.write_summary(reports.COLUMNS, reports.summary_rows(records))
+            folder.write_summary(reports.COLUMNS, reports.summary_rows(records, log))
             reports.draw(log, folder.path, title)
     reports.draw_weight_histogram(
         result.state.params, result.state.mask, folder.path / "weights.png", dense=dense[-1]
     )
     reports.print_mask_table(result.state.params, result.state.mask, console)
-    console.print(reports.table(records, title))
+    console.print(reports.table(records, title, log))
     console.print(f"Run folder: {folder.path}")
     return result
 
@@ -84,6 +89,7 @@ def _reporting(
     log: reports.Log,
     folder: reports.RunFolder,
     progress: reports.Progress,
+    speed: reports.Speed,
     records: list[PhaseRecord],
     dense: list[Any],
 ) -> TrainLoop:
@@ -94,6 +100,7 @@ def _reporting(
 
     def on_chunk(first_step: int, rates: np.ndarray, metrics: dict[str, np.ndarray]) -> None:
         log.add_chunk(first_step, rates, metrics["accuracy"])
+        speed.chunk(len(rates))
         for i, rate in enumerate(rates):
             row = {"kind": "train", "phase": len(records), "step": first_step + i}
             values = {name: float(values[i]) for name, values in metrics.items()}
@@ -109,13 +116,13 @@ def _reporting(
         for i in range(0, len(rates), parts.epoch_steps):
             state, metrics = parts.train.run(state, rates[i : i + parts.epoch_steps], on_chunk)
             pieces.append(metrics)
-            step, values = int(state.step), parts.evaluate_validation(state)
+            step, values = int(state.step), parts.evaluate_validation(parts.deployed(state))
             log.validation.append((step, values["accuracy"]))
             row = {f"validation_{name}": value for name, value in values.items()}
             folder.log({"kind": "validation", "phase": len(records), "step": step, **row})
         if not records:
             # A copy: the next step donates the state.
-            dense.append(jax.tree.map(np.array, state.params))
+            dense.append(jax.tree.map(np.array, parts.deployed(state).params))
         names = pieces[0] if pieces else {}
         return state, {name: np.concatenate([p[name] for p in pieces]) for name in names}
 

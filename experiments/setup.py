@@ -12,8 +12,18 @@ import optax
 
 import jaxprune as jp
 from experiments import data, models
-from experiments.config import Config, check
-from jaxprune.training import TrainLoop, TrainState
+from experiments.config import (
+    INITIAL,
+    INTERVAL,
+    ITERATIVE,
+    KEYED,
+    PENALTY,
+    TIMED,
+    UNCONTROLLED,
+    Config,
+    check,
+)
+from jaxprune.training import Prepared, TrainLoop, TrainState
 
 
 class Setup(NamedTuple):
@@ -26,7 +36,8 @@ class Setup(NamedTuple):
       evaluate_validation: the same on the validation set.
       pretraining: learning-rate schedule of the dense phase.
       epoch_steps: steps an epoch.
-      options: the arguments of `jp.training.imp` that the configuration sets.
+      options: the arguments of `jp.training.imp`, `bimp` or `fit` that the configuration sets.
+      prepared: the method applied to loss and optimizer; `None` for imp and bimp.
     """
 
     state: TrainState
@@ -36,22 +47,30 @@ class Setup(NamedTuple):
     pretraining: optax.Schedule
     epoch_steps: int
     options: dict[str, Any]
+    prepared: Prepared | None
+
+    def deployed(self, state: TrainState) -> TrainState:
+        """The state as the forward pass sees it, for evaluation."""
+        return state if self.prepared is None else self.prepared.deployed(state)
 
 
 def make_optimizer(config: Config, learning_rate: Any) -> optax.GradientTransformation:
     """SGD with momentum, weight decay as an L2 gradient of every parameter (before momentum)."""
+    # LC brings its own decay, of small weights only.
+    weight_decay = 0.0 if config.method == "lc" else config.weight_decay
     return optax.chain(
-        optax.add_decayed_weights(config.weight_decay),
+        optax.add_decayed_weights(weight_decay),
         optax.sgd(learning_rate, config.momentum, nesterov=config.nesterov),
     )
 
 
 def dense_schedule(config: Config, epoch_steps: int) -> optax.Schedule:
-    """The learning rate of dense training, by step.
+    """The learning rate of dense training, by step; for methods of one phase that of all of it.
 
     With warm-up the rate rises linearly over the first steps; the shape below it keeps counting.
     """
-    peak, steps = config.learning_rate, config.epochs * epoch_steps
+    epochs = config.epochs if config.method in ITERATIVE else config.total_epochs()
+    peak, steps = config.learning_rate, epochs * epoch_steps
     shapes = {
         "stepped": optax.piecewise_constant_schedule(peak, {steps // 2: 0.1, steps * 3 // 4: 0.1}),
         "linear": optax.linear_schedule(peak, 0.0, steps),
@@ -104,6 +123,21 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
         augment=dataset.augmentation,
         dtype=dtype,
     )
+    options: dict[str, Any] = {"recalibrate": None}
+    if config.recalibrate:
+        options["recalibrate"] = jp.training.make_recalibrate(loss_fn, batch_at, steps=epoch_steps)
+    prepared = None
+    if config.method in ITERATIVE:
+        options |= _iterative_options(config, params, keys[1], epoch_steps)
+        state = TrainState.create(params, optimizer, model_state=model_state, key=keys[2])
+    else:
+        method = make_method(config, params, keys[1], epoch_steps)
+        prepared = jp.training.prepare(
+            method, params, loss_fn, optimizer, model_state=model_state, key=keys[2]
+        )
+        state, loss_fn, optimizer = prepared.state, prepared.loss_fn, prepared.make_optimizer
+        steps = jnp.arange(config.total_epochs() * epoch_steps)
+        options["learning_rates"] = jax.vmap(dense_schedule(config, epoch_steps))(steps)
     # XLA's CPU backend runs products well inside a compiled loop, convolutions badly.
     has_convolutions = any(leaf.ndim > 2 for leaf in jax.tree.leaves(params))
     train = jp.training.make_loop(
@@ -118,32 +152,6 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
         jp.training.make_evaluate(eval_fn, dict(split), batch_size=config.eval_batch_size)
         for split in (dataset.test, dataset.validation)
     )
-    scores = {"magnitude": jp.scores.magnitude, "random": partial(jp.scores.random, keys[1])}
-    options: dict[str, Any] = {
-        "pretraining_steps": config.epochs * epoch_steps,
-        "sparsity": config.sparsity,
-        "cycles": config.cycles,
-        "warmup": config.retrain_warmup,
-        "scores": scores[config.score],
-        "allocation": _allocations(params)[config.allocation](),
-        "pattern": PATTERNS[config.pattern],
-        "optimizer_state": config.optimizer_state,
-        "recalibrate": jp.training.make_recalibrate(loss_fn, batch_at, steps=epoch_steps)
-        if config.recalibrate
-        else None,
-    }
-    if config.method == "bimp":
-        options["learning_rate"] = config.learning_rate
-        options["budget"] = (config.epochs + config.cycles * config.retrain_epochs) * epoch_steps
-    else:
-        options["retraining_steps"] = config.retrain_epochs * epoch_steps
-        options["schedule"] = config.schedule
-        options["peak"] = config.peak
-        options["pretraining_warmup_steps"] = config.warmup_epochs * epoch_steps
-        options["pretraining"] = dense_schedule(config, epoch_steps)
-        if config.rewind_epoch is not None:
-            options["rewind"] = config.rewind_epoch * epoch_steps
-    state = TrainState.create(params, optimizer, model_state=model_state, key=keys[2])
     return Setup(
         state=state,
         train=train,
@@ -152,7 +160,36 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
         pretraining=dense_schedule(config, epoch_steps),
         epoch_steps=epoch_steps,
         options=options,
+        prepared=prepared,
     )
+
+
+def make_method(config: Config, params: Any, key: jax.Array, epoch_steps: int) -> jp.methods.Method:
+    """The recipe of a method of one phase, with what the configuration says about it.
+
+    Raises:
+      ValueError: if a hyperparameter is out of range for the method.
+    """
+    name, total_steps = config.method, config.total_epochs() * epoch_steps
+    options: dict[str, Any] = {}
+    if config.interval is not None:
+        options[INTERVAL[name]] = max(1, round(config.interval * epoch_steps))
+    if config.penalty is not None:
+        options[PENALTY[name]] = config.penalty
+    if config.initial is not None:
+        options[INITIAL[name]] = config.initial
+    if name in TIMED:
+        options["total_steps"] = total_steps
+    if name in KEYED:
+        options["key"] = key
+    if name == "dense" or name in UNCONTROLLED:
+        return jp.methods.METHODS[name](**options)
+    if config.pattern != "unstructured":
+        options["pattern"] = PATTERNS[config.pattern]
+    if config.allocation != "global":
+        options["allocation"] = _allocations(params)[config.allocation]()
+    sparsity = None if config.pattern.startswith("nm_") else config.sparsity
+    return jp.methods.METHODS[name](sparsity, **options)
 
 
 PATTERNS: dict[str, jp.masks.Pattern | None] = {
@@ -179,6 +216,35 @@ def _allocations(params: Any) -> dict[str, Callable[[], jp.masks.Allocation]]:
     }
 
 
+def _iterative_options(
+    config: Config, params: Any, key: jax.Array, epoch_steps: int
+) -> dict[str, Any]:
+    """The arguments of imp or bimp."""
+    scores = {"magnitude": jp.scores.magnitude, "random": partial(jp.scores.random, key)}
+    options: dict[str, Any] = {
+        "pretraining_steps": config.epochs * epoch_steps,
+        "sparsity": config.sparsity,
+        "cycles": config.cycles,
+        "warmup": config.retrain_warmup,
+        "scores": scores[config.score],
+        "allocation": _allocations(params)[config.allocation](),
+        "pattern": PATTERNS[config.pattern],
+        "optimizer_state": config.optimizer_state,
+    }
+    if config.method == "bimp":
+        options["learning_rate"] = config.learning_rate
+        options["budget"] = config.total_epochs() * epoch_steps
+        return options
+    options["retraining_steps"] = config.retrain_epochs * epoch_steps
+    options["schedule"] = config.schedule
+    options["peak"] = config.peak
+    options["pretraining_warmup_steps"] = config.warmup_epochs * epoch_steps
+    options["pretraining"] = dense_schedule(config, epoch_steps)
+    if config.rewind_epoch is not None:
+        options["rewind"] = config.rewind_epoch * epoch_steps
+    return options
+
+
 def prune_and_retrain(
     config: Config, parts: Setup, *, train: TrainLoop | None = None, **options: Any
 ) -> jp.training.ImpResult:
@@ -193,6 +259,13 @@ def prune_and_retrain(
     Returns:
       The final state and the records.
     """
+    if parts.prepared is not None:
+        return jp.training.fit(
+            parts.prepared,
+            train or parts.train,
+            evaluate=parts.evaluate,
+            **{**parts.options, **options},
+        )
     methods = {"imp": jp.training.imp, "bimp": jp.training.bimp}
     return methods[config.method](
         parts.state,

@@ -7,7 +7,9 @@ take masks and learning rates as data, so that a whole multi-cycle run compiles 
 """
 
 from jaxprune import masks as masks
+from jaxprune import methods as methods
 from jaxprune import metrics as metrics
+from jaxprune import parametrizations as parametrizations
 from jaxprune import schedules as schedules
 from jaxprune import scores as scores
 from jaxprune import training as training

@@ -7,6 +7,7 @@ from experiments.reports._mask import draw_weight_histogram as draw_weight_histo
 from experiments.reports._mask import print_mask_table as print_mask_table
 from experiments.reports._pictures import draw as draw
 from experiments.reports._progress import Progress as Progress
+from experiments.reports._speed import Speed as Speed
 from experiments.reports._table import COLUMNS as COLUMNS
 from experiments.reports._table import summary_rows as summary_rows
 from experiments.reports._table import table as table

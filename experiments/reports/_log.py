@@ -16,6 +16,7 @@ class Log:
       validation: (step, accuracy) at the end of every epoch.
       test: (step, accuracy) at the end of every phase.
       prunings: (step, sparsity, test accuracy right after it) of every pruning.
+      speeds: images a second in training, by phase; `None` where too short to tell.
     """
 
     steps: list[int] = dataclasses.field(default_factory=list)
@@ -24,6 +25,7 @@ class Log:
     validation: list[tuple[int, float]] = dataclasses.field(default_factory=list)
     test: list[tuple[int, float]] = dataclasses.field(default_factory=list)
     prunings: list[tuple[int, float, float]] = dataclasses.field(default_factory=list)
+    speeds: dict[str, float | None] = dataclasses.field(default_factory=dict)
 
     def add_chunk(self, first_step: int, rates: np.ndarray, accuracies: np.ndarray) -> None:
         """Adds the rows of some consecutive steps."""

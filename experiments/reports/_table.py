@@ -4,6 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
+from experiments.reports._log import Log
 from jaxprune.training import PhaseRecord
 
 COLUMNS = (
@@ -17,14 +18,15 @@ COLUMNS = (
     "stability",
     "steps",
     "seconds",
+    "images_per_second",
 )
 
 
-def summary_rows(records: list[PhaseRecord]) -> list[dict[str, Any]]:
+def summary_rows(records: list[PhaseRecord], log: Log) -> list[dict[str, Any]]:
     """The rows of summary.csv: test accuracies as fractions, empty where not defined."""
     return [
         {
-            "phase": "dense" if r.cycle == 0 else f"cycle {r.cycle}",
+            "phase": r.phase,
             "sparsity": r.sparsity,
             "nonzero": r.nonzero,
             "prunable": r.prunable,
@@ -36,39 +38,35 @@ def summary_rows(records: list[PhaseRecord]) -> list[dict[str, Any]]:
             "stability": r.stability,
             "steps": len(r.learning_rates),
             "seconds": round(r.seconds, 2),
+            "images_per_second": None if not (speed := log.speeds.get(r.phase)) else round(speed),
         }
         for r in records
     ]
 
 
-def table(records: list[PhaseRecord], title: str) -> Table:
+def table(records: list[PhaseRecord], title: str, log: Log) -> Table:
     """The table for a terminal."""
     out = Table(title=title, title_justify="left")
-    for name, meaning in (
-        ("phase", ""),
-        ("sparsity", "%"),
-        ("nonzero", "weights"),
-        ("pruned", "test %"),
-        ("trained", "test %"),
-        ("d", "ALLR"),
-        ("stability", ""),
-        ("time", "s"),
-    ):
-        header = f"{name}\n[dim]{meaning}[/dim]" if meaning else name
-        out.add_column(header, justify="left" if name == "phase" else "right")
 
-    def show(value: float | None, form: str, scale: float = 1.0) -> str:
-        return "" if value is None else format(scale * value, form)
+    def show(name: str, form: str, scale: float = 1.0) -> list[str]:
+        values = [row[name] for row in rows]
+        return ["" if value is None else format(scale * value, form) for value in values]
 
-    for row in summary_rows(records):
-        out.add_row(
-            row["phase"],
-            show(row["sparsity"], ".2f", 100),
-            f"{row['nonzero']:,}",
-            show(row["accuracy_pruned"], ".2f", 100),
-            show(row["accuracy"], ".2f", 100),
-            show(row["discount"], ".3f"),
-            show(row["stability"], ".3f"),
-            show(row["seconds"], ".1f"),
-        )
+    rows = summary_rows(records, log)
+    columns = {
+        "phase": [row["phase"] for row in rows],
+        "sparsity\n[dim]%[/dim]": show("sparsity", ".2f", 100),
+        "nonzero\n[dim]weights[/dim]": show("nonzero", ","),
+        "pruned\n[dim]test %[/dim]": show("accuracy_pruned", ".2f", 100),
+        "trained\n[dim]test %[/dim]": show("accuracy", ".2f", 100),
+        "d\n[dim]ALLR[/dim]": show("discount", ".3f"),
+        "stability": show("stability", ".3f"),
+        "time\n[dim]s[/dim]": show("seconds", ".1f"),
+        "images/s": show("images_per_second", ",.0f"),
+    }
+    shown = {header: cells for header, cells in columns.items() if any(cells)}
+    for header in shown:
+        out.add_column(header, justify="left" if header == "phase" else "right", no_wrap=True)
+    for cells in zip(*shown.values(), strict=True):
+        out.add_row(*cells)
     return out

@@ -186,7 +186,12 @@ def gmp_targets(
         window = f"interval={interval} leaves no pruning in total_steps={total}" + (
             f" after begin_step={begin}" if begin else ""
         )
-        repair = f"The last interval only trains, so let it be at most {(total - begin) // 2}."
+        most = (total - begin) // 2  # the last interval only trains
+        repair = (
+            f"The last interval only trains, so let it be at most {most}."
+            if most > 0
+            else "There must be two steps or more: begin earlier, or train longer."
+        )
     else:
         end = check_steps("end_step", end_step)
         if end > total:

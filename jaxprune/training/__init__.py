@@ -4,6 +4,9 @@ from jaxprune.training._bimp import bimp as bimp
 from jaxprune.training._evaluate import Evaluate as Evaluate
 from jaxprune.training._evaluate import make_evaluate as make_evaluate
 from jaxprune.training._evaluate import make_recalibrate as make_recalibrate
+from jaxprune.training._fit import Prepared as Prepared
+from jaxprune.training._fit import fit as fit
+from jaxprune.training._fit import prepare as prepare
 from jaxprune.training._imp import ImpResult as ImpResult
 from jaxprune.training._imp import PhaseRecord as PhaseRecord
 from jaxprune.training._imp import imp as imp

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 import optax
 
-from jaxprune import _tree, metrics, schedules
+from jaxprune import _tree, metrics, schedules, transforms
 from jaxprune._tree import PyTree
 from jaxprune.masks import Allocation, Pattern, PruneInfo
 from jaxprune.training._evaluate import Evaluate
@@ -30,7 +30,8 @@ class PhaseRecord(NamedTuple):
     """What one phase did: the dense phase (cycle 0), or one prune and its retraining.
 
     Attributes:
-      cycle: 0 for the dense phase, then 1, 2, ...
+      phase: "dense", "cycle 1", ...; of `fit` "training" and "final prune".
+      cycle: 0 for the first phase, then 1, 2, ...
       sparsity: fraction removed of the prunable weights, from exact counts.
       nonzero: prunable weights kept.
       prunable: all prunable weights.
@@ -46,6 +47,7 @@ class PhaseRecord(NamedTuple):
       seconds: wall time of the phase.
     """
 
+    phase: str
     cycle: int
     sparsity: float
     nonzero: int
@@ -176,6 +178,12 @@ def imp(
             f"allocation is a function such as jp.masks.globally(); got {allocation!r}."
         )
     _tree.check_finite(state.params, what="parameters")
+    if not isinstance(state.opt_state, transforms.FixedMaskState):
+        raise ValueError(
+            "imp prunes by itself, so it needs a state under a fixed mask: create it with an "
+            "optimizer that holds no mask of its own, and without masked=False. A method inside "
+            "the optimizer is trained with jaxprune.training.fit."
+        )
     score = magnitude_of(state.mask) if scores is None else scores
     check_scores(score, state)
     check_targets(
@@ -243,6 +251,7 @@ def _dense_phase(
     evaluation = run.evaluate(state)
     kept, prunable = metrics.counts(state.mask)
     phase = PhaseRecord(
+        phase="dense",
         cycle=0,
         sparsity=(prunable - kept) / prunable,
         nonzero=kept,
@@ -306,6 +315,7 @@ def _cycle(
     rates = run.plan.undiscounted[cycle.number - 1] * scale
     state, steps = run.train(state, rates)
     phase = PhaseRecord(
+        phase=f"cycle {cycle.number}",
         cycle=cycle.number,
         sparsity=prune.info.sparsity,
         nonzero=prune.info.counts()[0],

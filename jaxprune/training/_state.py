@@ -38,6 +38,7 @@ class TrainState(NamedTuple):
         *,
         model_state: PyTree = None,
         mask: PyTree | None = None,
+        masked: bool = True,
         key: jax.Array,
     ) -> "TrainState":
         """Makes the state of a run that starts at step 0.
@@ -47,7 +48,9 @@ class TrainState(NamedTuple):
           make_optimizer: function from a learning rate to an optax optimizer.
           model_state: what the model keeps besides parameters. Copied.
           mask: which weights stay; everything by default. Its leaves also say what is prunable:
-            pass ``jp.masks.dense(params, where=...)`` to choose.
+            pass ``jp.masks.dense(params, where=...)`` to choose. An optimizer that holds a mask
+            itself, as `jaxprune.transforms.gmp` does, brings its own.
+          masked: False for training without any mask, unless the optimizer brings one.
           key: a JAX random key. Copied.
 
         Returns:
@@ -57,7 +60,7 @@ class TrainState(NamedTuple):
           TypeError: if ``make_optimizer`` is a ready optimizer or no function, or a parameter is
             not floating.
           ValueError: if ``make_optimizer`` does not use its learning rate, parameters are NaN or
-            infinite, no leaf is prunable, or the mask is of another tree.
+            infinite, no leaf is prunable, the mask is of another tree, or there are two masks.
 
         Example:
           >>> import jax, optax
@@ -79,12 +82,25 @@ class TrainState(NamedTuple):
                 )
         _tree.check_finite(params, what="parameters")
         check_uses_learning_rate(make_optimizer, params)
-        mask = masks.dense(params) if mask is None else mask
-        params = masks.apply_mask(copy(params), mask)
+        params = copy(params)
+        if brings_mask(make_optimizer, params):
+            if mask is not None:
+                raise ValueError(
+                    "the optimizer holds a mask itself, so there would be two. Leave out mask=, or "
+                    "pass it to the transform (within=...)."
+                )
+            opt_state = _injected(make_optimizer).init(params)
+            params = masks.apply_mask(params, transforms.get_mask(opt_state))
+        elif masked or mask is not None:
+            mask = masks.dense(params) if mask is None else mask
+            params = masks.apply_mask(params, mask)
+            opt_state = init_optimizer(make_optimizer, params, mask)
+        else:
+            opt_state = _injected(make_optimizer).init(params)
         return cls(
             step=jnp.zeros((), jnp.int32),
             params=params,
-            opt_state=init_optimizer(make_optimizer, params, mask),
+            opt_state=opt_state,
             model_state=copy(model_state),
             key=copy(key),
         )
@@ -94,15 +110,32 @@ class TrainState(NamedTuple):
         """The current mask: a tree like the parameters, True = kept."""
         return transforms.get_mask(self.opt_state)
 
+    @property
+    def is_masked(self) -> bool:
+        """Whether there is a mask."""
+        return transforms.has_mask(self.opt_state)
+
 
 def copy(tree: PyTree) -> PyTree:
     """Copies every array, so that a step may donate one and leave the other."""
     return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
 
 
-def masked_optimizer(make_optimizer: MakeOptimizer, mask: PyTree) -> optax.GradientTransformation:
-    """The optimizer of a run: learning rate and mask live in its state, as data."""
-    return transforms.fixed_mask(_injected(make_optimizer), mask)
+def optimizer_of(
+    make_optimizer: MakeOptimizer, opt_state: PyTree
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of a run: learning rate and mask live in its state, as data.
+
+    The state tells whether we have put a mask around the optimizer.
+    """
+    if not isinstance(opt_state, transforms.FixedMaskState):
+        return optax.with_extra_args_support(_injected(make_optimizer))
+    return transforms.fixed_mask(_injected(make_optimizer), transforms.get_mask(opt_state))
+
+
+def brings_mask(make_optimizer: MakeOptimizer, params: PyTree) -> bool:
+    """Whether the optimizer holds a mask itself."""
+    return transforms.has_mask(jax.eval_shape(_injected(make_optimizer).init, params))
 
 
 def _injected(make_optimizer: MakeOptimizer) -> optax.GradientTransformation:
@@ -117,7 +150,7 @@ def _injected(make_optimizer: MakeOptimizer) -> optax.GradientTransformation:
 
 def init_optimizer(make_optimizer: MakeOptimizer, params: PyTree, mask: PyTree) -> PyTree:
     """A fresh optimizer state for masked training."""
-    return masked_optimizer(make_optimizer, mask).init(params)
+    return transforms.fixed_mask(_injected(make_optimizer), mask).init(params)
 
 
 def check_make_optimizer(make_optimizer: Any) -> None:

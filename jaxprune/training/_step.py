@@ -16,7 +16,7 @@ from jaxprune.training._state import (
     TrainState,
     check_make_optimizer,
     init_optimizer,
-    masked_optimizer,
+    optimizer_of,
     set_mask,
 )
 
@@ -105,7 +105,7 @@ def make_train_step(
                 "loss_fn returns (loss, (model_state, metrics)) with metrics a dict of scalars; "
                 f"got {type(metrics).__name__}."
             )
-        optimizer = masked_optimizer(make_optimizer, state.mask)
+        optimizer = optimizer_of(make_optimizer, state.opt_state)
         opt_state = transforms.set_learning_rate(state.opt_state, learning_rate)
         updates, opt_state = optimizer.update(grads, opt_state, state.params)
         state = TrainState(

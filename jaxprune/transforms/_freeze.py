@@ -45,7 +45,8 @@ def freeze(opt_state: PyTree) -> PyTree:
         if not isinstance(x, MovingMaskState):
             return x
         inner = jax.tree.map(visit, x.inner_state, is_leaf=_is_moving)
-        return x._replace(frozen=jnp.ones_like(x.frozen), inner_state=inner)
+        # A map, for `nnx.Optimizer` boxes every array of a state.
+        return x._replace(frozen=jax.tree.map(jnp.ones_like, x.frozen), inner_state=inner)
 
     return jax.tree.map(visit, opt_state, is_leaf=_is_moving)
 

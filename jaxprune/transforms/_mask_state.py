@@ -218,6 +218,26 @@ def _is_node(x: Any) -> bool:
     return isinstance(x, PruneMask)
 
 
+def has_mask(opt_state: PyTree) -> bool:
+    """Whether an optimizer state holds a mask, wherever wrappers have nested it.
+
+    Position: none; it reads the state of any optimizer.
+
+    Args:
+      opt_state: any optimizer state, or its shapes.
+
+    Returns:
+      Whether `get_mask` finds one.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from jaxprune import transforms
+      >>> transforms.has_mask(optax.adam(0.1).init(jnp.ones((2, 2))))
+      False
+    """
+    return any(_is_node(x) for x in jax.tree.leaves(opt_state, is_leaf=_is_node))
+
+
 def nodes(opt_state: PyTree) -> list[PruneMask]:
     """Every mask of an optimizer state; raises a ValueError if there is none."""
     found = [x for x in jax.tree.leaves(opt_state, is_leaf=_is_node) if _is_node(x)]

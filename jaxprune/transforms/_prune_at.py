@@ -61,8 +61,8 @@ def prune_at(
       TypeError: if ``inner`` is no optimizer or an argument is of the wrong kind.
       ValueError: if steps or sparsities do not rise, do not pair or lie outside their range. From
         ``init``: if nothing is prunable, allocation or pattern do not fit the parameters, the
-        parameters or ``within`` are sparser than the first target, or the state of ``inner`` mixes
-        weights.
+        parameters are sparser than the last target or ``within`` than the first, or the state of
+        ``inner`` mixes weights.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -119,7 +119,7 @@ def pruning(
         plan(shapes)
         mask = _moving.dense_or(within, shapes, params)
         check_leaves(shapes, mask, name=name)
-        check_not_sparser(mask, params, targets[0], name=name)
+        check_not_sparser(mask, params, targets, name=name)
         return mask
 
     def move(now: _moving.Move) -> PyTree:
@@ -130,33 +130,34 @@ def pruning(
     return _moving.moving(inner, name=name, steps=steps, first_mask=first_mask, move=move)
 
 
-def check_not_sparser(mask: PyTree, params: PyTree, sparsity: float | None, *, name: str) -> None:
-    """Raises if the mask, or the weights themselves, are sparser than the first target.
+def check_not_sparser(
+    mask: PyTree, params: PyTree, targets: Sequence[float | None], *, name: str
+) -> None:
+    """Raises if the mask is sparser than the first target, or the weights than the last.
 
-    Leaves of nothing but zeros are not counted as pruned: some layers start at zero, and templates
-    of parameters are zero throughout.
+    The mask says what is pruned; that must leave something for every target. Zeros in the weights
+    may be there by chance, and go first. Leaves of nothing but zeros are not looked at: some layers
+    start at zero, and templates of parameters are zero throughout.
 
     Raises:
       ValueError: with both numbers.
     """
-    if sparsity is None or _tree.is_traced(mask, params):
+    if targets[0] is None or _tree.is_traced(mask, params):
+        return
+    by_path = dict(_tree.named_leaves(params))
+    pairs = [(m, by_path[path]) for path, m in _tree.named_leaves(mask)]
+    if any(isinstance(x, jax.ShapeDtypeStruct) for pair in pairs for x in pair):
         return
     total = _tree.size(mask)
-    gone = 0
-    by_path = dict(_tree.named_leaves(params))
-    for path, m in _tree.named_leaves(mask):
-        weight = by_path[path]
-        if isinstance(weight, jax.ShapeDtypeStruct) or isinstance(m, jax.ShapeDtypeStruct):
-            return
-        kept = int(jnp.sum(m))
-        nonzero = int(jnp.sum(m & (weight != 0)))
-        gone += m.size - (nonzero or kept)
-    if gone > round(sparsity * total):
-        raise ValueError(
-            f"{name} is to prune to sparsity {sparsity}, but {gone} of the {total} prunable "
-            f"weights are zero or masked already, sparsity {gone / total:.6g}. Ask for more, or "
-            "start from denser weights."
-        )
+    masked = total - sum(int(jnp.sum(m)) for m, _ in pairs)
+    zero = sum(m.size - (int(jnp.sum(m & (w != 0))) or int(jnp.sum(m))) for m, w in pairs)
+    for gone, target, what in ((masked, targets[0], "masked"), (zero, targets[-1], "zero")):
+        if target is not None and gone > round(target * total):
+            raise ValueError(
+                f"{name} is to prune to sparsity {target:.6g}, but {gone} of the {total} prunable "
+                f"weights are {what} already, sparsity {gone / total:.6g}. Ask for more, or start "
+                "from denser weights."
+            )
 
 
 def _checked(

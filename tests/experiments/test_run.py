@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import jaxprune as jp
 from experiments import data, run
-from experiments.config import Config
+from experiments.config import METHODS, UNCONTROLLED, Config
 from experiments.setup import build, dense_schedule
 
 pytestmark = pytest.mark.usefixtures("jax_defaults")
@@ -73,7 +74,9 @@ def test_again_gives_the_same_numbers(tmp_path):
     kept = []
     for _ in range(2):
         run.run(config, console=quiet())
-        rows = [{k: v for k, v in r.items() if k != "seconds"} for r in summary(config.run_dir)]
+        timing = ("seconds", "images_per_second")
+        rows = summary(config.run_dir)
+        rows = [{k: v for k, v in r.items() if k not in timing} for r in rows]
         log = (config.run_dir / "metrics.jsonl").read_text().splitlines()
         kept.append((rows, [line for line in log if '"seconds"' not in line]))
     assert kept[0] == kept[1]
@@ -214,3 +217,68 @@ def test_one_compilation_for_the_whole_run(tmp_path):
     parts = build(config, dataset=data.load("digits"))
     run.run(config, console=quiet(), parts=parts)
     assert parts.train.compiled._cache_size() == 1
+
+
+ONE_PHASE = [m for m in METHODS if m not in ("imp", "bimp")]
+MILD = {"str": {"initial": -4.0}, "cs": {"initial": 0.01}, "dst": {"penalty": 1e-4}}
+
+
+@pytest.mark.parametrize("method", ONE_PHASE)
+def test_every_method_by_name(tmp_path, method):
+    config = small(tmp_path, method=method, sparsity=0.9, **MILD.get(method, {}))
+    console = quiet()
+    result = run.run(config, console=console)
+    rows = summary(config.run_dir)
+    assert [row["phase"] for row in rows] == ["training", "final prune"]
+    assert [int(row["steps"]) for row in rows] == [5 * (1293 // 256), 0], "the same budget for all"
+    n = 64 * 300 + 300 * 100 + 100 * 10
+    kept = int(rows[1]["nonzero"])
+    assert int(rows[1]["prunable"]) == n
+    assert jp.metrics.counts(result.state.mask) == (kept, n)
+    if method == "dense":
+        assert kept == n
+    elif method in UNCONTROLLED:
+        assert 0 < kept < n
+    else:
+        assert kept == n - round(0.9 * n)
+    assert float(rows[1]["accuracy"]) > 0.2
+    assert rows[0]["accuracy"] != "" != rows[1]["accuracy_pruned"]
+    assert float(rows[0]["images_per_second"]) > 0
+    for picture in ("accuracy.png", "learning_rate.png", "weights.png"):
+        assert (config.run_dir / picture).exists()
+    assert "final prune" in console.file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "gmp", "penalty": 0.1}, "method gmp takes no penalty.*lc, cs, dst"),
+        ({"method": "imp", "interval": 1.0}, "method imp takes no interval"),
+        ({"method": "str", "interval": 1.0}, "method str takes no interval"),
+        ({"method": "gmp", "initial": 1.0}, "method gmp takes no initial"),
+        ({"method": "gmp", "schedule": "llr"}, "schedule means nothing to method gmp"),
+        ({"method": "rigl", "rewind_epoch": 1}, "rewind_epoch means nothing to method rigl"),
+        ({"method": "cs", "allocation": "erk"}, "allocation means nothing to method cs"),
+        ({"method": "gsm", "pattern": "channels"}, "pattern means nothing to method gsm"),
+        ({"method": "gmp", "interval": 0.0}, "interval is a number of epochs above 0"),
+        ({"method": "gmp", "interval": 4.0}, "this never prunes"),
+        ({"method": "gmp", "pattern": "nm_2_4"}, "."),
+        ({"method": "snap"}, "unknown method 'snap'.*rigl"),
+    ],
+)
+def test_options_that_a_method_does_not_take(tmp_path, options, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        run.run(small(tmp_path, **options), console=quiet())
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_that_a_method_takes(tmp_path):
+    config = small(tmp_path, method="ac_dc", sparsity=0.5, interval=1.0, allocation="uniform")
+    result = run.run(config, console=quiet())
+    assert all(
+        row.sparsity == pytest.approx(0.5, abs=1e-3)
+        for row in jp.metrics.sparsity_per_leaf(result.state.mask)
+    )
+    config = small(tmp_path, method="static", pattern="nm_2_4")
+    result = run.run(config, console=quiet())
+    jp.masks.check(result.state.mask, jp.masks.nm(2, 4, layout="flax", remainder="dense"))

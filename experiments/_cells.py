@@ -1,0 +1,52 @@
+"""Grids of runs that can be stopped: finished cells in a file of JSON Lines."""
+
+import json
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+Cell = dict[str, Any]
+
+
+def read(file: pathlib.Path, keys: Sequence[str]) -> dict[tuple[Any, ...], Cell]:
+    """The cells done so far; a line cut off by a crash is left out and run again."""
+    done = {}
+    for line in file.read_text().splitlines() if file.exists() else ():
+        try:
+            cell = json.loads(line)
+        except ValueError:
+            continue
+        done[tuple(cell[k] for k in keys)] = cell
+    return done
+
+
+def append(file: pathlib.Path, cell: Cell) -> None:
+    """Adds a cell, on a line of its own even after a line that a crash cut off."""
+    written = file.read_bytes() if file.exists() else b""
+    torn = bool(written) and not written.endswith(b"\n")
+    with file.open("a") as lines:
+        lines.write("\n" * torn + json.dumps(cell) + "\n")
+
+
+def check_settings(folder: pathlib.Path, settings: dict[str, Any]) -> None:
+    """Keeps what the cells of a folder have in common in its config.json.
+
+    Raises:
+      ValueError: if the folder holds cells of other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    header = folder / "config.json"
+    text = json.dumps(settings, indent=2)
+    if header.exists() and json.loads(header.read_text()) != json.loads(text):
+        raise ValueError(f"{folder} holds cells of other settings; choose another --out.")
+    header.write_text(text + "\n")
+
+
+def mean_std(values: Sequence[float], form: str = ".2f") -> str:
+    """Mean ± sample standard deviation; the value alone if there is one, a dash if none."""
+    if not values:
+        return "–"
+    if len(values) == 1:
+        return format(values[0], form)
+    return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):{form}}"

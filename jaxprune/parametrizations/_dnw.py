@@ -1,0 +1,90 @@
+"""Discovering neural wirings (DNW): the top weights of every forward pass."""
+
+from typing import Any
+
+from jaxprune import masks
+from jaxprune._tree import PyTree, Where
+from jaxprune.masks import Allocation, Pattern
+from jaxprune.parametrizations import _checks, _scoring
+from jaxprune.parametrizations import _parametrization as _p
+from jaxprune.parametrizations._parametrization import Parametrization, StepState
+from jaxprune.parametrizations._scoring import Scores
+from jaxprune.parametrizations._ste import masked
+
+
+def dnw(
+    sparsity: float | None,
+    *,
+    scores: Scores | None = None,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+    where: Where | None = None,
+) -> Parametrization:
+    r"""Discovering neural wirings (DNW): constant sparsity, a new mask in every forward pass.
+
+    $$\hat w = m(w) \odot w, \qquad
+      \frac{\partial L}{\partial w} := \frac{\partial L}{\partial \hat w},$$
+
+    where the mask $m(w)$ keeps the weights of largest magnitude, of those that are stored now. All
+    weights are trained by the straight-through gradient, so pruned ones return when they have
+    grown enough.
+
+    The threshold is global by default, as in the comparison of Zimmer et al., so that the method
+    meets the same total sparsity, spread over the layers in the same way, as magnitude pruning.
+    The original takes the top fraction of each layer: ``allocation=jaxprune.masks.uniform()``.
+
+    ``trainable`` is the dense parameters. ``finalize`` applies the mask of the last weights.
+
+    Args:
+      sparsity: fraction removed, in (0, 1), from the first step to the last; `None` where an N:M
+        pattern or an allocation `per_leaf` fixes it.
+      scores: ``params -> scores``, higher stays; magnitude if omitted.
+      allocation: how the total is spread over the leaves; `jaxprune.masks.globally()` if omitted.
+      pattern: which weights go together; unstructured if omitted.
+      where: ``where(path, leaf) -> bool``, which leaves are prunable; `default_where` if omitted.
+
+    Returns:
+      The parametrization; its penalty is 0.
+
+    Raises:
+      ValueError: if the sparsity lies outside (0, 1). From ``init``: if it, the allocation or the
+        pattern does not fit the parameters.
+      TypeError: if an argument is of the wrong kind.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxprune import parametrizations
+      >>> p = parametrizations.dnw(0.5)
+      >>> trainable, state = p.init({"kernel": jnp.array([[1.0, -3.0], [2.0, 0.5]])})
+      >>> p.apply(trainable, state)[0]["kernel"]
+      Array([[ 0., -3.],
+             [ 2.,  0.]], dtype=float32)
+
+    References:
+      Wortsman, Farhadi, Rastegari, Discovering Neural Wirings, NeurIPS 2019; Zimmer, Spiegel,
+      Pokutta, How I Learned to Stop Worrying and Love Retraining, ICLR 2023.
+    """
+    if sparsity is not None:
+        sparsity = _checks.check_fraction("sparsity", sparsity)
+    _scoring.check_rules(allocation, pattern)
+    score = _scoring.scorer(scores, where)
+
+    def mask_of(trainable: PyTree) -> PyTree:
+        return _scoring.make(score(trainable), sparsity, allocation, pattern)
+
+    def init(params: PyTree) -> tuple[PyTree, StepState]:
+        shapes = _scoring.shapes(score, params)
+        masks.check_fit(shapes, [sparsity], allocation=allocation, pattern=pattern)
+        return _p.copied(params), StepState(_p.first_step())
+
+    def apply(trainable: PyTree, state: Any) -> tuple[PyTree, StepState]:
+        params = masked(trainable, mask_of(trainable))
+        return params, StepState(_p.next_step(state.step))
+
+    def finalize(trainable: PyTree, state: Any) -> tuple[PyTree, PyTree]:
+        del state  # the same rule at every step
+        mask = mask_of(trainable)
+        _p.warn_collapsed(mask)
+        return masks.apply_mask(trainable, mask), mask
+
+    return Parametrization(init, apply, _p.no_penalty, finalize)

@@ -1,0 +1,91 @@
+"""What a parametrization is, and the parts that all of them share."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree
+
+
+class Parametrization(NamedTuple):
+    """Four pure functions that say what the forward pass sees.
+
+    All of them work under `jit`, `vmap`, `scan` and differentiation. `apply` and `penalty` of one
+    step take the same trainable and state. What compiled code could not raise, they do not raise
+    outside of it either: a leaf that loses its last weight is a warning of ``finalize``, a NaN
+    weight is kept.
+
+    Attributes:
+      init: ``params -> (trainable, state)``. The arrays are copies, so that a step may donate
+        them.
+      apply: ``(trainable, state) -> (params, state)``: the effective weights, differentiable with
+        respect to ``trainable``, dtypes kept; and the state of the next step.
+      penalty: ``(trainable, state) -> scalar``: the term to add to the loss, float32.
+      finalize: ``(trainable, state) -> (params, mask)``: the final parameters, pruned weights
+        exactly zero, and their mask (True = kept, `None` where a leaf is not prunable).
+    """
+
+    init: Callable[[PyTree], tuple[PyTree, PyTree]]
+    apply: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
+    penalty: Callable[[PyTree, PyTree], jax.Array]
+    finalize: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]]
+
+
+class StepState(NamedTuple):
+    """The state of methods that need no more than the step.
+
+    Attributes:
+      step: int32 scalar, how often `apply` has been called.
+    """
+
+    step: jax.Array
+
+
+def first_step() -> jax.Array:
+    """Returns the counter before the first step."""
+    return jnp.zeros((), jnp.int32)
+
+
+def next_step(step: jax.Array) -> jax.Array:
+    """Returns the counter after one more step; at the end of int32 it stays there."""
+    return jnp.asarray(optax.safe_increment(step))
+
+
+def copied(params: PyTree) -> PyTree:
+    """Copies all arrays, which become strongly typed: a weak type would not survive a step."""
+
+    def copy(x: Any) -> Any:
+        x = jnp.asarray(x)
+        if jnp.issubdtype(x.dtype, jax.dtypes.extended):  # PRNG keys
+            return jnp.copy(x)
+        return jnp.array(x, dtype=x.dtype, copy=True)
+
+    return jax.tree.map(copy, params)
+
+
+def no_penalty(trainable: PyTree, state: PyTree) -> jax.Array:
+    """The penalty of methods that have none."""
+    del trainable, state
+    return jnp.zeros((), jnp.float32)
+
+
+def warn_collapsed(mask: PyTree) -> None:
+    """Warns, outside `jit`, of leaves that have lost every weight.
+
+    Warns:
+      UserWarning: naming them.
+    """
+    if _tree.is_traced(mask):
+        return
+    gone = [path for path, m in _tree.named_leaves(mask) if m.size and not _tree.known(jnp.any(m))]
+    if gone:
+        warnings.warn(
+            f"no weight is left of {', '.join(map(repr, gone))}: the network is cut there. Prune "
+            "less, or exclude the leaf with `where`.",
+            stacklevel=3,
+        )

@@ -1,0 +1,240 @@
+"""Train with any method: one phase, then the final hard prune."""
+
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxprune import _tree, metrics
+from jaxprune._tree import PyTree
+from jaxprune.methods import Method
+from jaxprune.parametrizations import Parametrization
+from jaxprune.training._evaluate import Evaluate
+from jaxprune.training._imp import ImpResult, PhaseRecord
+from jaxprune.training._loop import TrainLoop
+from jaxprune.training._state import MakeOptimizer, TrainState, check_make_optimizer, copy
+from jaxprune.training._step import LossFn
+
+
+class MethodState(NamedTuple):
+    """The model state of a run with a parametrization: the model's own, and that."""
+
+    model: PyTree
+    parametrization: PyTree
+
+
+class Prepared(NamedTuple):
+    """The parts of a run with a method, from `prepare`.
+
+    Attributes:
+      method: the method.
+      state: the state to start from; its parameters are what is trained.
+      loss_fn: the loss as a function of what is trained.
+      make_optimizer: the wrapped optimizer.
+      plain_optimizer: the one that was wrapped.
+    """
+
+    method: Method
+    state: TrainState
+    loss_fn: LossFn
+    make_optimizer: MakeOptimizer
+    plain_optimizer: MakeOptimizer
+
+    def deployed(self, state: TrainState) -> TrainState:
+        """The state as the forward pass sees it now: what `evaluate` takes."""
+        if self.method.parametrization is None:
+            return state
+        params, _ = jax.jit(self.method.parametrization.apply)(
+            state.params, state.model_state.parametrization
+        )
+        return state._replace(params=params, model_state=state.model_state.model)
+
+    def finished(self, state: TrainState) -> TrainState:
+        """The state after the final hard prune, under a fixed mask and a fresh optimizer."""
+        parametrized = self.method.parametrization is not None
+        params, mask = self.method.finish(
+            state.params,
+            state.opt_state,
+            state.model_state.parametrization if parametrized else None,
+        )
+        end = TrainState.create(
+            params,
+            self.plain_optimizer,
+            model_state=state.model_state.model if parametrized else state.model_state,
+            mask=mask,
+            key=state.key,
+        )
+        return end._replace(step=state.step)
+
+
+def _wrapped(method: Method, make_optimizer: MakeOptimizer) -> MakeOptimizer:
+    check_make_optimizer(make_optimizer)
+    transform = method.transform
+    if transform is None:
+        return make_optimizer
+    return lambda learning_rate: transform(make_optimizer(learning_rate))
+
+
+def _through(parametrization: Parametrization, loss_fn: LossFn) -> LossFn:
+    """The loss as a function of what is trained."""
+
+    def through(trainable: PyTree, state: MethodState, batch: PyTree, key: jax.Array) -> Any:
+        params, after = parametrization.apply(trainable, state.parametrization)
+        loss, (model, values) = loss_fn(params, state.model, batch, key)
+        penalty = parametrization.penalty(trainable, state.parametrization).astype(loss.dtype)
+        return loss + penalty, (MethodState(model, after), values)
+
+    return through
+
+
+def _nonzero(params: PyTree, mask: PyTree) -> int:
+    """How many of the prunable weights are not zero."""
+    by_path = dict(_tree.named_leaves(params))
+    held = {path: by_path[path] != 0 for path, _ in _tree.named_leaves(mask)}
+    return metrics.counts(held)[0]
+
+
+def prepare(
+    method: Method,
+    params: PyTree,
+    loss_fn: LossFn,
+    make_optimizer: MakeOptimizer,
+    *,
+    model_state: PyTree = None,
+    key: jax.Array,
+) -> Prepared:
+    """Applies a method to a loss and an optimizer.
+
+    Args:
+      method: a recipe of `jaxprune.methods`.
+      params: the parameters to start from. Copied.
+      loss_fn: as for `make_train_step`.
+      make_optimizer: function from a learning rate to an optax optimizer.
+      model_state: what the model keeps besides parameters. Copied.
+      key: a JAX random key.
+
+    Returns:
+      The parts: build the training step from ``loss_fn`` and ``make_optimizer``, and train
+      ``state``.
+
+    Raises:
+      TypeError: as `TrainState.create`.
+      ValueError: as `TrainState.create`; and what the method does not accept about the parameters.
+
+    Example:
+      >>> import jax, optax
+      >>> import jax.numpy as jnp
+      >>> import jaxprune as jp
+      >>> def loss_fn(params, model_state, batch, key):
+      ...     return jnp.mean((batch @ params["w"]) ** 2), (model_state, {})
+      >>> sgd = lambda lr: optax.sgd(lr)
+      >>> method = jp.methods.gmp(0.5, total_steps=8, interval=2)
+      >>> parts = jp.training.prepare(
+      ...     method, {"w": jnp.ones((4, 4))}, loss_fn, sgd, key=jax.random.key(0)
+      ... )
+      >>> step = jp.training.make_train_step(parts.loss_fn, parts.make_optimizer)
+      >>> train = jp.training.make_loop(step, lambda t: jnp.ones((2, 4)))
+      >>> result = jp.training.fit(
+      ...     parts, train, evaluate=lambda state: {}, learning_rates=[0.1] * 8
+      ... )
+      >>> result.records[-1].sparsity
+      0.5
+    """
+    wrapped = _wrapped(method, make_optimizer)
+    parametrization = method.parametrization
+    if parametrization is None:
+        state = TrainState.create(
+            params,
+            wrapped,
+            model_state=model_state,
+            masked=False,
+            key=key,
+        )
+        return Prepared(method, state, loss_fn, wrapped, make_optimizer)
+    trainable, first = parametrization.init(params)
+    state = TrainState.create(
+        trainable, wrapped, model_state=MethodState(model_state, first), masked=False, key=key
+    )
+    return Prepared(method, state, _through(parametrization, loss_fn), wrapped, make_optimizer)
+
+
+def fit(
+    prepared: Prepared,
+    train: TrainLoop,
+    *,
+    evaluate: Evaluate,
+    learning_rates: Any,
+    recalibrate: Callable[[TrainState], TrainState] | None = None,
+    on_phase: Callable[[PhaseRecord], None] | None = None,
+) -> ImpResult:
+    """Trains with a method for one phase, then prunes for good, measuring before and after.
+
+    Args:
+      prepared: from `prepare`.
+      train: a loop over the step made from ``prepared.loss_fn`` and ``prepared.make_optimizer``.
+      evaluate: ``evaluate(state) -> {name: value}``, see `make_evaluate`; it is given the weights
+        that the forward pass sees.
+      learning_rates: float array ``[steps]``.
+      recalibrate: from `make_recalibrate`, for the plain loss; run after the final prune.
+      on_phase: called with each of the two records.
+
+    Returns:
+      The final state, masked for good, and two records: "training", evaluated before the final
+      prune, and "final prune", whose sparsity is the achieved one.
+
+    Raises:
+      ValueError: if the learning rates are not a one-dimensional array of finite numbers.
+    """
+    start, state = time.perf_counter(), copy(prepared.state)
+    first_step, rates = int(state.step), np.asarray(learning_rates, np.float32)
+    state, steps = train(state, rates)
+    seen = prepared.deployed(state)
+    evaluation = evaluate(seen)
+    seconds = time.perf_counter() - start
+
+    start = time.perf_counter()
+    end = prepared.finished(state)
+    kept, prunable = metrics.counts(end.mask)
+    if recalibrate is not None:
+        end = recalibrate(end)
+    after = evaluate(end)
+    before_kept = _nonzero(seen.params, end.mask)
+    training = PhaseRecord(
+        phase="training",
+        cycle=0,
+        sparsity=(prunable - before_kept) / prunable,
+        nonzero=before_kept,
+        prunable=prunable,
+        evaluation_pruned=None,
+        evaluation=evaluation,
+        discount=None,
+        stability=None,
+        pruned_fraction=0.0,
+        first_step=first_step,
+        learning_rates=rates,
+        metrics=steps,
+        info=None,
+        seconds=seconds,
+    )
+    reference = evaluation.get("accuracy")
+    final = training._replace(
+        phase="final prune",
+        cycle=1,
+        sparsity=(prunable - kept) / prunable,
+        nonzero=kept,
+        evaluation_pruned=after,
+        evaluation=after,
+        stability=metrics.pruning_stability(after["accuracy"], reference) if reference else None,
+        pruned_fraction=(before_kept - kept) / before_kept,
+        first_step=int(end.step),
+        learning_rates=np.zeros((0,), np.float32),
+        metrics={},
+        seconds=time.perf_counter() - start,
+    )
+    records = (training, final)
+    for record in records:
+        if on_phase is not None:
+            on_phase(record)
+    return ImpResult(end, records)

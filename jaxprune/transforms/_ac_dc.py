@@ -1,0 +1,144 @@
+"""AC/DC: alternating compressed and decompressed training."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune import masks
+from jaxprune._tree import PyTree, Where
+from jaxprune.masks import Allocation, Pattern
+from jaxprune.transforms import _moving
+from jaxprune.transforms._prune_at import check_sparsity, check_step
+from jaxprune.transforms._scoring import Scores, Scoring, check_leaves
+
+
+def ac_dc(
+    inner: Any,
+    sparsity: float | None,
+    *,
+    total_steps: int,
+    warmup_steps: int,
+    compressed_steps: int,
+    decompressed_steps: int | None = None,
+    final_steps: int,
+    scores: Scores | None = None,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+    where: Where | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Alternating compressed/decompressed training (AC/DC): prunes, lets all grow back, repeats.
+
+    After $w$ dense steps, phases of $c$ compressed steps and $d$ decompressed ones alternate; the
+    last $f$ of the $T$ steps are compressed. A compressed phase begins by pruning to the target
+    sparsity, by default the globally smallest magnitudes; its mask has nothing to do with the one
+    before. In a decompressed phase all weights train: those that were pruned start from zero
+    without moments, the others go on. Inside a phase it is `fixed_mask`.
+
+    Prunings come after steps $w + j (c + d)$ for all $j \ge 0$ for which that phase and the
+    decompressed one after it end by step $T - f$, each undone after $c$ more steps, and after step
+    $T - f$. So the last decompressed phase may be longer than $d$. In epochs, the schedule of the
+    paper for ImageNet, ``total_steps=100, warmup_steps=10, compressed_steps=5, final_steps=15``,
+    prunes after 10, 20, ..., 70 and 85, and is dense from 75 to 85.
+
+    Position: outermost, around the whole chain, as `fixed_mask`.
+
+    Args:
+      inner: an optax optimizer, or anything with ``init`` and ``update``.
+      sparsity: fraction removed in compressed phases, in (0, 1); `None` with an N:M pattern.
+      total_steps: T, the length of training in steps.
+      warmup_steps: w, dense steps before the first pruning; at least 1.
+      compressed_steps: c, steps of a compressed phase.
+      decompressed_steps: d, steps of a decompressed phase; ``compressed_steps`` if omitted.
+      final_steps: f, steps of the last phase, compressed.
+      scores: as for `prune_at`.
+      allocation: as for `prune_at`.
+      pattern: as for `prune_at`.
+      where: as for `prune_at`.
+
+    Returns:
+      The transformation. Its state is a `MovingMaskState`, its ``update`` needs ``params``. In
+      dense phases the mask is True everywhere; `freeze` there leaves the network dense.
+
+    Raises:
+      TypeError: as `prune_at`.
+      ValueError: if the sparsity lies outside (0, 1), or no compressed and decompressed phase fit
+        between warm-up and the last phase. From ``init``: as `prune_at`.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from jaxprune import transforms
+      >>> params = {"kernel": jnp.array([[1.0, 2.0, 3.0, 4.0]])}
+      >>> tx = transforms.ac_dc(
+      ...     optax.sgd(1.0), 0.5, total_steps=6, warmup_steps=1, compressed_steps=2, final_steps=1
+      ... )
+      >>> state = tx.init(params)
+      >>> for _ in range(6):
+      ...     updates, state = tx.update({"kernel": -jnp.ones((1, 4))}, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      ...     print(params["kernel"])
+      [[0. 0. 4. 5.]]
+      [[0. 0. 5. 6.]]
+      [[0. 0. 6. 7.]]
+      [[1. 1. 7. 8.]]
+      [[0. 0. 8. 9.]]
+      [[ 0.  0.  9. 10.]]
+
+    References:
+      Peste, Iofinova, Vladu, Alistarh, AC/DC: Alternating Compressed/DeCompressed Training of Deep
+      Neural Networks, NeurIPS 2021, and the configurations of its code.
+    """
+    target = None if sparsity is None else check_sparsity(sparsity)
+    steps = _phases(
+        check_step("total_steps", total_steps),
+        check_step("warmup_steps", warmup_steps),
+        check_step("compressed_steps", compressed_steps),
+        check_step(
+            "decompressed_steps",
+            compressed_steps if decompressed_steps is None else decompressed_steps,
+        ),
+        check_step("final_steps", final_steps),
+    )
+    scoring = Scoring(scores, where)
+
+    def plan(shapes: PyTree) -> masks.Plan:
+        return masks.plan(shapes, (target,), allocation=allocation, pattern=pattern)
+
+    def first_mask(params: PyTree) -> PyTree:
+        shapes = scoring.shapes(params)
+        plan(shapes)
+        return _moving.dense_or(None, shapes, params)
+
+    def move(now: _moving.Move) -> PyTree:
+        def compressed() -> PyTree:
+            scored = scoring(now.params, now.grads, now.extra_args)
+            check_leaves(scored, now.mask, name="ac_dc")
+            return plan(scored).make(scored, 0)
+
+        def dense() -> PyTree:
+            return jax.tree.map(jnp.ones_like, now.mask)
+
+        return jax.lax.cond(now.number % 2 == 0, compressed, dense)
+
+    return _moving.moving(inner, name="ac_dc", steps=steps, first_mask=first_mask, move=move)
+
+
+def _phases(
+    total: int, warmup: int, compressed: int, decompressed: int, final: int
+) -> tuple[int, ...]:
+    """The steps after which the mask moves: pruned, undone, pruned, ..., pruned for good.
+
+    Raises:
+      ValueError: if nothing alternates.
+    """
+    last = total - final
+    both = compressed + decompressed
+    starts = range(warmup, last - both + 1, both)
+    if not starts:
+        raise ValueError(
+            f"no compressed phase fits: {warmup} warm-up steps, {compressed} compressed, "
+            f"{decompressed} decompressed and the final {final} are {warmup + both + final}, more "
+            f"than total_steps={total}. Shorten them; to prune only once, use one_shot."
+        )
+    return (*(t for start in starts for t in (start, start + compressed)), last)

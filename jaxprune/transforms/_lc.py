@@ -1,0 +1,337 @@
+"""Learning-compression."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxprune import _tree, masks
+from jaxprune._tree import PyTree, Where
+from jaxprune.masks import Allocation
+from jaxprune.transforms import _mask_state, _wrap
+from jaxprune.transforms._scoring import Scores, Scoring, check_leaves
+
+
+class LCState(NamedTuple):
+    """State of `lc`. With ``weight_decay`` only the step; the rest is `None`.
+
+    Attributes:
+      step: int32 scalar, steps taken.
+      mu: scalar, float32 at least, the penalty of the current L step; 0 before the first step.
+      theta: the projected weights: a tree like params, `optax.MaskedNode` where a leaf is not
+        selected; 0 before the first step.
+      multipliers: the multipliers, a tree like ``theta``; `None` without them.
+    """
+
+    step: jax.Array
+    mu: Any
+    theta: PyTree
+    multipliers: PyTree
+
+
+def lc(
+    sparsity: Any,
+    weight_decay: Any = None,
+    *,
+    mu: Any = None,
+    interval: int = 1,
+    multipliers: bool = False,
+    scores: Scores | None = None,
+    allocation: Allocation | None = None,
+    where: Where | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Learning-compression (LC): draws the weights that will be pruned towards zero.
+
+    Two forms; exactly one of ``weight_decay`` and ``mu`` is given.
+
+    With ``weight_decay`` $\lambda$, selective decay, as in the code of Zimmer et al.: in every step
+
+    $$g_i \leftarrow g_i + \lambda w_i \;\text{ for the } \mathrm{round}(S n)
+      \text{ smallest } |w_i|.$$
+
+    Use an optimizer **without weight decay of its own**. Their code subtracts $\lambda w_i$ of the
+    largest weights from the gradient, and the optimizer then decays all: the same sum.
+
+    With ``mu``, the original: minimize $L(w)$ subject to $w = \theta$ with $\theta$ sparse, for a
+    growing penalty $\mu$. With multipliers $y$ ($\lambda$ in the paper; zero throughout unless
+    ``multipliers``, which makes the quadratic penalty an augmented Lagrangian) it alternates
+
+    * C step: $\theta \leftarrow$ the largest $n - \mathrm{round}(S n)$ entries of $w - y/\mu$,
+      the others zero; then $y \leftarrow y - \mu (w - \theta)$, both with the $\mu$ of the L step
+      that ends, and $\mu \leftarrow \mu(t)$;
+    * L step: ``interval`` steps of the optimizer with $g \leftarrow g + \mu (w - \theta) - y$.
+
+    Training begins with a C step with $y = 0$, the direct compression. The C steps come before
+    steps 0, I, 2I, ... of training. Plain SGD on the penalty alone diverges where its learning rate
+    exceeds $2/\mu$: let $\mu$ grow no further than $1/\eta$, or lower $\eta$ with it. A weight
+    decay of the optimizer belongs to the loss L in this form.
+
+    Position: first in a chain, before weight decay, clipping and momentum. It edits gradients and
+    keeps no weight at zero, so it does not wrap; sparse weights come from a final prune::
+
+        tx = one_shot(optax.chain(lc(0.9, 1e-3), optax.sgd(lr, 0.9)), 0.9, step=total_steps)
+
+    Which leaves count: by default every floating one, biases and norm scales included, as in the
+    code of Zimmer et al. (which takes n without them, and truncates ``(1 - S) n``; here the count
+    is exact for the leaves that are ranked). The original restricts the constraint to the weights:
+    ``where=jaxprune.default_where``.
+
+    Args:
+      sparsity: S in [0, 1), the fraction that decays, or that the projection removes.
+      weight_decay: a number, or a function of the step such as an optax schedule: BIMP's authors
+        also raised it during training.
+      mu: a positive number or a function of the step, e.g. one that grows as $\mu_0 a^{t/I}$. It
+        is read at the first step of an L step and held to its end.
+      interval: I, the steps of an L step.
+      multipliers: whether to use multipliers.
+      scores: importance of what is projected, a function as for `gsm`; with ``mu`` it gets
+        $w - y/\mu$ in place of the weights. Magnitude if omitted. Leaves without a score are left
+        alone.
+      allocation: how the total is spread over leaves; global if omitted.
+      where: ``where(path, leaf) -> bool``, which leaves are ranked, handed on to ``scores`` if its
+        signature has it; every floating leaf if omitted.
+
+    Returns:
+      The transformation. Its state is an `LCState`, its ``update`` needs ``params`` and takes extra
+      arguments. Under `optax.inject_hyperparams` name ``sparsity`` in ``static_args``, or it means
+      the float32 that is made of it; functions other than schedules must be named there.
+
+    Raises:
+      TypeError: if an argument is of the wrong kind.
+      ValueError: unless exactly one of ``weight_decay`` and ``mu`` is given; if an argument is out
+        of range; if ``interval`` or ``multipliers`` are given without ``mu``. From ``init``: if no
+        leaf is selected, or the allocation does not fit. From ``update``: if ``params`` is missing
+        or, with ``weight_decay`` outside `jit`, a weight is NaN or infinite.
+
+    Example:
+      >>> import jax.numpy as jnp, optax
+      >>> from jaxprune import transforms
+      >>> params = {"kernel": jnp.array([[4.0, -1.0]])}
+      >>> grads = {"kernel": jnp.array([[0.5, 0.5]])}
+      >>> tx = transforms.lc(0.5, 0.25)
+      >>> tx.update(grads, tx.init(params), params)[0]
+      {'kernel': Array([[0.5 , 0.25]], dtype=float32)}
+      >>> tx = transforms.lc(0.5, mu=optax.exponential_decay(2.0, 1, 1.1))
+      >>> tx.update(grads, tx.init(params), params)[0]
+      {'kernel': Array([[ 0.5, -1.5]], dtype=float32)}
+
+    References:
+      Carreira-Perpiñán & Idelbayev, "Learning-Compression" Algorithms for Neural Net Pruning, CVPR
+      2018; Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and Love Retraining, ICLR 2023,
+      and its code, for selective decay.
+    """
+    if (weight_decay is None) == (mu is None):
+        raise ValueError(
+            f"lc takes exactly one of weight_decay and mu, got {weight_decay=} and {mu=}. "
+            "weight_decay= decays the smallest weights, mu= is the penalty of the original."
+        )
+    masks.count(sparsity, 1)  # for its checks
+    _check_interval(interval)
+    scoring = Scoring(scores, _floating if where is None else where)
+
+    def mask_of(tree: PyTree, grads: PyTree, extra_args: dict[str, Any]) -> PyTree:
+        # Not `make`: a leaf of which everything is drawn to zero is no collapse yet.
+        scored = scoring(tree, grads, extra_args)
+        return masks.make_with_info(scored, sparsity, allocation=allocation)[0]
+
+    def selected(params: PyTree) -> PyTree:
+        shapes = scoring.shapes(params)
+        masks.check_fit(shapes, [sparsity], allocation=allocation)
+        return _tree.map_partial(
+            lambda s, p: optax.MaskedNode() if s is None else p, shapes, params, what="score tree"
+        )
+
+    if weight_decay is not None:
+        if multipliers or (isinstance(interval, int) and interval != 1):
+            raise ValueError(
+                f"lc with weight_decay has neither interval nor multipliers, got {interval=} and "
+                f"{multipliers=}. They belong to mu=."
+            )
+        return _selective_decay(mask_of, selected, _as_schedule("weight_decay", weight_decay))
+    return _penalty(mask_of, selected, _as_schedule("mu", mu), interval, multipliers)
+
+
+def _selective_decay(
+    mask_of: Callable[..., PyTree],
+    selected: Callable[[PyTree], PyTree],
+    decay: Callable[[Any], Any],
+) -> optax.GradientTransformationExtraArgs:
+    def init(params: PyTree) -> LCState:
+        if not _mask_state.is_placeholder(params):
+            selected(params)  # for its checks
+        return LCState(jnp.zeros((), jnp.int32), None, None, None)
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, LCState]:
+        # Extra arguments go to the scores that ask for them; `optax.chain` hands the same ones on
+        # to the other members itself.
+        _wrap.check_params(params, name="lc")
+        rate = decay(state.step)
+
+        def decayed(kept: Any, g: Any, w: Any) -> Any:
+            if kept is None:
+                return g
+            w = _wide(w)
+            # Chosen, not multiplied: 0 * inf would put a NaN into the gradient of a kept weight.
+            return _added(g, jnp.where(kept, jnp.zeros_like(w), _cast(rate, w.dtype) * w))
+
+        mask = mask_of(params, updates, extra_args)
+        updates = _tree.map_partial(decayed, mask, updates, params)
+        return updates, LCState(_next(state.step), None, None, None)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _penalty(
+    mask_of: Callable[..., PyTree],
+    selected: Callable[[PyTree], PyTree],
+    schedule: Callable[[Any], Any],
+    interval: Any,
+    multipliers: bool,
+) -> optax.GradientTransformationExtraArgs:
+    def init(params: PyTree) -> LCState:
+        like = params if _mask_state.is_placeholder(params) else selected(params)
+        widest = _tree.wide_dtype(*(p.dtype for p in jax.tree.leaves(like)))
+        return LCState(
+            step=jnp.zeros((), jnp.int32),
+            mu=jnp.zeros((), widest),
+            theta=jax.tree.map(lambda p: jnp.zeros_like(p, p.dtype), like),
+            # A sum of many small terms: in float32 at least.
+            multipliers=jax.tree.map(lambda p: jnp.zeros_like(p, _tree.wide_dtype(p.dtype)), like)
+            if multipliers
+            else None,
+        )
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, LCState]:
+        _wrap.check_params(params, name="lc")
+        thetas, treedef = jax.tree.flatten(state.theta)
+        weights = [jnp.asarray(w) for w in _beside(state.theta, params)]
+        before = (state.mu, thetas, jax.tree.leaves(state.multipliers))
+
+        def c_step() -> tuple[jax.Array, list[Any], list[Any]]:
+            mu, _, ys = before
+            shifted = [_cast(w, w.dtype) for w in weights]
+            if ys:
+                # mu is zero before the first step only, and so are the multipliers.
+                shift = [y / _cast(jnp.where(mu > 0, mu, jnp.ones_like(mu)), y.dtype) for y in ys]
+                shifted = [
+                    _cast(_wide(w) - s, w.dtype) for w, s in zip(weights, shift, strict=True)
+                ]
+            tree = _tree.map_partial(
+                lambda v, p: p if v is None else v, treedef.unflatten(shifted), params
+            )
+            mask = mask_of(tree, updates, extra_args)
+            check_leaves(mask, state.theta, name="lc")
+            kept = jax.tree.leaves(mask)
+            new = [jnp.where(m, v, jnp.zeros_like(v)) for m, v in zip(kept, shifted, strict=True)]
+            if ys:
+                gaps = _gaps(mu, weights, new)
+                ys = [y - gap for y, gap in zip(ys, gaps, strict=True)]
+            return _cast(schedule(state.step), mu.dtype), new, ys
+
+        due = state.step % jnp.asarray(interval, jnp.int32) == 0
+        mu, thetas, ys = jax.lax.cond(due, c_step, lambda: before)
+        pulls = _gaps(mu, weights, thetas)
+        if ys:
+            pulls = [pull - y for pull, y in zip(pulls, ys, strict=True)]
+        updates = _tree.map_partial(
+            lambda pull, g: g if pull is None else _added(g, pull),
+            treedef.unflatten(pulls),
+            updates,
+        )
+        return updates, LCState(
+            step=_next(state.step),
+            mu=mu,
+            theta=treedef.unflatten(thetas),
+            multipliers=treedef.unflatten(ys) if ys else None,
+        )
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _gaps(mu: jax.Array, weights: list[Any], thetas: list[Any]) -> list[jax.Array]:
+    """The penalty's gradient ``mu (w - theta)``, leaf by leaf."""
+    pairs = [(_wide(w), _wide(t)) for w, t in zip(weights, thetas, strict=True)]
+    return [_cast(mu, w.dtype) * (w - t) for w, t in pairs]
+
+
+def _beside(partial: PyTree, tree: PyTree) -> list[Any]:
+    """The leaves of ``tree`` where ``partial`` has one."""
+    _tree.check_matches(partial, tree, what="state of lc")
+    pairs = zip(
+        jax.tree.leaves(partial, is_leaf=_tree.is_absent),
+        jax.tree.leaves(tree, is_leaf=_tree.is_absent),
+        strict=True,
+    )
+    return [x for p, x in pairs if not _tree.is_absent(p)]
+
+
+def _next(step: jax.Array) -> jax.Array:
+    return jnp.asarray(optax.safe_increment(step))
+
+
+def _cast(x: Any, dtype: Any) -> jax.Array:
+    return jnp.asarray(x).astype(dtype)
+
+
+def _wide(x: Any) -> jax.Array:
+    x = jnp.asarray(x)
+    return x.astype(_tree.wide_dtype(x.dtype))
+
+
+def _added(g: Any, pull: jax.Array) -> jax.Array:
+    """Adds to a gradient, and rounds once to its dtype."""
+    wide = _tree.wide_dtype(jnp.asarray(g).dtype, pull.dtype)
+    return (_cast(g, wide) + _cast(pull, wide)).astype(jnp.asarray(g).dtype)
+
+
+def _floating(path: str, leaf: Any) -> bool:
+    del path
+    return _tree.is_floating(leaf)
+
+
+def _as_schedule(name: str, value: Any) -> Callable[[Any], Any]:
+    """A function of the step; of a number, if that is in range.
+
+    Raises:
+      TypeError: if it is neither a scalar nor a function.
+      ValueError: if it is a concrete number out of range.
+    """
+    if callable(value):
+        return value
+    if isinstance(value, bool) or not _is_scalar(value, np.number):
+        raise TypeError(f"{name} is a number or a function of the step; got {value!r}.")
+    if not _tree.is_traced(value):
+        number, least = float(value), "at least 0" if name == "weight_decay" else "above 0"
+        if not math.isfinite(number) or number < 0 or (number == 0 and name == "mu"):
+            raise ValueError(f"{name} is finite and {least}; got {number}.")
+    return lambda step: value
+
+
+def _check_interval(interval: Any) -> None:
+    """Raises unless it is a positive integer, which `optax.inject_hyperparams` may have traced.
+
+    Raises:
+      TypeError: if it is no integer.
+      ValueError: if it is below 1.
+    """
+    if isinstance(interval, bool) or not _is_scalar(interval, np.integer):
+        raise TypeError(f"interval is an integer, the steps of an L step; got {interval!r}.")
+    if not _tree.is_traced(interval) and int(interval) < 1:
+        raise ValueError(f"interval is at least 1, the steps of an L step; got {interval}.")
+
+
+def _is_scalar(x: Any, kind: Any) -> bool:
+    """Whether it is a Python number or a scalar array, traced ones included, of that kind."""
+    python = int if kind is np.integer else (int, float)
+    dtype = getattr(x, "dtype", None)
+    if dtype is None:
+        return isinstance(x, python)
+    return np.shape(x) == () and bool(jnp.issubdtype(dtype, kind))

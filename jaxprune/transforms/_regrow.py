@@ -1,0 +1,220 @@
+"""Dropping weights and growing as many elsewhere: what sparse training methods share."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune import masks, scores
+from jaxprune._tree import PyTree, Where
+from jaxprune.masks import Allocation, Pattern
+from jaxprune.masks._plan_counts import LeafCounts, leaf_counts, plan_counts
+from jaxprune.transforms import _moving
+from jaxprune.transforms._moving import Move
+from jaxprune.transforms._prune_at import check_sparsity, check_step
+from jaxprune.transforms._scoring import check_leaves
+
+
+def regrowing(
+    inner: Any,
+    sparsity: float | None,
+    *,
+    name: str,
+    key: jax.Array,
+    steps: Sequence[int],
+    fractions: Sequence[float],
+    drop: Callable[[Move], PyTree],
+    grow: Callable[[Move], PyTree],
+    allocation: Allocation | None,
+    pattern: Pattern | None,
+    where: Where | None,
+    drop_mask: Callable[[Move], PyTree] | None = None,
+    instead_of_step: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Wraps an optimizer with a mask that is random at first, then drops and grows.
+
+    At a move every leaf drops the given fraction of its kept entries, those with the lowest
+    scores of ``drop``, and grows the highest scores of ``grow`` until it has as many as at first.
+
+    Args:
+      inner: the optimizer.
+      sparsity: fraction removed, or `None`.
+      name: the method, for errors.
+      key: what the first mask is drawn from, and the moves.
+      steps: numbers of steps after which the mask moves.
+      fractions: the fraction dropped at each.
+      drop: scores of what stays, from a `Move`.
+      grow: scores of what comes back; those of kept entries do not matter.
+      allocation: how the total is spread over leaves, each counted alone; `masks.erk` if omitted.
+      pattern: which weights go together.
+      where: what is prunable.
+      drop_mask: makes the mask after the drop in place of ``drop`` and ``fractions``.
+      instead_of_step: whether a move takes the place of the optimizer's step.
+    """
+    first, moves = split_key(key, name=name)
+    random = random_mask(first, sparsity, allocation=allocation, pattern=pattern, where=where)
+
+    def counts_of(shapes: PyTree) -> LeafCounts:
+        return leaf_counts(shapes, sparsity, allocation=allocation or masks.erk(), pattern=pattern)
+
+    def first_mask(params: PyTree) -> PyTree:
+        shapes = jax.eval_shape(lambda p: scores.random(first, p, where=where), params)
+        dropped = _dropped(counts_of(shapes), fractions)
+        if not any(map(any, dropped)):
+            raise ValueError(
+                f"{name} never moves a weight: the largest fraction that it drops is "
+                f"{max(fractions):.6g}, less than half a weight of each leaf that is not dense. "
+                "Raise drop_fraction or the sparsity."
+            )
+        return random(params)
+
+    def move(now: Move) -> PyTree:
+        to_grow = grow(now)
+        check_leaves(to_grow, now.mask, name=name)
+        counts = counts_of(to_grow)
+        if drop_mask is not None:
+            kept = drop_mask(now)
+        else:
+            to_drop = drop(now)
+            check_leaves(to_drop, now.mask, name=name)
+            gone = [
+                [r + k for r, k in zip(counts.removed, each, strict=True)]
+                for each in _dropped(counts, fractions)
+            ]
+            plan = plan_counts(to_drop, gone, pattern=_whole_groups(pattern))
+            kept = plan.make(to_drop, now.number, within=now.mask)
+        ranked = jax.tree.map(_first, kept, to_grow)
+        return plan_counts(to_grow, [counts.removed], pattern=pattern).make(ranked, 0)
+
+    return _moving.moving(
+        inner,
+        name=name,
+        steps=steps,
+        first_mask=first_mask,
+        move=move,
+        key=moves,
+        instead_of_step=instead_of_step,
+    )
+
+
+def random_mask(
+    key: jax.Array,
+    sparsity: float | None,
+    *,
+    allocation: Allocation | None,
+    pattern: Pattern | None,
+    where: Where | None,
+) -> Callable[[PyTree], PyTree]:
+    """A function from parameters to the random mask that sparse training starts from."""
+    if sparsity is not None:
+        sparsity = check_sparsity(sparsity)
+
+    def draw(params: PyTree) -> PyTree:
+        return masks.make(
+            scores.random(key, params, where=where),
+            sparsity,
+            allocation=allocation or masks.erk(),
+            pattern=pattern,
+        )
+
+    return draw
+
+
+def split_key(key: Any, *, name: str) -> tuple[jax.Array, jax.Array]:
+    """Checks a random key; returns two, for the first mask and for the moves.
+
+    Two, because a key that draws the first mask must not be the root of other keys.
+
+    Raises:
+      TypeError: if it is not a single random key.
+    """
+    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    raw = not typed and getattr(key, "dtype", None) == jnp.uint32
+    if not (typed and key.shape == ()) and not (raw and len(key.shape) == 1):
+        got = repr(key) if not hasattr(key, "dtype") else f"{key.dtype}{list(key.shape)}"
+        raise TypeError(
+            f"{name} draws its first mask from a JAX random key; got key={got:.60}. Pass one, "
+            "e.g. key=jax.random.key(0)."
+        )
+    first, moves = jax.random.split(key)
+    return first, moves
+
+
+def check_window(
+    *,
+    name: str,
+    total_steps: int,
+    interval: int,
+    end_step: int | None,
+    default_end: Callable[[int], int],
+) -> tuple[int, int, int]:
+    """Checks when a mask moves: every ``interval`` steps up to ``end_step``, within training.
+
+    Returns:
+      The three, with ``default_end(total_steps)`` in place of an omitted end.
+
+    Raises:
+      TypeError: if one of them is not a static integer.
+      ValueError: if the window ends after training.
+    """
+    total = check_step("total_steps", total_steps)
+    every = check_step("interval", interval)
+    end = default_end(total) if end_step is None else check_step("end_step", end_step)
+    if end > total:
+        raise ValueError(
+            f"end_step={end} of {name} lies after the end of training, total_steps={total}. Let "
+            "the mask come to rest before that."
+        )
+    return total, every, end
+
+
+def never_moves(*, name: str, interval: int, end_step: int) -> ValueError:
+    """The error for a window without a move."""
+    return ValueError(
+        f"{name} never moves its mask: interval={interval} leaves no update before the end of its "
+        f"window, step {end_step}. Shorten the interval; for a mask that stays, use static."
+    )
+
+
+def check_fraction(value: Any) -> float:
+    """Returns a drop fraction, or raises.
+
+    Raises:
+      TypeError: if it is no number.
+      ValueError: if it lies outside (0, 1].
+    """
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"drop_fraction is a Python number in (0, 1]; got {value!r}.")
+    if not 0 < value <= 1:
+        raise ValueError(
+            f"drop_fraction is the fraction of the kept weights that a move drops, in (0, 1]; got "
+            f"{value}."
+        )
+    return float(value)
+
+
+def _dropped(counts: LeafCounts, fractions: Sequence[float]) -> list[list[int]]:
+    """How many entries each leaf drops at each move; of a dense leaf all would come back."""
+    sizes = list(zip(counts.entries, counts.removed, strict=True))
+    return [[round(f * (n - r)) if r else 0 for n, r in sizes] for f in fractions]
+
+
+def _first(kept: jax.Array, x: jax.Array) -> jax.Array:
+    """Scores in which what is kept comes before everything, NaN and infinity included."""
+    largest = jnp.asarray(jnp.finfo(x.dtype).max, x.dtype)
+    return jnp.where(kept, jnp.asarray(jnp.inf, x.dtype), jnp.where(x < largest, x, largest))
+
+
+def _whole_groups(pattern: Pattern | None) -> Pattern | None:
+    """The pattern by which weights are dropped: with N:M one by one, over the whole leaf."""
+    if pattern is None:
+        return None
+    whole = pattern
+
+    def without(path: str, leaf: Any) -> Any:
+        spec = whole(path, leaf)
+        return spec if isinstance(spec, masks.PatternSpec) and spec.kept is None else None
+
+    return without

@@ -1,0 +1,154 @@
+"""RigL: drop what is small, grow where gradients are large."""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree, Where
+from jaxprune.masks import Allocation, Pattern
+from jaxprune.transforms import _regrow
+from jaxprune.transforms._moving import Move
+from jaxprune.transforms._scoring import Scores, Scoring
+
+
+def rigl(
+    inner: Any,
+    sparsity: float | None,
+    *,
+    key: jax.Array,
+    total_steps: int,
+    interval: int = 100,
+    drop_fraction: float = 0.3,
+    end_step: int | None = None,
+    step_too: bool = False,
+    scores: Scores | None = None,
+    grow: Scores | None = None,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+    where: Where | None = None,
+) -> optax.GradientTransformationExtraArgs:
+    r"""Rigging the lottery (RigL): drops small weights, grows as many where gradients are large.
+
+    Training starts from a random sparse network. At steps $t = I, 2I, \dots < T_{end}$ every leaf,
+    of which $K_l$ weights are kept, drops the $k_l = \mathrm{round}(f(t) K_l)$ kept weights
+    smallest in magnitude, with
+
+    $$f(t) = \frac{\alpha}{2} \left(1 + \cos \frac{\pi t}{T_{end}}\right),$$
+
+    and grows the $k_l$ positions of largest gradient magnitude among all that are not kept after
+    the drop. A grown weight starts at zero without moments; one that is dropped and grown at once
+    keeps its value and its moments, as in the authors' code. The number of weights of each leaf
+    never changes; between moves it is `fixed_mask`.
+
+    In the paper's algorithm a move takes the place of the optimizer's step: at those steps the
+    optimizer sees nothing and its own counts rest. That is the default; with ``step_too=True`` the
+    step is taken first, and the mask moves after it by the same gradients.
+
+    With ``pattern=jp.masks.nm(n, m, ...)`` and ``sparsity=None`` every group of m holds n weights
+    at all times: the first mask is random N:M, weights are dropped over the whole leaf as above,
+    and each group grows back to n by largest gradients.
+
+    Gradients have to be dense: those given to ``update``, taken at the masked weights, are
+    those of all weights in JAX. Gradients of another batch, as in the paper's large-batch variant,
+    are passed as an extra argument that ``grow`` asks for by name.
+
+    Position: outermost, around the whole chain, as `fixed_mask`: gradient clipping belongs inside.
+    Under a `MultiSteps` outside, gradients are the accumulated ones. The first update sets the
+    weights outside the first mask to zero; to start exactly sparse, apply
+    ``jp.apply_mask(params, get_mask(state))`` before the first step.
+
+    Args:
+      inner: an optax optimizer, or anything with ``init`` and ``update``.
+      sparsity: fraction removed, in (0, 1); `None` with an N:M pattern.
+      key: a JAX random key for the first mask; do not use it again.
+      total_steps: the length of training in steps.
+      interval: I, steps between moves.
+      drop_fraction: alpha in (0, 1], the fraction of the kept weights that a move would drop at
+        step 0; it falls to zero at ``end_step``.
+      end_step: T_end, steps after which the mask rests; ``int(0.75 * total_steps)`` if omitted.
+      step_too: whether the optimizer steps also where the mask moves.
+      scores: what is dropped first, as for `prune_at`; magnitude if omitted.
+      grow: function from ``params`` to scores of which the highest grow; by name it also gets
+        ``grads`` and extra arguments of ``update``. ``abs(grads)`` if omitted.
+      allocation: how the total is spread over leaves, each counted alone; `jaxprune.masks.erk` if
+        omitted.
+      pattern: which weights go together; unstructured if omitted.
+      where: ``where(path, leaf) -> bool``, what is prunable.
+
+    Returns:
+      The transformation. Its state is a `MovingMaskState`, its ``update`` needs ``params``.
+
+    Raises:
+      TypeError: if ``inner`` is no optimizer, ``key`` no random key, or a number of the wrong kind.
+      ValueError: if the mask would never move, or the window ends after training; if a fraction
+        lies outside its range. From ``init``: if nothing is prunable, allocation or pattern do not
+        fit the parameters, leaves are too small to drop a weight, or the state of ``inner`` mixes
+        weights.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> from jaxprune import transforms
+      >>> params = {"kernel": jnp.ones((8, 8))}
+      >>> tx = transforms.rigl(
+      ...     optax.sgd(0.1), 0.75, key=jax.random.key(0), total_steps=100, interval=10
+      ... )
+      >>> state = tx.init(params)
+      >>> grads = {"kernel": jnp.arange(64.0).reshape(8, 8)}
+      >>> for _ in range(10):
+      ...     updates, state = tx.update(grads, state, params)
+      ...     params = optax.apply_updates(params, updates)
+      >>> mask = transforms.get_mask(state)["kernel"]  # 16 weights, 5 of them just grown
+      >>> int(mask.sum()), int((mask & (params["kernel"] == 0)).sum())
+      (16, 5)
+
+    References:
+      Evci, Gale, Menick, Castro, Elsen, Rigging the Lottery: Making All Tickets Winners, ICML 2020,
+      section 3 and algorithm 1.
+    """
+    alpha = _regrow.check_fraction(drop_fraction)
+    _, every, end = _regrow.check_window(
+        name="rigl",
+        total_steps=total_steps,
+        interval=interval,
+        end_step=end_step,
+        default_end=lambda total: max(int(0.75 * total), 1),
+    )
+    steps = range(every, end, every)
+    if not steps:
+        raise _regrow.never_moves(name="rigl", interval=every, end_step=end)
+    fractions = [alpha / 2 * (1 + math.cos(math.pi * t / end)) for t in steps]
+    scoring, growth = Scoring(scores, where), Scoring(grow or _gradients, where)
+
+    def drop(now: Move) -> PyTree:
+        return scoring(now.params, now.grads, now.extra_args)
+
+    def score_growth(now: Move) -> PyTree:
+        return growth(now.params, now.grads, now.extra_args)
+
+    return _regrow.regrowing(
+        inner,
+        sparsity,
+        name="rigl",
+        key=key,
+        steps=steps,
+        fractions=fractions,
+        drop=drop,
+        grow=score_growth,
+        allocation=allocation,
+        pattern=pattern,
+        where=where,
+        instead_of_step=not step_too,
+    )
+
+
+def _gradients(params: PyTree, grads: PyTree, *, where: Where | None = None) -> PyTree:
+    """Gradient magnitudes of the prunable leaves."""
+
+    def size(weight: Any, grad: Any) -> Any:
+        return None if weight is None else jnp.abs(grad)
+
+    return _tree.map_partial(size, _tree.prunable(params, where), grads, what="parameters")

@@ -1,0 +1,65 @@
+"""Recipes: what they are made of, and what they refuse at once."""
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+
+import jaxprune as jp
+
+KEY = jax.random.key(0)
+
+
+def test_the_table_names_every_public_recipe():
+    public = {
+        name
+        for name in vars(jp.methods)
+        if not name.startswith("_") and name not in ("Method", "METHODS")
+    }
+    assert {name.rstrip("_") for name in public} == set(jp.methods.METHODS)
+    for name, recipe in jp.methods.METHODS.items():
+        assert recipe is getattr(jp.methods, name, None) or getattr(jp.methods, name + "_")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jp.methods.gmp(1.5, total_steps=10), r"must lie in \(0, 1\)"),
+        (lambda: jp.methods.gmp(0.5, total_steps=10, interval=6), "never prunes"),
+        (lambda: jp.methods.gmp(0.5, total_steps=10, end_step=11), "after the end of training"),
+        (lambda: jp.methods.dpf(0.5, total_steps=1), "never prunes"),
+        (lambda: jp.methods.gsm(1.0), "sparsity"),
+        (lambda: jp.methods.lc(0.5, weight_decay=-1.0), "weight_decay"),
+        (lambda: jp.methods.dnw(-0.1), "sparsity"),
+        (lambda: jp.methods.cs(total_steps=0), "total_steps"),
+        (lambda: jp.methods.dst(penalty=-1.0), "penalty"),
+        (lambda: jp.methods.static(1.0, key=KEY), "sparsity"),
+        (lambda: jp.methods.rigl(0.5, key=KEY, total_steps=10, interval=11), "interval"),
+        (lambda: jp.methods.set_(0.5, key=KEY, total_steps=10, interval=11), "interval"),
+        (lambda: jp.methods.ac_dc(0.5, total_steps=10, final_steps=20), "step"),
+    ],
+)
+def test_bad_input_is_refused_when_the_recipe_is_made(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_in_a_loop_of_ones_own():
+    method = jp.methods.lc(0.5, weight_decay=0.5)
+    params = {"kernel": jnp.array([[1.0, 0.1, -2.0, 0.2]]), "bias": jnp.zeros((4,))}
+    tx = method.transform(optax.sgd(0.1))
+    state = tx.init(params)
+    for _ in range(3):
+        updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+    final, mask = method.finish(params, state)
+    assert mask["kernel"].tolist() == [[True, False, True, False]]
+    assert mask["bias"] is None
+    assert final["kernel"].tolist() == [[1.0, 0.0, -2.0, 0.0]]
+
+
+def test_dense_keeps_everything():
+    params = {"kernel": jnp.ones((2, 2))}
+    final, mask = jp.methods.dense().finish(params, optax.sgd(0.1).init(params))
+    assert bool(jnp.all(mask["kernel"]))
+    assert final["kernel"].tolist() == params["kernel"].tolist()

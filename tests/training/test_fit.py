@@ -1,0 +1,144 @@
+"""Every recipe trained from end to end: one phase, then the final hard prune."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxprune as jp
+from tests.training import problem
+
+T = 40
+KEY = jax.random.key(5)
+N = 6 * 16 + 16 * 3
+
+RECIPES = {
+    "dense": lambda: jp.methods.dense(),
+    "gmp": lambda: jp.methods.gmp(0.5, total_steps=T),
+    "gmp_recover": lambda: jp.methods.gmp_recover(0.5, total_steps=T),
+    "random": lambda: jp.methods.random(0.5, key=KEY, total_steps=T),
+    "gsm": lambda: jp.methods.gsm(0.5),
+    "lc": lambda: jp.methods.lc(0.5),
+    "dpf": lambda: jp.methods.dpf(0.5, total_steps=T, refresh=3),
+    "dnw": lambda: jp.methods.dnw(0.5),
+    "rigl": lambda: jp.methods.rigl(0.5, key=KEY, total_steps=T, interval=5),
+    "set": lambda: jp.methods.set_(0.5, key=KEY, total_steps=T),
+    "static": lambda: jp.methods.static(0.5, key=KEY),
+    "ac_dc": lambda: jp.methods.ac_dc(0.5, total_steps=T),
+    "str": lambda: jp.methods.str_(initial=-1.5),
+    "cs": lambda: jp.methods.cs(total_steps=T, initial=-0.01),
+    "dst": lambda: jp.methods.dst(penalty=1e-2),
+    "sr_ste": lambda: jp.methods.sr_ste(jp.masks.nm(1, 2, axis=0)),
+}
+CONTROLLED = {name for name in RECIPES if name not in ("dense", "str", "cs", "dst", "sr_ste")}
+
+
+def nesterov(learning_rate):
+    return optax.chain(
+        optax.add_decayed_weights(1e-4), optax.sgd(learning_rate, momentum=0.9, nesterov=True)
+    )
+
+
+def train(method, *, steps=T, rate=0.05, **options):
+    parts = jp.training.prepare(
+        method, problem.params(), problem.loss_fn, nesterov, key=jax.random.key(1)
+    )
+    step = jp.training.make_train_step(parts.loss_fn, parts.make_optimizer)
+    loop = jp.training.make_loop(step, problem.batch_at)
+    rates = np.linspace(rate, 0, steps, endpoint=False)
+    result = jp.training.fit(
+        parts, loop, evaluate=problem.evaluate, learning_rates=rates, **options
+    )
+    return result, loop
+
+
+def test_every_recipe_is_here():
+    assert set(RECIPES) == set(jp.methods.METHODS)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_trains_and_ends_with_a_hard_mask(name):
+    told = []
+    with jax.numpy_dtype_promotion("standard"):
+        result, loop = train(RECIPES[name](), on_phase=told.append)
+    training, final = result.records
+    assert told == [training, final]
+    assert (training.phase, final.phase) == ("training", "final prune")
+    assert loop.compiled._cache_size() == 1, "the mask moves without another compilation"
+
+    kept, size = jp.metrics.counts(result.state.mask)
+    assert (final.nonzero, final.prunable) == (kept, size) == (kept, N)
+    assert final.sparsity == 1 - kept / N
+    expected = {"dense": N, "sr_ste": N // 2}
+    if name in CONTROLLED:
+        assert kept == N - round(0.5 * N)
+    elif name in expected:
+        assert kept == expected[name]
+    else:
+        assert 0 < kept < N, "this setting prunes something and not everything"
+
+    # The final weights are zero where the mask says so, and are what was measured.
+    masked = jp.apply_mask(result.state.params, result.state.mask)
+    jax.tree.map(np.testing.assert_array_equal, masked, result.state.params)
+    assert problem.evaluate(result.state) == final.evaluation
+    assert training.evaluation["accuracy"] > 0.45, "it learns: three classes, a third by chance"
+    assert final.stability == pytest.approx(
+        final.evaluation["accuracy"] / training.evaluation["accuracy"]
+    )
+    if name not in ("gsm", "lc", "cs", "dense"):
+        assert training.nonzero == final.nonzero, "the forward pass was sparse already"
+
+
+def test_the_final_state_can_be_retrained():
+    result, _ = train(RECIPES["gsm"]())
+    step = jp.training.make_train_step(problem.loss_fn, nesterov)
+    loop = jp.training.make_loop(step, problem.batch_at)
+    state, _ = loop(result.state, [0.01] * 3)
+    assert int(state.step) == T + 3
+    kept = sum(
+        int(jnp.sum(m & (p["kernel"] != 0)))
+        for m, p in (
+            (state.mask["first"]["kernel"], state.params["first"]),
+            (state.mask["last"]["kernel"], state.params["last"]),
+        )
+    )
+    assert kept == N - round(0.5 * N)
+
+
+def test_starts_sparse_where_the_method_does():
+    parts = jp.training.prepare(
+        RECIPES["static"](), problem.params(), problem.loss_fn, nesterov, key=jax.random.key(1)
+    )
+    zero = sum(int(jnp.sum(parts.state.params[k]["kernel"] == 0)) for k in ("first", "last"))
+    assert zero == round(0.5 * N)
+
+
+def test_an_optimizer_with_a_mask_of_its_own():
+    def make(learning_rate):
+        return jp.transforms.gmp(optax.sgd(learning_rate), 0.5, total_steps=4, interval=2)
+
+    state = problem.state(make)
+    assert jp.sparsity(state.mask) == 0.0
+    state, _ = problem.loop(make)(state, [0.1] * 4)
+    assert jp.metrics.counts(state.mask) == (N // 2, N)
+    with pytest.raises(ValueError, match=r"the optimizer holds a mask itself, so there would be"):
+        problem.state(make, mask=jp.masks.dense(problem.params()))
+    with pytest.raises(ValueError, match=r"imp prunes by itself.*jaxprune.training.fit"):
+        jp.training.imp(
+            problem.state(make),
+            problem.loop(make),
+            evaluate=problem.evaluate,
+            pretraining=optax.constant_schedule(0.1),
+            pretraining_steps=4,
+            sparsity=0.5,
+            retraining_steps=2,
+        )
+
+
+def test_without_a_mask():
+    state = problem.state(masked=False)
+    assert not state.is_masked
+    state, _ = problem.loop()(state, [0.1] * 2)
+    with pytest.raises(ValueError, match="there is no mask"):
+        _ = state.mask
