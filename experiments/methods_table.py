@@ -60,13 +60,16 @@ class Grid:
     methods: tuple[str, ...] = ("bimp", "gmp", "gsm", "lc", "dpf", "dnw", "str", "cs", "dst")
     """Methods."""
 
-    str_initial: tuple[float, ...] = (-6.0, -5.0, -4.0)
+    str_weight_decay: tuple[float, ...] = (1.5e-3, 2e-3, 2.5e-3)
+    """Weight decays of STR, of weights and thresholds."""
+
+    str_initial: float = -3.0
     """Initial thresholds of STR, before the sigmoid."""
 
-    cs_initial: tuple[float, ...] = (-0.1, -0.2, -0.3)
+    cs_initial: tuple[float, ...] = (-0.01, -0.03, -0.06)
     """Initial gates of CS, before the sigmoid."""
 
-    dst_penalty: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    dst_penalty: tuple[float, ...] = (4e-4, 1e-3, 2e-3)
     """Penalties of DST."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -75,7 +78,7 @@ class Grid:
     batch_size: int = 128
     """Examples a training step."""
 
-    learning_rate: float = 0.1
+    learning_rate: float = 0.05
     """First learning rate of all methods; it falls linearly to 0."""
 
     out: pathlib.Path = pathlib.Path("runs/methods_table")
@@ -83,7 +86,7 @@ class Grid:
 
     def levels(self, method: str) -> tuple[float, ...]:
         """What a method is run with: sparsities, or values of what drives its sparsity."""
-        free = {"str": self.str_initial, "cs": self.cs_initial, "dst": self.dst_penalty}
+        free = {"str": self.str_weight_decay, "cs": self.cs_initial, "dst": self.dst_penalty}
         return (0.0,) if method == "dense" else free.get(method, self.sparsities)
 
 
@@ -101,7 +104,9 @@ def config_of(grid: Grid, cell: Cell) -> Config:
     method, level = cell["method"], cell["level"]
     options: dict[str, Any] = {"method": method}
     if method in UNCONTROLLED:
-        options["penalty" if method == "dst" else "initial"] = level
+        options[{"str": "weight_decay", "cs": "initial", "dst": "penalty"}[method]] = level
+        if method == "str":
+            options["initial"] = grid.str_initial
     elif method != "dense":
         options["sparsity"] = level
     return Config(
@@ -173,7 +178,8 @@ def _setting(method: str, level: float) -> str:
     if method == "dense":
         return ""
     if method in UNCONTROLLED:
-        return f"{'α' if method == 'dst' else 's₀'} = {level:g}"
+        symbol = {"str": "weight decay", "cs": "s₀", "dst": "α"}[method]
+        return f"{symbol} = {level:g}"
     return f"{100 * level:g} %"
 
 
@@ -184,8 +190,11 @@ def run(grid: Grid, console: Console) -> str:
     file = grid.out / "results.jsonl"
     # What the cells have in common, defaults included; what differs between them is in each.
     shared = dataclasses.asdict(config_of(grid, {"seed": 0, "method": "dense", "level": 0.0}))
-    for key in ("data_dir", "run_dir", "seed", "method", "sparsity", "penalty", "initial"):
+    for key in ("data_dir", "run_dir", "seed", "method"):
         del shared[key]
+    for key in ("sparsity", "penalty", "initial", "weight_decay"):  # what levels are made of
+        del shared[key]
+    shared["str_initial"] = grid.str_initial
     check_settings(grid.out, shared)
 
     dataset = None

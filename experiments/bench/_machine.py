@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import pathlib
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,8 +15,8 @@ from experiments.reports import commit
 _PACKAGES = ("jax", "jaxlib", "numpy", "torch")
 
 
-def describe() -> dict[str, Any]:
-    """What a result must be read with: processor, device, versions, commit."""
+def describe(packages: Sequence[str] = _PACKAGES) -> dict[str, Any]:
+    """What a result must be read with: processor, device, versions of packages, commit."""
     return {
         "cpu": cpu_model(),
         "cpus": usable_cpus(),
@@ -26,7 +27,7 @@ def describe() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {
             "jaxprune": jaxprune.__version__,
-            **{package: _version(package) for package in _PACKAGES},
+            **{package: _version(package) for package in packages},
         },
         "commit": commit(),
     }

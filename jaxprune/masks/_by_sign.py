@@ -14,8 +14,9 @@ def drop_by_sign(values: PyTree, fraction: float, *, within: PyTree) -> PyTree:
 
     Of the P positive weights that ``within`` keeps in a leaf the ``round(fraction * P)`` smallest
     go, of the N negative ones the ``round(fraction * N)`` largest, halves to even. Products are
-    taken to 2**-20, hence 0.3 of 5 is a half, 1.5, though the float 0.3 is a little less. Exact zeros have no sign and all go. NaN stays. P and N are counted when the mask
-    is made, so this works on traced weights.
+    taken to 2**-20: 0.3 of 5 is a half, 1.5, though the float 0.3 is a little less. Exact zeros
+    have no sign and all go. NaN stays. P and N are counted when the mask is made, so this works on
+    traced weights.
 
     Args:
       values: the weights, floating; `None` where a leaf is not prunable.

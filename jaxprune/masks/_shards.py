@@ -131,8 +131,12 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
         names = _axis_names(jax.ShapeDtypeStruct(args[0].shape, args[0].dtype, sharding=sharding))
         aligned, whole = PartitionSpec(*names), PartitionSpec(*names[:batch])
         specs = (aligned,) * arrays + (whole,) * (len(args) - arrays)
-        args = tuple(jax.sharding.reshard(a, spec) for a, spec in zip(args, specs, strict=True))
-        each = jax.shard_map(lambda *args: by_names(names, args), in_specs=specs, out_specs=whole)
+        mesh = sharding.mesh  # named here: the caller need not have set it
+        placed = (NamedSharding(mesh, spec) for spec in specs)
+        args = tuple(jax.sharding.reshard(a, s) for a, s in zip(args, placed, strict=True))
+        each = jax.shard_map(
+            lambda *args: by_names(names, args), mesh=mesh, in_specs=specs, out_specs=whole
+        )
         return each(*args)
 
     @over.def_vmap

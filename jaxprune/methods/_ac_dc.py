@@ -42,4 +42,4 @@ def ac_dc(sparsity: float, *, total_steps: int, **options: Any) -> Method:
     transform = partial(
         transforms.ac_dc, sparsity=sparsity, total_steps=total_steps, **{**phases, **options}
     )
-    return checked(Method("ac_dc", sparsity, transform=transform))
+    return checked(Method("ac_dc", sparsity, total_steps, transform=transform))

@@ -30,4 +30,4 @@ def cs(*, total_steps: int, **options: Any) -> Method:
       Savarese, Silva, Maire, Winning the Lottery with Continuous Sparsification, NeurIPS 2020.
     """
     p = parametrizations.cs(total_steps=total_steps, **options)
-    return Method("cs", None, parametrization=p)
+    return Method("cs", None, total_steps, parametrization=p)

@@ -34,4 +34,4 @@ def dpf(
     """
     interval = tenth(total_steps) if interval is None else interval
     p = parametrizations.dpf(sparsity, total_steps=total_steps, interval=interval, **options)
-    return Method("dpf", sparsity, parametrization=p)
+    return Method("dpf", sparsity, total_steps, parametrization=p)

@@ -38,4 +38,4 @@ def gmp(
     transform = partial(
         transforms.gmp, sparsity=sparsity, total_steps=total_steps, interval=interval, **options
     )
-    return checked(Method("gmp", sparsity, transform=transform))
+    return checked(Method("gmp", sparsity, total_steps, transform=transform))

@@ -37,4 +37,4 @@ def gmp_recover(
     p = parametrizations.gmp_recover(
         sparsity, total_steps=total_steps, interval=interval, **options
     )
-    return Method("gmp_recover", sparsity, parametrization=p)
+    return Method("gmp_recover", sparsity, total_steps, parametrization=p)

@@ -19,6 +19,7 @@ class Method(NamedTuple):
     Attributes:
       name: the field's acronym in lower case.
       sparsity: the fraction removed that it ends with; `None` if it does not control it.
+      total_steps: the length of training that it is made for; `None` if it does not matter.
       transform: ``transform(optimizer) -> optimizer``, or `None`.
       parametrization: what the forward pass sees, or `None` for the parameters themselves.
       final_prune: ``final_prune(params) -> mask``, the hard prune after training, or `None` if the
@@ -27,6 +28,7 @@ class Method(NamedTuple):
 
     name: str
     sparsity: float | None
+    total_steps: int | None = None
     transform: Callable[[Any], optax.GradientTransformationExtraArgs] | None = None
     parametrization: Parametrization | None = None
     final_prune: Callable[[PyTree], PyTree] | None = None

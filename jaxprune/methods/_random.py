@@ -54,4 +54,4 @@ def random(
         scores=partial(scores.random, key),
         **options,
     )
-    return checked(Method("random", sparsity, transform=transform))
+    return checked(Method("random", sparsity, total_steps, transform=transform))

@@ -50,4 +50,4 @@ def rigl(
         interval=interval,
         **options,
     )
-    return checked(Method("rigl", sparsity, transform=transform))
+    return checked(Method("rigl", sparsity, total_steps, transform=transform))

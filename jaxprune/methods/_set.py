@@ -51,4 +51,4 @@ def set_(
         interval=interval,
         **options,
     )
-    return checked(Method("set", sparsity, transform=transform))
+    return checked(Method("set", sparsity, total_steps, transform=transform))

@@ -185,10 +185,18 @@ def fit(
       prune, and "final prune", whose sparsity is the achieved one.
 
     Raises:
-      ValueError: if the learning rates are not a one-dimensional array of finite numbers.
+      ValueError: if the learning rates are not a one-dimensional array of finite numbers, or not
+        one for each step that the method was made for.
     """
+    rates = np.asarray(learning_rates, np.float32)
+    method, planned = prepared.method, prepared.method.total_steps
+    if planned is not None and len(rates) != planned:
+        raise ValueError(
+            f"{method.name} was made for total_steps={planned}, but there are {len(rates)} learning "
+            "rates: its mask would not get where it is to end. Make the two agree."
+        )
     start, state = time.perf_counter(), copy(prepared.state)
-    first_step, rates = int(state.step), np.asarray(learning_rates, np.float32)
+    first_step = int(state.step)
     state, steps = train(state, rates)
     seen = prepared.deployed(state)
     evaluation = evaluate(seen)
@@ -227,7 +235,8 @@ def fit(
         evaluation_pruned=after,
         evaluation=after,
         stability=metrics.pruning_stability(after["accuracy"], reference) if reference else None,
-        pruned_fraction=(before_kept - kept) / before_kept,
+        # What has just grown is zero, but in the mask: then nothing was removed.
+        pruned_fraction=max(0.0, (before_kept - kept) / before_kept) if before_kept else 0.0,
         first_step=int(end.step),
         learning_rates=np.zeros((0,), np.float32),
         metrics={},

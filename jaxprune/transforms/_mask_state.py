@@ -137,7 +137,7 @@ def store(mask: PyTree, like: PyTree) -> PruneMask:
     def copy(piece: Any, m: Any, leaf: Any) -> Any:
         if _tree.is_absent(leaf):  # `piece` may be a subtree here
             return jax.tree.map(lambda _: optax.MaskedNode(), piece, is_leaf=_tree.is_absent)
-        return optax.MaskedNode() if m is None else jnp.array(m, copy=True)
+        return optax.MaskedNode() if m is None else _placed(jnp.array(m, copy=True), leaf)
 
     pieces = _pieces(mask, like)
     return PruneMask(treedef.unflatten(map(copy, pieces, aligned, leaves)))
@@ -247,6 +247,19 @@ def nodes(opt_state: PyTree) -> list[PruneMask]:
             "optimizer: jaxprune.transforms.fixed_mask(optimizer, mask), and pass its state."
         )
     return found
+
+
+def _placed(m: jax.Array, leaf: Any) -> jax.Array:
+    """The mask where its weight lies, so that neither travels and no step compiles for two places."""
+    if not isinstance(leaf, jax.Array):
+        return m
+    if _tree.is_traced(m, leaf):
+        sharding = jax.typeof(leaf).sharding
+        explicit = sharding.mesh.are_all_axes_explicit  # other axes are the compiler's to place
+        return jax.sharding.reshard(m, sharding) if explicit else m
+    if not leaf.committed or m.sharding == leaf.sharding:
+        return m
+    return jax.device_put(m, leaf.sharding)
 
 
 def _pieces(mask: PyTree, like: PyTree) -> list[Any]:

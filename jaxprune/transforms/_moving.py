@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.transforms import _mask_state, _moments, _wrap
 from jaxprune.transforms._mask_state import PruneMask
@@ -120,7 +121,12 @@ def moving(
             index = jnp.searchsorted(jnp.asarray(due_at, jnp.int32), count).astype(jnp.int32)
             index = jnp.minimum(index, len(due_at) - 1)
             due = (jnp.asarray(due_at, jnp.int32)[index] == count) & ~state.frozen
-            mask = jax.lax.cond(due, moved, lambda _: before, index)
+            if _tree.is_traced(due):
+                mask = jax.lax.cond(due, moved, lambda _: before, index)
+            elif due:  # the same, where lax.cond would compile both branches at every call
+                mask = moved(index)
+            elif count == 1:  # what is wrong with the scores should show now, not when it is due
+                jax.eval_shape(moved, index)
             if instead_of_step:
                 updates, inner_state = jax.tree.map(
                     lambda old, new: jnp.where(due, old, new),
@@ -143,4 +149,10 @@ def dense_or(within: PyTree | None, shapes: PyTree, params: PyTree) -> PyTree:
     if within is not None:
         _mask_state.check_mask(within)
         return _mask_state.align(within, params)
-    return jax.tree.map(lambda x: jnp.ones(x.shape, jnp.bool_), shapes)
+    # ones_like of the parameter, not of the shape: the mask lies where the weights lie.
+    return _tree.map_partial(
+        lambda x, p: None if x is None else jnp.ones_like(p, dtype=jnp.bool_),
+        shapes,
+        params,
+        what="score tree",
+    )

@@ -35,6 +35,12 @@ class Scoring:
         self.takes_all = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
         named = [p for p in parameters if p.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)]
         self.names = {p.name for p in named}
+        if where is not None and not self.takes_all and "where" not in self.names:
+            raise TypeError(
+                f"{getattr(self.function, '__name__', self.function)!r} takes no argument `where`, "
+                "so it decides by itself what is prunable. Leave out where=, or let the scores "
+                "take it."
+            )
         self.required = {p.name for p in named if p.default is kinds.empty}
 
     def __call__(self, params: PyTree, grads: PyTree, extra_args: dict[str, Any]) -> PyTree:

@@ -69,7 +69,7 @@ def test_trains_and_ends_with_a_hard_mask(name):
 
     kept, size = jp.metrics.counts(result.state.mask)
     assert (final.nonzero, final.prunable) == (kept, size) == (kept, N)
-    assert final.sparsity == 1 - kept / N
+    assert final.sparsity == (N - kept) / N
     expected = {"dense": N, "sr_ste": N // 2}
     if name in CONTROLLED:
         assert kept == N - round(0.5 * N)
@@ -86,7 +86,9 @@ def test_trains_and_ends_with_a_hard_mask(name):
     assert final.stability == pytest.approx(
         final.evaluation["accuracy"] / training.evaluation["accuracy"]
     )
-    if name not in ("gsm", "lc", "cs", "dense"):
+    if name in ("set", "rigl"):  # what has just grown is still zero
+        assert training.nonzero <= final.nonzero
+    elif name not in ("gsm", "lc", "cs", "dense"):
         assert training.nonzero == final.nonzero, "the forward pass was sparse already"
 
 

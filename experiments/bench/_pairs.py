@@ -1,0 +1,172 @@
+"""Two compiled steps timed side by side, and what can be said of the ratio of their times."""
+
+import gc
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+
+LEVEL = 0.95
+
+
+class Runner(NamedTuple):
+    """A compiled step that is run again and again.
+
+    Attributes:
+      step: ``step(carry) -> carry``; the carry may be donated.
+      carry: what the first step gets.
+    """
+
+    step: Callable[[Any], Any]
+    carry: Any
+
+
+class Ratio(NamedTuple):
+    """The median of ratios of paired times and its interval.
+
+    Attributes:
+      median: of the ratios.
+      low: lower end of the interval.
+      high: its upper end.
+    """
+
+    median: float
+    low: float
+    high: float
+
+
+class Pairs(NamedTuple):
+    """Seconds a step of both sides of every pair, in the order in which the pairs were run."""
+
+    base: tuple[float, ...]
+    other: tuple[float, ...]
+
+    @property
+    def ratio(self) -> Ratio:
+        """Other over base."""
+        return median_interval([b / a for a, b in zip(self.base, self.other, strict=True)])
+
+
+def median_interval(values: Sequence[float], *, level: float = LEVEL) -> Ratio:
+    """The median and an interval for it that assumes no distribution.
+
+    The number of values below the true median is binomial with p = 1/2, so the order statistics
+    number j + 1 from below and from above enclose it with probability 1 - 2 P(Bin(n, 1/2) <= j).
+    j is the largest for which that is at least ``level``: the 8th and the 18th of 25.
+
+    Args:
+      values: independent measurements.
+      level: in (0, 1).
+
+    Returns:
+      The median and the interval.
+
+    Raises:
+      ValueError: if there are too few values for that level.
+    """
+    n = len(values)
+    outside, last = 0.0, -1
+    for j in range(n):
+        outside += 2 * math.comb(n, j) / 2**n
+        if 1 - outside < level:
+            break
+        last = j
+    if last < 0:
+        raise ValueError(f"{n} values are too few for an interval of level {level}.")
+    ordered = sorted(values)
+    return Ratio(statistics.median(ordered), ordered[last], ordered[n - 1 - last])
+
+
+def interleaved(
+    base: str, runners: Mapping[str, Runner], *, pairs: int, block_seconds: float, seed: int
+) -> tuple[dict[str, Pairs], dict[str, Any]]:
+    """Times every runner in pairs with one of them.
+
+    A disturbance of the machine lasts longer than a pair, so it hits both sides of it. In each of
+    ``pairs`` rounds the others come in random order, and in each pair either side first at random.
+    A side is a block of steps, as many for all, run without waiting in between.
+
+    Args:
+      base: the runner that the others are compared with.
+      runners: by name; each runs a few steps untimed at first.
+      pairs: rounds.
+      block_seconds: how long a block of the base takes at least.
+      seed: of the orders.
+
+    Returns:
+      By name the times, without ``base``; and by name the carries after the last step.
+    """
+    carries = {}
+
+    def block(name: str, steps: int) -> float:
+        step, carry = runners[name].step, carries.pop(name)
+        gc.disable()
+        begin = time.perf_counter()
+        for _ in range(steps):
+            carry = step(carry)
+        jax.block_until_ready(carry)
+        elapsed = time.perf_counter() - begin
+        gc.enable()
+        carries[name] = carry
+        return elapsed / steps
+
+    for name, runner in runners.items():
+        carries[name] = runner.carry
+        block(name, 2)
+    steps = max(1, math.ceil(block_seconds / min(block(base, 1) for _ in range(3))))
+    drawn = random.Random(seed)
+    others = [name for name in runners if name != base]
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in others}
+    gc.collect()
+    for _ in range(pairs):
+        for name in drawn.sample(others, len(others)):
+            if drawn.random() < 0.5:
+                first = block(base, steps)
+                seconds[name].append((first, block(name, steps)))
+            else:
+                second = block(name, steps)
+                seconds[name].append((block(base, steps), second))
+    return {
+        name: Pairs(tuple(a for a, _ in both), tuple(b for _, b in both))
+        for name, both in seconds.items()
+    }, carries
+
+
+def alone(base: Runner, other: Runner, *, runs: int) -> tuple[Pairs, Any]:
+    """Times single steps in pairs, each from a copy of the same carry.
+
+    Args:
+      base: one step and its carry, which is kept.
+      other: another one.
+      runs: pairs, after one untimed.
+
+    Returns:
+      The seconds, and the last result of ``other``.
+    """
+    seconds, result = [], None
+    for _ in range(runs + 1):
+        pair = []
+        for runner in (base, other):
+            carry = jax.block_until_ready(jax.tree.map(lambda x: x.copy(), runner.carry))
+            begin = time.perf_counter()
+            result = jax.block_until_ready(runner.step(carry))
+            pair.append(time.perf_counter() - begin)
+        seconds.append(pair)
+    return Pairs(tuple(a for a, _ in seconds[1:]), tuple(b for _, b in seconds[1:])), result
+
+
+def copy_bytes_per_second(size: int) -> float:
+    """Bytes read and written in a second when ``size`` bytes are copied; the best of 7."""
+    copy = jax.jit(lambda x: x + 1)
+    x = jax.numpy.zeros((size // 4,), jax.numpy.float32)
+    jax.block_until_ready(copy(x))
+    seconds = []
+    for _ in range(7):
+        begin = time.perf_counter()
+        jax.block_until_ready(copy(x))
+        seconds.append(time.perf_counter() - begin)
+    return 2 * size / min(seconds)
