@@ -28,7 +28,8 @@ METHODS = (
 TIMED = ("random", "gmp", "gmp_recover", "dpf", "cs", "rigl", "set", "ac_dc")
 KEYED = ("random", "rigl", "set", "static")
 UNCONTROLLED = ("str", "cs", "dst")
-PATTERNED = (*ITERATIVE, "random", "gmp", "gmp_recover", "dpf", "dnw", "rigl", "static", "ac_dc")
+GROWING = ("random", "gmp", "gmp_recover", "dpf")  # an N:M pattern fixes what these let grow
+PATTERNED = (*ITERATIVE, *GROWING, "dnw", "rigl", "set", "static", "ac_dc")
 # Which hyperparameters of their own they take here, and under which name.
 INTERVAL = {
     **dict.fromkeys(("gmp", "gmp_recover", "random", "dpf", "rigl", "set"), "interval"),
@@ -125,11 +126,11 @@ class Config:
     score: Literal["magnitude", "random"] = "magnitude"
     """What decides which weights stay."""
 
-    allocation: Literal["global", "uniform", "uniform_plus", "erk", "lamp"] = "global"
-    """How the total is spread over layers: global (one threshold), uniform (every layer loses the
-    same fraction), uniform_plus (the first convolution stays dense, the last layer loses at most
-    80 percent), erk (Erdős–Rényi-Kernel: small layers stay denser) or lamp (one threshold on
-    layer-adaptive scores)."""
+    allocation: Literal["global", "uniform", "uniform_plus", "erk", "lamp"] | None = None
+    """How the total is spread over layers; default: global, but erk for rigl, set and static.
+    global (one threshold), uniform (every layer loses the same fraction), uniform_plus (the first
+    convolution stays dense, the last layer loses at most 80 percent), erk (Erdős–Rényi-Kernel:
+    small layers stay denser) or lamp (one threshold on layer-adaptive scores)."""
 
     pattern: Literal["unstructured", "nm_2_4", "nm_1_4", "block_4_4", "channels"] = "unstructured"
     """Which weights go together: single ones, n of every m along the input channels (n stay; this
@@ -244,6 +245,14 @@ def _check_one_phase(config: Config) -> None:
     ignored = [(field, "it has one phase and no retraining") for field in retraining]
     if method in UNCONTROLLED or method == "dense":
         ignored.append(("allocation", "it does not spread a total"))
+        ignored.append(("sparsity", "it does not control its sparsity"))
+    if method == "lc":
+        ignored.append(("weight_decay", "it decays small weights only, by `penalty`"))
+    if method in GROWING and config.pattern.startswith("nm_"):
+        raise ValueError(
+            f"pattern {config.pattern} fixes the sparsity, but that of {method} grows. Take dnw, "
+            "rigl, set, static or ac_dc, or imp with one cycle."
+        )
     if method not in PATTERNED:
         ignored.append(("pattern", "it prunes single weights"))
     for field, reason in ignored:

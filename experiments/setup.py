@@ -186,7 +186,7 @@ def make_method(config: Config, params: Any, key: jax.Array, epoch_steps: int) -
         return jp.methods.METHODS[name](**options)
     if config.pattern != "unstructured":
         options["pattern"] = PATTERNS[config.pattern]
-    if config.allocation != "global":
+    if config.allocation is not None:
         options["allocation"] = _allocations(params)[config.allocation]()
     sparsity = None if config.pattern.startswith("nm_") else config.sparsity
     return jp.methods.METHODS[name](sparsity, **options)
@@ -227,7 +227,7 @@ def _iterative_options(
         "cycles": config.cycles,
         "warmup": config.retrain_warmup,
         "scores": scores[config.score],
-        "allocation": _allocations(params)[config.allocation](),
+        "allocation": _allocations(params)[config.allocation or "global"](),
         "pattern": PATTERNS[config.pattern],
         "optimizer_state": config.optimizer_state,
     }

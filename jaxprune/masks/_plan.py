@@ -1,5 +1,6 @@
 """Masks for a list of sparsities known beforehand: counts on the host, the choice as data."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.masks import _engine, _make, _pattern
-from jaxprune.masks._allocation import Allocation
+from jaxprune.masks._allocation import Allocation, Pools
 from jaxprune.masks._globally import globally
 from jaxprune.masks._pattern import Pattern
 
@@ -67,25 +68,90 @@ def plan(
     targets = tuple(sparsities)
     if not targets:
         raise ValueError("sparsities is empty; name at least one target.")
-    _make.check_fit(like, targets, allocation=allocation, pattern=pattern)
-    allocate = allocation or globally()
+    _make.check_trees(like, None)
+    shapes = _shapes(like)
+    counted = _counted(targets, allocation, pattern, shapes)
 
     def make(scores: PyTree, index: Any, *, within: PyTree | None = None) -> PyTree:
         _make.check_trees(scores, within)
         named = _tree.named_leaves(scores)
         specs = _pattern.resolve(pattern, scores)
-        rescaled, pools = allocate(scores, within)
-        chosen, tables, limits = pools, [], None
-        for target in targets:
-            chosen, counts, limits = _make.counts_of(pools, target, named, specs)
-            tables.append(counts)
+        rescaled, pools = (allocation or globally())(scores, within)
+        known = counted
+        if (pools.leaves, pools.shared) != known.asked or _shapes(scores) != shapes:
+            known = _count(targets, pools, named, specs)
         index = jnp.clip(jnp.asarray(index, jnp.int32), 0, len(targets) - 1)
-        counts = [jnp.asarray(np.stack(column))[index] for column in zip(*tables, strict=True)]
+        counts = list(jnp.asarray(known.table)[index]) if known.table.size else []
         leaves, treedef = jax.tree.flatten(rescaled)
         kept = None if within is None else jax.tree.leaves(within)
         masks, _ = _engine.masks_of(
-            leaves, kept, counts, limits, chosen.leaves, chosen.shared, specs
+            leaves, kept, counts, known.limits, known.leaves, known.shared, specs
         )
         return jax.tree.unflatten(treedef, masks)
 
     return Plan(targets, make)
+
+
+class _Counted(NamedTuple):
+    """All that is counted beforehand.
+
+    Attributes:
+      asked: the leaves of the pools, and ``shared``, as the allocation gave them.
+      leaves: the pools without leaves of N:M.
+      shared: as in `Pools`.
+      table: how many entries go, uint32 ``[targets, pools, 2]``, in limbs.
+      limits: the fewest and the most entries that each leaf may lose, in limbs, or `None`.
+    """
+
+    asked: tuple[Any, bool]
+    leaves: tuple[tuple[int, ...], ...]
+    shared: bool
+    table: np.ndarray
+    limits: tuple[Any, Any] | None
+
+
+def _count(targets: Sequence[Any], pools: Pools, named: Any, specs: Any) -> _Counted:
+    chosen, rows, limits = pools, [], None
+    for target in targets:
+        chosen, counts, limits = _make.counts_of(pools, target, named, specs)
+        rows.append(np.reshape([np.asarray(k) for k in counts], (-1, 2)).astype(np.uint32))
+    asked = (pools.leaves, pools.shared)
+    return _Counted(asked, chosen.leaves, chosen.shared, np.stack(rows), limits)
+
+
+def _shapes(tree: PyTree) -> tuple[Any, tuple[Any, ...]]:
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef, tuple((tuple(x.shape), jnp.dtype(x.dtype).name) for x in leaves)
+
+
+def _counted(
+    targets: tuple[Any, ...], allocation: Allocation | None, pattern: Pattern | None, shapes: Any
+) -> _Counted:
+    # Equal numbers of other types (True, a NumPy scalar) are other targets to the checks.
+    typed = tuple((type(target), target) for target in targets)
+    try:
+        hash((typed, allocation, pattern, shapes))
+    except TypeError:
+        return _remembered.__wrapped__(typed, allocation, pattern, shapes)
+    return _remembered(typed, allocation, pattern, shapes)
+
+
+# A transform makes its plan at every trace of the step: of many targets and leaves counting would
+# take as long as the rest of the trace. Few entries, because they hold on to the functions given.
+@functools.lru_cache(maxsize=16)
+def _remembered(
+    typed: tuple[Any, ...], allocation: Allocation | None, pattern: Pattern | None, shapes: Any
+) -> _Counted:
+    targets = tuple(target for _, target in typed)
+    treedef, leaves = shapes
+    like = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(s, jnp.dtype(d)) for s, d in leaves])
+    found: list[_Counted] = []
+
+    def trace(scores: PyTree) -> None:
+        # Traced, because an allocation may compute with scores; counts come from shapes alone.
+        specs = _pattern.resolve(pattern, scores)
+        _, pools = (allocation or globally())(scores, None)
+        found.append(_count(targets, pools, _tree.named_leaves(scores), specs))
+
+    jax.eval_shape(trace, like)
+    return found[0]

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from jaxprune import masks, scores
-from jaxprune._tree import PyTree, Where
-from jaxprune.masks import Allocation
+from jaxprune._tree import PyTree, Where, default_where
+from jaxprune.masks import Allocation, Pattern
 
 
 def tenth(total_steps: int) -> int:
@@ -13,7 +13,11 @@ def tenth(total_steps: int) -> int:
 
 
 def magnitude_prune(
-    sparsity: float, *, allocation: Allocation | None, where: Where | None
+    sparsity: float | None,
+    *,
+    allocation: Allocation | None,
+    pattern: Pattern | None,
+    where: Where | None,
 ) -> Callable[[PyTree], PyTree]:
     """The final hard prune of methods that only prepare for one.
 
@@ -21,9 +25,28 @@ def magnitude_prune(
       TypeError: if the sparsity is not a number.
       ValueError: if it lies outside [0, 1).
     """
-    masks.count(sparsity, 1)
+    if sparsity is not None or pattern is None:
+        masks.count(sparsity, 1)
 
     def prune(params: PyTree) -> PyTree:
-        return masks.make(scores.magnitude(params, where=where), sparsity, allocation=allocation)
+        scored = scores.magnitude(params, where=where)
+        return masks.make(scored, sparsity, allocation=allocation, pattern=pattern)
 
     return prune
+
+
+def ranked_by(
+    ranked: Where | None,
+    *,
+    allocation: Allocation | None,
+    pattern: Pattern | None,
+    where: Where | None,
+) -> Where | None:
+    """Among which leaves a method that edits gradients looks for the important weights.
+
+    What the user says; if nothing, all parameters, unless a rule by leaves or groups is given: that
+    is one for the weights that the final prune takes.
+    """
+    if ranked is None and (allocation is not None or pattern is not None):
+        return where or default_where
+    return ranked

@@ -12,6 +12,11 @@ def gmp_recover(
 ) -> Method:
     """GMP in which weights can come back: `jaxprune.parametrizations.gmp_recover`.
 
+    BIMP's code also sets the momentum of pruned weights to zero at every pruning. A parametrization
+    does not see the optimizer's state, so the recipe leaves it: the stored weights of what was
+    just pruned move on for some steps, while the forward pass sees zeros. A loop of your own can
+    call `jaxprune.transforms.zero_pruned` there.
+
     Args:
       sparsity: fraction removed in the end, in (0, 1).
       total_steps: the length of training in steps.

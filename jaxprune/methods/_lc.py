@@ -6,17 +6,18 @@ import optax
 
 from jaxprune import transforms
 from jaxprune._tree import Where
-from jaxprune.masks import Allocation
-from jaxprune.methods._defaults import magnitude_prune
+from jaxprune.masks import Allocation, Pattern
+from jaxprune.methods._defaults import magnitude_prune, ranked_by
 from jaxprune.methods._method import Method
 
 
 def lc(
-    sparsity: float,
+    sparsity: float | None,
     *,
     weight_decay: Any = None,
     ranked: Where | None = None,
     allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
     where: Where | None = None,
     **options: Any,
 ) -> Method:
@@ -25,11 +26,17 @@ def lc(
     The optimizer is to have no weight decay of its own: this one decays the small weights only.
 
     Args:
-      sparsity: fraction removed in the end, in (0, 1).
-      weight_decay: strength of the selective decay; 1e-3 if neither this nor ``mu`` is given.
+      sparsity: fraction removed in the end, in (0, 1); `None` with an N:M pattern.
+      weight_decay: strength of the selective decay; 1e-3 if neither this nor ``mu`` is given. In
+        BIMP's code the strength is the weight decay of the optimizer, taken back for the largest
+        weights: to compare with it, pass that number here and give the optimizer none.
       ranked: ``where`` of the transform: among which weights the largest are spared; all
-        parameters if omitted, as in the code of Zimmer et al.
-      allocation: how the total is spread over leaves, for the final prune.
+        parameters if omitted, as in the code of Zimmer et al.; with ``allocation`` or ``pattern``
+        those of ``where``, because biases have neither.
+      allocation: how the total is spread over leaves, in training and by the final prune; global
+        if omitted.
+      pattern: which weights go together, in training and by the final prune; unstructured if
+        omitted.
       where: what is prunable.
       **options: further options of the transform, e.g. ``mu`` for the original's alternation.
 
@@ -50,10 +57,12 @@ def lc(
     """
     if weight_decay is None and options.get("mu") is None:
         weight_decay = 1e-3
-    edit = transforms.lc(sparsity, weight_decay, where=ranked, **options)
+    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
+    ranked = ranked_by(ranked, **rules, where=where)
+    edit = transforms.lc(sparsity, weight_decay, **rules, where=ranked, **options)
 
     def transform(optimizer: Any) -> optax.GradientTransformationExtraArgs:
         return optax.chain(edit, optimizer)
 
-    final = magnitude_prune(sparsity, allocation=allocation, where=where)
+    final = magnitude_prune(sparsity, **rules, where=where)
     return Method("lc", sparsity, transform=transform, final_prune=final)

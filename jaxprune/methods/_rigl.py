@@ -24,7 +24,7 @@ def rigl(
       key: a JAX random key for the first mask.
       total_steps: the length of training in steps.
       interval: steps between rewirings; the authors' 100 if omitted, or a thirtieth of training
-        where that is less.
+        where that is less, but at least 5.
       **options: further options of the transform, e.g. ``drop_fraction``.
 
     Returns:
@@ -41,7 +41,8 @@ def rigl(
     References:
       Evci et al., Rigging the Lottery: Making All Tickets Winners, ICML 2020.
     """
-    interval = max(1, min(100, total_steps // 30)) if interval is None else interval
+    # At least 5: a rewiring takes the place of a step.
+    interval = max(5, min(100, total_steps // 30)) if interval is None else interval
     transform = partial(
         transforms.rigl,
         sparsity=sparsity,

@@ -26,8 +26,18 @@ def scorer(scores: Scores | None, where: Where | None) -> Scores:
     check_function("scores", scores)
     check_function("where", where)
     chosen = scores_.magnitude if scores is None else scores
+    others = list(inspect.signature(chosen).parameters.values())[1:]
+    kinds = inspect.Parameter
+    variadic = (kinds.VAR_POSITIONAL, kinds.VAR_KEYWORD)
+    asked = [p.name for p in others if p.default is kinds.empty and p.kind not in variadic]
+    if asked and asked != ["where"]:
+        raise TypeError(
+            f"these scores ask for {asked[0]!r}, but the forward pass only has the parameters. "
+            f"Bind it, functools.partial(scores, {asked[0]}=...), or prune with a transform."
+        )
     if where is not None:
-        if "where" not in inspect.signature(chosen).parameters:
+        takes_all = any(p.kind is kinds.VAR_KEYWORD for p in others)
+        if not takes_all and "where" not in [p.name for p in others]:
             raise TypeError(
                 "these scores do not take `where`, so they say themselves which leaves are "
                 "prunable. Leave `where` out, or give the function an argument of that name."

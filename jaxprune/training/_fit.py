@@ -192,8 +192,8 @@ def fit(
     method, planned = prepared.method, prepared.method.total_steps
     if planned is not None and len(rates) != planned:
         raise ValueError(
-            f"{method.name} was made for total_steps={planned}, but there are {len(rates)} learning "
-            "rates: its mask would not get where it is to end. Make the two agree."
+            f"{method.name} was made for total_steps={planned}, but there are {len(rates)} "
+            "learning rates: its mask would not get where it is to end. Make the two agree."
         )
     start, state = time.perf_counter(), copy(prepared.state)
     first_step = int(state.step)

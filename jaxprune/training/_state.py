@@ -82,6 +82,8 @@ class TrainState(NamedTuple):
                 )
         _tree.check_finite(params, what="parameters")
         check_uses_learning_rate(make_optimizer, params)
+        if mask is not None and not masked:
+            raise ValueError("masked=False contradicts mask=...; leave out one of them.")
         params = copy(params)
         if brings_mask(make_optimizer, params):
             if mask is not None:

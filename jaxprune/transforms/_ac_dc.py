@@ -6,12 +6,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune import masks
+from jaxprune import _tree, masks
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
-from jaxprune.transforms import _moving
-from jaxprune.transforms._prune_at import check_sparsity, check_step
-from jaxprune.transforms._scoring import Scores, Scoring, check_leaves
+from jaxprune.transforms import _mask_state, _moments, _moving, _wrap
+from jaxprune.transforms._prune_at import check_not_sparser, check_sparsity, check_step
+from jaxprune.transforms._regrow import like_mask
+from jaxprune.transforms._scoring import Scores, Scoring
 
 
 def ac_dc(
@@ -23,6 +24,7 @@ def ac_dc(
     compressed_steps: int,
     decompressed_steps: int | None = None,
     final_steps: int,
+    reset_moments: bool = True,
     scores: Scores | None = None,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
@@ -35,6 +37,12 @@ def ac_dc(
     sparsity, by default the globally smallest magnitudes; its mask has nothing to do with the one
     before. In a decompressed phase all weights train: those that were pruned start from zero
     without moments, the others go on. Inside a phase it is `fixed_mask`.
+
+    Where a decompressed phase begins, the optimizer's moments of **all** parameters begin anew, as
+    the authors' training scripts have it (their ``reset_momentum_after_recycling``): what ``inner``
+    keeps for each parameter is what its ``init`` makes of the weights of that time. Counts, and so
+    learning rates and bias corrections, go on. With ``reset_moments=False`` kept weights keep their
+    moments, as in the paper's algorithm, which names none.
 
     Prunings come after steps $w + j (c + d)$ for all $j \ge 0$ for which that phase and the
     decompressed one after it end by step $T - f$, each undone after $c$ more steps, and after step
@@ -52,6 +60,7 @@ def ac_dc(
       compressed_steps: c, steps of a compressed phase.
       decompressed_steps: d, steps of a decompressed phase; ``compressed_steps`` if omitted.
       final_steps: f, steps of the last phase, compressed.
+      reset_moments: whether moments of all parameters begin anew with a decompressed phase.
       scores: as for `prune_at`.
       allocation: as for `prune_at`.
       pattern: as for `prune_at`.
@@ -62,7 +71,7 @@ def ac_dc(
       dense phases the mask is True everywhere; `freeze` there leaves the network dense.
 
     Raises:
-      TypeError: as `prune_at`.
+      TypeError: as `prune_at`, or if ``reset_moments`` is no bool.
       ValueError: if the sparsity lies outside (0, 1), or no compressed and decompressed phase fit
         between warm-up and the last phase. From ``init``: as `prune_at`.
 
@@ -100,6 +109,8 @@ def ac_dc(
         ),
         check_step("final_steps", final_steps),
     )
+    if not isinstance(reset_moments, bool):
+        raise TypeError(f"reset_moments is True or False; got {reset_moments!r}.")
     scoring = Scoring(scores, where)
 
     def plan(shapes: PyTree) -> masks.Plan:
@@ -108,12 +119,15 @@ def ac_dc(
     def first_mask(params: PyTree) -> PyTree:
         shapes = scoring.shapes(params)
         plan(shapes)
-        return _moving.dense_or(None, shapes, params)
+        mask = _moving.dense_or(None, shapes, params)
+        check_not_sparser(mask, params, (target,), name="ac_dc")
+        return mask
 
     def move(now: _moving.Move) -> PyTree:
         def compressed() -> PyTree:
-            scored = scoring(now.params, now.grads, now.extra_args)
-            check_leaves(scored, now.mask, name="ac_dc")
+            scored = like_mask(
+                scoring(now.params, now.grads, now.extra_args), now.mask, name="ac_dc"
+            )
             return plan(scored).make(scored, 0)
 
         def dense() -> PyTree:
@@ -121,7 +135,30 @@ def ac_dc(
 
         return jax.lax.cond(now.number % 2 == 0, compressed, dense)
 
-    return _moving.moving(inner, name="ac_dc", steps=steps, first_mask=first_mask, move=move)
+    tx = _moving.moving(inner, name="ac_dc", steps=steps, first_mask=first_mask, move=move)
+    return _with_reset(tx, inner, steps[1::2]) if reset_moments else tx
+
+
+def _with_reset(
+    tx: optax.GradientTransformationExtraArgs, inner: Any, begins: tuple[int, ...]
+) -> optax.GradientTransformationExtraArgs:
+    """``tx``, with the moments of ``inner`` made anew after the given steps."""
+    inner = _wrap.as_transformation(inner, name="ac_dc")
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, _moving.MovingMaskState]:
+        updates, state = tx.update(updates, state, params, **extra_args)
+        assert params is not None
+        due = jnp.any(jnp.asarray(begins, jnp.int32) == state.step) & ~state.frozen
+        if _tree.is_traced(due) or due:
+            fresh = inner.init(optax.apply_updates(params, updates))
+            mask = _mask_state.align(state.mask.tree, params)
+            kept = _anew(inner, state.inner_state, fresh, mask, due)
+            state = state._replace(inner_state=kept)
+        return updates, state
+
+    return optax.GradientTransformationExtraArgs(tx.init, update)
 
 
 def _phases(
@@ -142,3 +179,18 @@ def _phases(
             f"than total_steps={total}. Shorten them; to prune only once, use one_shot."
         )
     return (*(t for start in starts for t in (start, start + compressed)), last)
+
+
+def _anew(inner: Any, old: PyTree, fresh: PyTree, mask: PyTree, due: jax.Array) -> PyTree:
+    """The state ``old``, where it is due with all that is kept for each parameter as in ``fresh``.
+
+    Not zeros: schedule-free and lookahead optimizers keep weights there.
+    """
+
+    def visit(x: Any, y: Any) -> Any:
+        if not isinstance(x, _moments.Copy):
+            return x
+        return jax.tree.map(lambda a, b: jnp.where(due, b.astype(a.dtype), a), x.tree, y.tree)
+
+    marked = (_moments.mark(inner, state, mask).state for state in (old, fresh))
+    return jax.tree.map(visit, *marked)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import optax
 
 from jaxprune._tree import PyTree
-from jaxprune.transforms import _mask_state, _moments, _wrap
+from jaxprune.transforms import _mask_state, _moments, _wrap, _zeros
 from jaxprune.transforms._mask_state import PruneMask
 
 
@@ -75,6 +75,7 @@ def fixed_mask(inner: Any, mask: PyTree) -> optax.GradientTransformationExtraArg
     """
     tx = _wrap.as_transformation(inner, name="fixed_mask")
     _mask_state.check_mask(mask)
+    zeros = _zeros.examiner(tx)
 
     def init(params: PyTree) -> FixedMaskState:
         node = _mask_state.store(mask, params)
@@ -85,10 +86,12 @@ def fixed_mask(inner: Any, mask: PyTree) -> optax.GradientTransformationExtraArg
     ) -> tuple[PyTree, FixedMaskState]:
         _wrap.check_params(params, name="fixed_mask")
         aligned = _mask_state.align(state.mask.tree, params)
+        kept = zeros(updates, state.inner_state, params, aligned, extra_args).kept
         updates, inner_state = _wrap.step(
             tx, updates, state.inner_state, params, aligned, extra_args
         )
-        inner_state = _moments.zero_pruned(tx, inner_state, aligned)
+        if not kept:  # a second reader of the new moments: XLA then computes them twice, and copies
+            inner_state = _moments.zero_pruned(tx, inner_state, aligned)
         updates = _wrap.to_zero(aligned, updates, params)
         return updates, FixedMaskState(inner_state, state.mask)
 

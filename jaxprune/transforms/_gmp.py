@@ -79,6 +79,12 @@ def gmp(
       Compression, 2017; Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and Love
       Retraining, ICLR 2023, and its code, for the times of pruning.
     """
+    if sparsity is None:
+        raise TypeError(
+            "gmp raises its sparsity step by step, so it needs one; None is for N:M patterns, "
+            "whose sparsity is fixed. For N:M take one_shot(None, pattern=...), rigl, static or "
+            "ac_dc."
+        )
     steps, targets = schedules.gmp_targets(
         sparsity,
         total_steps=total_steps,

@@ -7,7 +7,7 @@ import optax
 from jaxprune import _tree, masks
 from jaxprune import scores as scores_
 from jaxprune._tree import PyTree, Where
-from jaxprune.masks import Allocation
+from jaxprune.masks import Allocation, Pattern
 from jaxprune.transforms import _mask_state, _wrap
 from jaxprune.transforms._scoring import Scores, Scoring
 
@@ -17,6 +17,7 @@ def gsm(
     *,
     scores: Scores | None = None,
     allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
     where: Where | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Global sparse momentum SGD (GSM): only the most important weights follow their gradient.
@@ -51,11 +52,14 @@ def gsm(
     `optax.apply_if_finite` to see.
 
     Args:
-      sparsity: S in [0, 1), the fraction of gradient entries set to zero.
+      sparsity: S in [0, 1), the fraction of gradient entries set to zero; `None` with an N:M
+        pattern.
       scores: importance, higher stays: a function of ``params`` that by name also gets ``grads``
         and extra arguments of ``update``, if its signature has them; `jaxprune.scores.taylor`,
         which is |w g|, if omitted. Leaves without a score keep their gradient.
       allocation: how the total is spread over leaves; global if omitted.
+      pattern: which entries go together; single ones if omitted. Biases have no groups: pass
+        ``where=jaxprune.default_where`` with it, or a pattern that is `None` for them.
       where: ``where(path, leaf) -> bool``, which leaves are ranked and masked, handed on to
         ``scores`` if its signature has it; every floating leaf if omitted.
 
@@ -66,9 +70,9 @@ def gsm(
 
     Raises:
       TypeError: if ``sparsity`` is no number, or ``scores`` no function.
-      ValueError: if ``sparsity`` lies outside [0, 1). From ``init``: if no leaf is selected, or the
-        allocation does not fit. From ``update``: if ``params`` is missing, a selected leaf has no
-        gradient or, outside `jit`, the default scores meet a NaN or an infinity.
+      ValueError: if ``sparsity`` lies outside [0, 1). From ``init``: if no leaf is selected, or
+        allocation or pattern do not fit. From ``update``: if ``params`` is missing, a selected leaf
+        has no gradient or, outside `jit`, the default scores meet a NaN or an infinity.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -85,14 +89,16 @@ def gsm(
       Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and Love Retraining, ICLR 2023, and
       its code, for the default of ``where``.
     """
-    masks.count(sparsity, 1)  # for its checks
+    if sparsity is not None or pattern is None:
+        masks.count(sparsity, 1)  # for its checks
     scoring = Scoring(
         scores_.taylor if scores is None else scores, _floating if where is None else where
     )
+    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
 
     def init(params: PyTree) -> optax.EmptyState:
         if not _mask_state.is_placeholder(params):
-            masks.check_fit(scoring.shapes(params), [sparsity], allocation=allocation)
+            masks.check_fit(scoring.shapes(params), [sparsity], **rules)
         return optax.EmptyState()
 
     def update(
@@ -103,7 +109,7 @@ def gsm(
         _wrap.check_params(params, name="gsm")
         scored = scoring(params, updates, extra_args)
         # Not `make`: a leaf that gets no gradient in one step is no collapse.
-        mask, _ = masks.make_with_info(scored, sparsity, allocation=allocation)
+        mask, _ = masks.make_with_info(scored, sparsity, **rules)
         return _wrap.masked(mask, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -11,7 +11,7 @@ import optax
 
 from jaxprune import _tree, masks
 from jaxprune._tree import PyTree, Where
-from jaxprune.masks import Allocation
+from jaxprune.masks import Allocation, Pattern
 from jaxprune.transforms import _mask_state, _wrap
 from jaxprune.transforms._scoring import Scores, Scoring, check_leaves
 
@@ -42,6 +42,7 @@ def lc(
     multipliers: bool = False,
     scores: Scores | None = None,
     allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
     where: Where | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Learning-compression (LC): draws the weights that will be pruned towards zero.
@@ -81,7 +82,8 @@ def lc(
     ``where=jaxprune.default_where``.
 
     Args:
-      sparsity: S in [0, 1), the fraction that decays, or that the projection removes.
+      sparsity: S in [0, 1), the fraction that decays, or that the projection removes; `None` with
+        an N:M pattern.
       weight_decay: a number, or a function of the step such as an optax schedule: BIMP's authors
         also raised it during training.
       mu: a positive number or a function of the step, e.g. one that grows as $\mu_0 a^{t/I}$. It
@@ -92,6 +94,8 @@ def lc(
         $w - y/\mu$ in place of the weights. Magnitude if omitted. Leaves without a score are left
         alone.
       allocation: how the total is spread over leaves; global if omitted.
+      pattern: which weights go together; single ones if omitted. Biases have no groups: pass
+        ``where=jaxprune.default_where`` with it, or a pattern that is `None` for them.
       where: ``where(path, leaf) -> bool``, which leaves are ranked, handed on to ``scores`` if its
         signature has it; every floating leaf if omitted.
 
@@ -104,8 +108,8 @@ def lc(
       TypeError: if an argument is of the wrong kind.
       ValueError: unless exactly one of ``weight_decay`` and ``mu`` is given; if an argument is out
         of range; if ``interval`` or ``multipliers`` are given without ``mu``. From ``init``: if no
-        leaf is selected, or the allocation does not fit. From ``update``: if ``params`` is missing
-        or, with ``weight_decay`` outside `jit`, a weight is NaN or infinite.
+        leaf is selected, or allocation or pattern do not fit. From ``update``: if ``params`` is
+        missing or, with ``weight_decay`` outside `jit`, a weight is NaN or infinite.
 
     Example:
       >>> import jax.numpy as jnp, optax
@@ -129,18 +133,20 @@ def lc(
             f"lc takes exactly one of weight_decay and mu, got {weight_decay=} and {mu=}. "
             "weight_decay= decays the smallest weights, mu= is the penalty of the original."
         )
-    masks.count(sparsity, 1)  # for its checks
+    if sparsity is not None or pattern is None:
+        masks.count(sparsity, 1)  # for its checks
     _check_interval(interval)
     scoring = Scoring(scores, _floating if where is None else where)
+    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
 
     def mask_of(tree: PyTree, grads: PyTree, extra_args: dict[str, Any]) -> PyTree:
         # Not `make`: a leaf of which everything is drawn to zero is no collapse yet.
         scored = scoring(tree, grads, extra_args)
-        return masks.make_with_info(scored, sparsity, allocation=allocation)[0]
+        return masks.make_with_info(scored, sparsity, **rules)[0]
 
     def selected(params: PyTree) -> PyTree:
         shapes = scoring.shapes(params)
-        masks.check_fit(shapes, [sparsity], allocation=allocation)
+        masks.check_fit(shapes, [sparsity], **rules)
         return _tree.map_partial(
             lambda s, p: optax.MaskedNode() if s is None else p, shapes, params, what="score tree"
         )

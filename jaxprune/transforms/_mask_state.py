@@ -250,7 +250,7 @@ def nodes(opt_state: PyTree) -> list[PruneMask]:
 
 
 def _placed(m: jax.Array, leaf: Any) -> jax.Array:
-    """The mask where its weight lies, so that neither travels and no step compiles for two places."""
+    """The mask where its weight lies, so that no step is compiled for two places."""
     if not isinstance(leaf, jax.Array):
         return m
     if _tree.is_traced(m, leaf):

@@ -17,14 +17,14 @@ from jaxprune._tree import PyTree
 from jaxprune.transforms._mask_state import descend
 
 
-class _Copy:
+class Copy:
     """Marks a copy of the parameters inside a state. No pytree, hence a leaf to JAX."""
 
     def __init__(self, tree: PyTree):
         self.tree = tree
 
 
-class _Marked(NamedTuple):
+class Marked(NamedTuple):
     state: PyTree
     by_structure: bool
 
@@ -51,9 +51,9 @@ def zero_pruned(inner: Any, inner_state: PyTree, mask: PyTree) -> PyTree:
         return jax.tree.map(lambda leaf: _zero_leaf(m, leaf), part)
 
     def visit(x: Any) -> Any:
-        return descend(zero, mask, x.tree) if isinstance(x, _Copy) else x
+        return descend(zero, mask, x.tree) if isinstance(x, Copy) else x
 
-    return jax.tree.map(visit, _mark(inner, inner_state, mask).state)
+    return jax.tree.map(visit, mark(inner, inner_state, mask).state)
 
 
 def check_state(inner: Any, inner_state: PyTree, mask: PyTree) -> None:
@@ -66,9 +66,9 @@ def check_state(inner: Any, inner_state: PyTree, mask: PyTree) -> None:
     Raises:
       ValueError: naming the leaf of the state and its shape.
     """
-    marked = _mark(inner, inner_state, mask)
+    marked = mark(inner, inner_state, mask)
     for path, x in _tree.named_leaves(marked.state):
-        if isinstance(x, _Copy):
+        if isinstance(x, Copy):
             _check_copy(path, mask, x.tree)
         elif marked.by_structure and np.ndim(x) > 0:
             raise ValueError(
@@ -107,11 +107,11 @@ def _check_copy(path: str, mask: PyTree, tree: PyTree) -> None:
         )
 
 
-def _mark(inner: Any, state: PyTree, mask: PyTree) -> _Marked:
-    """Wraps every copy of the parameters in `_Copy`."""
+def mark(inner: Any, state: PyTree, mask: PyTree) -> Marked:
+    """Wraps every copy of the parameters in `Copy`."""
     try:
         # With everything a leaf, map_params hands over each copy as a whole.
-        return _Marked(optax.tree.map_params(inner, _Copy, state, is_leaf=lambda _: True), False)
+        return Marked(optax.tree.map_params(inner, Copy, state, is_leaf=lambda _: True), False)
     except Exception:
         # Some optimizers fail on the placeholder alone: line searches ask for its dtype, label
         # functions of `optax.partition` for its items. Then a copy is what has the parameters'
@@ -119,8 +119,8 @@ def _mark(inner: Any, state: PyTree, mask: PyTree) -> _Marked:
         def is_copy(x: Any) -> bool:
             return _has_structure(mask, x)
 
-        marked = jax.tree.map(lambda x: _Copy(x) if is_copy(x) else x, state, is_leaf=is_copy)
-        return _Marked(marked, True)
+        marked = jax.tree.map(lambda x: Copy(x) if is_copy(x) else x, state, is_leaf=is_copy)
+        return Marked(marked, True)
 
 
 def _has_structure(mask: PyTree, tree: PyTree) -> bool:
@@ -136,7 +136,12 @@ def _has_structure(mask: PyTree, tree: PyTree) -> bool:
     return all(_tree.is_absent(end) or jax.tree_util.all_leaves([end]) for end in ends)
 
 
+def is_moment(shape: tuple[int, ...], leaf: Any) -> bool:
+    """Whether a leaf in a copy, beside a weight of that shape, is one that `zero_pruned` clears."""
+    return np.shape(leaf) == shape and jnp.result_type(leaf) != jnp.bool_
+
+
 def _zero_leaf(m: Any, leaf: Any) -> Any:
-    if np.shape(leaf) != np.shape(m) or jnp.result_type(leaf) == jnp.bool_:
+    if not is_moment(np.shape(m), leaf):
         return leaf
     return jnp.where(m, leaf, jnp.zeros_like(leaf))

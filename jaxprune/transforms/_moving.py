@@ -10,7 +10,7 @@ import optax
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
-from jaxprune.transforms import _mask_state, _moments, _wrap
+from jaxprune.transforms import _mask_state, _moments, _wrap, _zeros
 from jaxprune.transforms._mask_state import PruneMask
 
 
@@ -62,6 +62,7 @@ def moving(
     move: Callable[[Move], PyTree],
     key: jax.Array | None = None,
     instead_of_step: bool = False,
+    nested: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
     """Wraps an optimizer with a mask that moves after given numbers of steps.
 
@@ -74,11 +75,13 @@ def moving(
       move: ``move(Move) -> mask``. Traced once; it runs only where the mask is due.
       key: what the moves draw from.
       instead_of_step: whether a move takes the place of the optimizer's step.
+      nested: whether every mask is a subset of the one before.
 
     Returns:
       The transformation; its state is a `MovingMaskState`.
     """
     tx = _wrap.as_transformation(inner, name=name)
+    zeros = _zeros.examiner(tx)
     due_at = np.asarray(steps, np.int64)
     if len(due_at) and due_at[-1] >= np.iinfo(np.int32).max:
         raise ValueError(f"{name} counts steps in int32; {due_at[-1]} is too large.")
@@ -99,45 +102,71 @@ def moving(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, MovingMaskState]:
         _wrap.check_params(params, name=name)
-        grads, before = updates, _mask_state.align(state.mask.tree, params)
+        before = _mask_state.align(state.mask.tree, params)
         count = jnp.asarray(optax.safe_increment(state.step))
+        known = _zeros.UNKNOWN
+        if nested or not len(due_at):  # elsewhere nothing follows from it
+            known = zeros(updates, state.inner_state, params, before, extra_args)
+        mask_first = nested and known.elementwise and not instead_of_step
 
-        def step() -> tuple[PyTree, PyTree]:
-            return _wrap.step(tx, grads, state.inner_state, params, before, extra_args)
+        def step(mask: PyTree, grads: PyTree, inner_state: PyTree) -> tuple[PyTree, PyTree]:
+            return _wrap.step(tx, grads, inner_state, params, mask, extra_args)
 
-        def moved(index: jax.Array) -> PyTree:
+        def moved(index: jax.Array, before: PyTree, grads: PyTree, inner_state: PyTree) -> PyTree:
             # The step is computed here a second time, from what is in memory anyway: handing its
             # outcome in would write all updates to memory at every step, where without it they
             # are fused into the new parameters.
             now = _wrap.masked(before, params)
             if not instead_of_step:
-                now = optax.apply_updates(now, _wrap.to_zero(before, step()[0], now))
+                stepped, _ = step(before, grads, inner_state)
+                now = optax.apply_updates(now, _wrap.to_zero(before, stepped, now))
             drawn = None if state.key is None else jax.random.fold_in(state.key, count)
             return move(Move(before, now, grads, index, drawn, extra_args))
 
-        updates, inner_state = step()
-        mask = before
+        given = (before, updates, state.inner_state)
+        mask, due = before, jnp.zeros((), jnp.bool_)
         if len(due_at):
             index = jnp.searchsorted(jnp.asarray(due_at, jnp.int32), count).astype(jnp.int32)
             index = jnp.minimum(index, len(due_at) - 1)
             due = (jnp.asarray(due_at, jnp.int32)[index] == count) & ~state.frozen
-            if _tree.is_traced(due):
-                mask = jax.lax.cond(due, moved, lambda _: before, index)
-            elif due:  # the same, where lax.cond would compile both branches at every call
-                mask = moved(index)
-            elif count == 1:  # what is wrong with the scores should show now, not when it is due
-                jax.eval_shape(moved, index)
+            if not _tree.is_traced(due):  # lax.cond would compile both branches at every call
+                if due:
+                    mask = moved(index, *given)
+                elif count == 1:  # what is wrong with the scores should show now, not when due
+                    jax.eval_shape(moved, index, *given)
+            elif mask_first:
+                # Gradients and moments go through, so that nothing reads them after the step: it
+                # can write in place, where otherwise they are kept, and copied, for the branch.
+                given = jax.lax.cond(
+                    due,
+                    lambda i, *given: (moved(i, *given), *given[1:]),
+                    lambda i, *given: given,
+                    index,
+                    *given,
+                )
+                mask = given[0]
+            else:
+                mask = jax.lax.cond(due, moved, lambda i, before, *_: before, index, *given)
+        _, grads, inner_state = given
+        if mask_first:
+            # Each weight for itself: those that stay move as under the mask before, and the moments
+            # of those that leave are zero, as nothing but zeros went in.
+            updates, inner_state = step(mask, grads, inner_state)
+            updates = _wrap.to_zero(mask, updates, params)
+        else:
+            updates, inner_state = step(before, grads, inner_state)
             if instead_of_step:
                 updates, inner_state = jax.tree.map(
                     lambda old, new: jnp.where(due, old, new),
                     (jax.tree.map(jnp.zeros_like, updates), state.inner_state),
                     (updates, inner_state),
                 )
-        # What left goes to zero; what comes back starts at zero, where it is, though some optimizers
-        # (muon) would move it at once. Neither has moments.
-        stayed = jax.tree.map(jnp.logical_and, before, mask)
-        inner_state = _moments.zero_pruned(tx, inner_state, stayed)
-        updates = _wrap.to_zero(stayed, updates, params)
+            # What left goes to zero; what comes back starts at zero, where it is, though some
+            # optimizers (muon) would move it at once. Neither has moments.
+            stayed = jax.tree.map(jnp.logical_and, before, mask)
+            if len(due_at) or not known.kept:
+                inner_state = _moments.zero_pruned(tx, inner_state, stayed)
+            updates = _wrap.to_zero(stayed, updates, params)
         node = _mask_state.replace(state.mask, mask)
         return updates, MovingMaskState(inner_state, node, count, state.frozen, state.key)
 

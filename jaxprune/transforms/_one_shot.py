@@ -25,8 +25,9 @@ def one_shot(
     """Wraps an optimizer so that the network is pruned once, after a given step.
 
     With the last step of training it is the final hard prune of methods that only prepare for one
-    (`gsm`, `lc`); earlier, the steps after it retrain. With `jaxprune.scores.snip` or
-    `jaxprune.scores.grasp` and ``step=1`` it prunes at initialization, after one step.
+    (`gsm`, `lc`); earlier, the steps after it retrain. With `jaxprune.scores.snip` and ``step=1``
+    it prunes at initialization, after one step; `jaxprune.scores.grasp` asks ``update`` for its
+    ``hessian_gradient``.
 
     Position: outermost, around the whole chain, as `fixed_mask`.
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxprune import _tree, masks
+from jaxprune import _tree, masks, metrics
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.transforms import _moving
@@ -109,7 +110,7 @@ def pruning(
 ) -> optax.GradientTransformationExtraArgs:
     """`prune_at` under the name of the method that it is part of, for errors."""
     steps, targets = _checked(steps, sparsities, total_steps)
-    scoring = Scoring(scores, where)
+    scoring = Scoring(scores, where, allocation=allocation, pattern=pattern)
 
     def plan(shapes: PyTree) -> masks.Plan:
         return masks.plan(shapes, targets, allocation=allocation, pattern=pattern)
@@ -120,6 +121,11 @@ def pruning(
         mask = _moving.dense_or(within, shapes, params)
         check_leaves(shapes, mask, name=name)
         check_not_sparser(mask, params, targets, name=name)
+        if within is not None and not _tree.is_traced(mask):
+            # Leaf by leaf, or pool by pool: a total that fits is not enough.
+            any_scores = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
+            masks.make_with_info(any_scores, targets[0], within=mask, **rules)[1].check_nested()
         return mask
 
     def move(now: _moving.Move) -> PyTree:
@@ -127,7 +133,9 @@ def pruning(
         check_leaves(scored, now.mask, name=name)
         return plan(scored).make(scored, now.number, within=now.mask)
 
-    return _moving.moving(inner, name=name, steps=steps, first_mask=first_mask, move=move)
+    return _moving.moving(
+        inner, name=name, steps=steps, first_mask=first_mask, move=move, nested=True
+    )
 
 
 def check_not_sparser(
@@ -149,14 +157,23 @@ def check_not_sparser(
     if any(isinstance(x, jax.ShapeDtypeStruct) for pair in pairs for x in pair):
         return
     total = _tree.size(mask)
-    masked = total - sum(int(jnp.sum(m)) for m, _ in pairs)
-    zero = sum(m.size - (int(jnp.sum(m & (w != 0))) or int(jnp.sum(m))) for m, w in pairs)
-    for gone, target, what in ((masked, targets[0], "masked"), (zero, targets[-1], "zero")):
-        if target is not None and gone > round(target * total):
+    if targets[-1] is not None and masks.count(targets[-1], total) == 0:
+        raise ValueError(
+            f"{name} never prunes: sparsity {targets[-1]:.6g} of {total} prunable weights is less "
+            "than half a weight. Ask for more."
+        )
+    kept = metrics.counts(mask)[0]
+    nonzero = 0
+    for m, w in pairs:
+        of_leaf = metrics.counts({"": m & (w != 0)})[0]
+        nonzero += of_leaf or metrics.counts({"": m})[0]
+    gone = {"masked": (total - kept, targets[0]), "zero": (total - nonzero, targets[-1])}
+    for what, (number, target) in gone.items():
+        if target is not None and number > masks.count(target, total):
             raise ValueError(
-                f"{name} is to prune to sparsity {target:.6g}, but {gone} of the {total} prunable "
-                f"weights are {what} already, sparsity {gone / total:.6g}. Ask for more, or start "
-                "from denser weights."
+                f"{name} is to prune to sparsity {target:.6g}, but {number} of the {total} "
+                f"prunable weights are {what} already, sparsity {number / total:.6g}. Ask for "
+                "more, or start from denser weights."
             )
 
 
@@ -171,6 +188,8 @@ def _checked(
         )
     for step in steps:
         check_step("a step to prune after", step)
+    if total_steps is not None:
+        check_step("total_steps", total_steps)
     if any(b <= a for a, b in itertools.pairwise(steps)):
         raise ValueError(f"steps rise; got {steps!r:.80}.")
     if total_steps is not None and steps[-1] > total_steps:
@@ -195,7 +214,7 @@ def check_step(name: str, value: Any) -> int:
 
 def check_sparsity(value: Any) -> float:
     """Returns a sparsity that prunes something, or raises."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"sparsity is a Python number, the fraction removed; got {value!r}.")
     if not 0 < value < 1:
         hint = f" For {value:g} % pass {value / 100:g}." if 1 < value < 100 else ""

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune import masks, scores
+from jaxprune import _tree, masks, scores
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.masks._plan_counts import LeafCounts, leaf_counts, plan_counts
 from jaxprune.transforms import _moving
+from jaxprune.transforms._first_mask import check_start, counts_in, drawn_mask, split_key
 from jaxprune.transforms._moving import Move
-from jaxprune.transforms._prune_at import check_sparsity, check_step
+from jaxprune.transforms._prune_at import check_step
 from jaxprune.transforms._scoring import check_leaves
 
 
@@ -23,6 +24,7 @@ def regrowing(
     *,
     name: str,
     key: jax.Array,
+    within: PyTree | None,
     steps: Sequence[int],
     fractions: Sequence[float],
     drop: Callable[[Move], PyTree],
@@ -42,6 +44,7 @@ def regrowing(
       inner: the optimizer.
       sparsity: fraction removed, or `None`.
       name: the method, for errors.
+      within: the first mask, in place of a random one; each leaf then has as many as that.
       key: what the first mask is drawn from, and the moves.
       steps: numbers of steps after which the mask moves.
       fractions: the fraction dropped at each.
@@ -54,13 +57,23 @@ def regrowing(
       instead_of_step: whether a move takes the place of the optimizer's step.
     """
     first, moves = split_key(key, name=name)
-    random = random_mask(first, sparsity, allocation=allocation, pattern=pattern, where=where)
+
+    def random(params: PyTree) -> PyTree:
+        return scores.random(first, params, where=where)
+
+    if within is not None:
+        check_start(within, sparsity, name=name, allocation=allocation, pattern=pattern)
+    draw = drawn_mask(random, sparsity, allocation=allocation, pattern=pattern)
 
     def counts_of(shapes: PyTree) -> LeafCounts:
+        if within is not None:
+            return counts_in(within, shapes, pattern)
         return leaf_counts(shapes, sparsity, allocation=allocation or masks.erk(), pattern=pattern)
 
     def first_mask(params: PyTree) -> PyTree:
-        shapes = jax.eval_shape(lambda p: scores.random(first, p, where=where), params)
+        shapes = jax.eval_shape(random, params)
+        mask = draw(params) if within is None else _moving.dense_or(within, None, params)
+        check_leaves(shapes, mask, name=name)
         dropped = _dropped(counts_of(shapes), fractions)
         if not any(map(any, dropped)):
             raise ValueError(
@@ -68,17 +81,15 @@ def regrowing(
                 f"{max(fractions):.6g}, less than half a weight of each leaf that is not dense. "
                 "Raise drop_fraction or the sparsity."
             )
-        return random(params)
+        return mask
 
     def move(now: Move) -> PyTree:
-        to_grow = grow(now)
-        check_leaves(to_grow, now.mask, name=name)
+        to_grow = like_mask(grow(now), now.mask, name=name)
         counts = counts_of(to_grow)
         if drop_mask is not None:
             kept = drop_mask(now)
         else:
-            to_drop = drop(now)
-            check_leaves(to_drop, now.mask, name=name)
+            to_drop = like_mask(drop(now), now.mask, name=name)
             gone = [
                 [r + k for r, k in zip(counts.removed, each, strict=True)]
                 for each in _dropped(counts, fractions)
@@ -99,47 +110,24 @@ def regrowing(
     )
 
 
-def random_mask(
-    key: jax.Array,
-    sparsity: float | None,
-    *,
-    allocation: Allocation | None,
-    pattern: Pattern | None,
-    where: Where | None,
-) -> Callable[[PyTree], PyTree]:
-    """A function from parameters to the random mask that sparse training starts from."""
-    if sparsity is not None:
-        sparsity = check_sparsity(sparsity)
+def like_mask(scored: PyTree, mask: PyTree, *, name: str) -> PyTree:
+    """Scores in the very structure of the mask, `None` where it has no leaf.
 
-    def draw(params: PyTree) -> PyTree:
-        return masks.make(
-            scores.random(key, params, where=where),
-            sparsity,
-            allocation=allocation or masks.erk(),
-            pattern=pattern,
-        )
-
-    return draw
-
-
-def split_key(key: Any, *, name: str) -> tuple[jax.Array, jax.Array]:
-    """Checks a random key; returns two, for the first mask and for the moves.
-
-    Two, because a key that draws the first mask must not be the root of other keys.
+    Score functions of users may return other containers, or `optax.MaskedNode` for no leaf.
 
     Raises:
-      TypeError: if it is not a single random key.
+      ValueError: if they have other leaves, or other shapes.
     """
-    typed = isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    raw = not typed and getattr(key, "dtype", None) == jnp.uint32
-    if not (typed and key.shape == ()) and not (raw and len(key.shape) == 1):
-        got = repr(key) if not hasattr(key, "dtype") else f"{key.dtype}{list(key.shape)}"
-        raise TypeError(
-            f"{name} draws its first mask from a JAX random key; got key={got:.60}. Pass one, "
-            "e.g. key=jax.random.key(0)."
-        )
-    first, moves = jax.random.split(key)
-    return first, moves
+    check_leaves(scored, mask, name=name)
+    by_path = dict(_tree.named_leaves(scored))
+    for path, m in _tree.named_leaves(mask):
+        if by_path[path].shape != m.shape:
+            raise ValueError(
+                f"the scores of {name} have shape {by_path[path].shape} at {path!r}, the weight "
+                f"has {m.shape}. Return one score a weight."
+            )
+    ordered = [by_path[path] for path, _ in _tree.named_leaves(mask)]
+    return jax.tree.unflatten(jax.tree.structure(mask), ordered)
 
 
 def check_window(

@@ -20,6 +20,7 @@ def rigl(
     sparsity: float | None,
     *,
     key: jax.Array,
+    within: PyTree | None = None,
     total_steps: int,
     interval: int = 100,
     drop_fraction: float = 0.3,
@@ -41,8 +42,13 @@ def rigl(
 
     and grows the $k_l$ positions of largest gradient magnitude among all that are not kept after
     the drop. A grown weight starts at zero without moments; one that is dropped and grown at once
-    keeps its value and its moments, as in the authors' code. The number of weights of each leaf
-    never changes; between moves it is `fixed_mask`.
+    keeps its value and its moments, as in the authors' code. No move changes the number of weights
+    of a leaf; between moves it is `fixed_mask`.
+
+    The counts are those of the first mask, by Erdős–Rényi unless ``allocation`` or ``within`` says
+    otherwise. A mask put in by `set_mask` holds until the next move, which brings every leaf back
+    to its count; to go on from another mask with its own counts, make the transformation anew
+    ``within`` it.
 
     In the paper's algorithm a move takes the place of the optimizer's step: at those steps the
     optimizer sees nothing and its own counts rest. That is the default; with ``step_too=True`` the
@@ -63,8 +69,10 @@ def rigl(
 
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update``.
-      sparsity: fraction removed, in (0, 1); `None` with an N:M pattern.
+      sparsity: fraction removed, in (0, 1); `None` with an N:M pattern or ``within``.
       key: a JAX random key for the first mask; do not use it again.
+      within: a concrete mask to start from in place of a random one, whose counts every leaf then
+        keeps; with it pass ``sparsity=None`` and no allocation.
       total_steps: the length of training in steps.
       interval: I, steps between moves.
       drop_fraction: alpha in (0, 1], the fraction of the kept weights that a move would drop at
@@ -85,7 +93,8 @@ def rigl(
     Raises:
       TypeError: if ``inner`` is no optimizer, ``key`` no random key, or a number of the wrong kind.
       ValueError: if the mask would never move, or the window ends after training; if a fraction
-        lies outside its range. From ``init``: if nothing is prunable, allocation or pattern do not
+        lies outside its range; if ``within`` meets ``sparsity`` or ``allocation``, is traced, or
+        lacks the pattern. From ``init``: if nothing is prunable, mask, allocation or pattern do not
         fit the parameters, leaves are too small to drop a weight, or the state of ``inner`` mixes
         weights.
 
@@ -134,6 +143,7 @@ def rigl(
         sparsity,
         name="rigl",
         key=key,
+        within=within,
         steps=steps,
         fractions=fractions,
         drop=drop,
@@ -151,4 +161,5 @@ def _gradients(params: PyTree, grads: PyTree, *, where: Where | None = None) -> 
     def size(weight: Any, grad: Any) -> Any:
         return None if weight is None else jnp.abs(grad)
 
-    return _tree.map_partial(size, _tree.prunable(params, where), grads, what="parameters")
+    sizes = _tree.map_partial(size, _tree.prunable(params, where), grads, what="parameters")
+    return jax.tree.map(lambda x: None if _tree.is_absent(x) else x, sizes, is_leaf=_tree.is_absent)

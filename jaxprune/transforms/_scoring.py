@@ -1,5 +1,6 @@
 """Calling a score function inside an update, with what it asks for by name."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -22,19 +23,35 @@ class Scoring:
     first argument is ``params`` can be passed as they are.
     """
 
-    def __init__(self, scores: Scores | None, where: Where | None):
+    def __init__(
+        self,
+        scores: Scores | None,
+        where: Where | None,
+        *,
+        allocation: Any = None,
+        pattern: Any = None,
+    ):
         if scores is not None and not callable(scores):
             raise TypeError(
                 f"scores is a function such as jp.scores.magnitude, or one of (params, grads); got "
                 f"{type(scores).__name__}: every mask needs new scores."
             )
+        for name, rule in (("where", where), ("allocation", allocation), ("pattern", pattern)):
+            if rule is not None and not callable(rule):
+                raise TypeError(
+                    f"{name} is a function, such as those of jp.masks; got {rule!r} of type "
+                    f"{type(rule).__name__}."
+                )
         self.function = scores_.magnitude if scores is None else scores
         self.where = where
         parameters = list(inspect.signature(self.function).parameters.values())[1:]
         kinds = inspect.Parameter
         self.takes_all = any(p.kind is kinds.VAR_KEYWORD for p in parameters)
         named = [p for p in parameters if p.kind not in (kinds.VAR_KEYWORD, kinds.VAR_POSITIONAL)]
-        self.names = {p.name for p in named}
+        # What functools.partial has bound stays bound.
+        bound = self.function.keywords if isinstance(self.function, functools.partial) else {}
+        self.bound = set(bound)
+        self.names = {p.name for p in named} - self.bound
         if where is not None and not self.takes_all and "where" not in self.names:
             raise TypeError(
                 f"{getattr(self.function, '__name__', self.function)!r} takes no argument `where`, "
@@ -58,8 +75,11 @@ class Scoring:
                 f"the scores ask for {missing[0]!r}, which update did not get. Call "
                 f"tx.update(grads, opt_state, params, {missing[0]}=...)."
             )
-        if not self.takes_all:
-            given = {name: value for name, value in given.items() if name in self.names}
+        given = {
+            name: value
+            for name, value in given.items()
+            if name in self.names or (self.takes_all and name not in self.bound)
+        }
         return self.function(params, **given)
 
     def shapes(self, params: PyTree) -> PyTree:

@@ -20,6 +20,7 @@ def set_(
     sparsity: float | None,
     *,
     key: jax.Array,
+    within: PyTree | None = None,
     total_steps: int,
     interval: int,
     drop_fraction: float = 0.3,
@@ -35,8 +36,12 @@ def set_(
     Training starts from a random sparse network. After steps $I, 2I, \dots$ every leaf, of which
     $K_l$ weights are kept, drops the $\mathrm{round}(\zeta K_l)$ kept weights smallest in magnitude
     and grows as many, drawn uniformly from all positions not kept after the drop. A grown weight
-    starts at zero without moments. The number of weights of each leaf never changes; between moves
-    it is `fixed_mask`.
+    starts at zero without moments. Between moves it is `fixed_mask`.
+
+    The counts are those of the first mask, by Erdős–Rényi unless ``allocation`` or ``within`` says
+    otherwise. A mask put in by `set_mask` holds until the next move, which brings every leaf back
+    to its count; to go on from another mask with its own counts, make the transformation anew
+    ``within`` it.
 
     What was just dropped may be drawn again, as in the authors' code; then it is as if it had not
     been dropped (theirs restarts such a weight from zero). Their algorithm also drops a last time
@@ -55,8 +60,10 @@ def set_(
 
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update``.
-      sparsity: fraction removed, in (0, 1); `None` with an N:M pattern.
+      sparsity: fraction removed, in (0, 1); `None` with an N:M pattern or ``within``.
       key: a JAX random key for the first mask and for growth; do not use it again.
+      within: a concrete mask to start from in place of a random one, whose counts every leaf then
+        keeps; with it pass ``sparsity=None`` and no allocation.
       total_steps: the length of training in steps.
       interval: I, steps between moves; one epoch in the original.
       drop_fraction: zeta in (0, 1], the fraction of the kept weights that a move drops.
@@ -75,8 +82,9 @@ def set_(
     Raises:
       TypeError: if ``inner`` is no optimizer, ``key`` no random key, or a number of the wrong kind.
       ValueError: if the mask would never move, or the window ends after training; if a fraction
-        lies outside its range; if ``by_sign`` meets ``scores`` or ``pattern``. From ``init``: if
-        nothing is prunable, allocation or pattern do not fit the parameters, leaves are too small
+        lies outside its range; if ``by_sign`` meets ``scores`` or ``pattern``; if ``within`` meets
+        ``sparsity`` or ``allocation``, is traced, or lacks the pattern. From ``init``: if nothing
+        is prunable, mask, allocation or pattern do not fit the parameters, leaves are too small
         to drop a weight, or the state of ``inner`` mixes weights.
 
     Example:
@@ -132,6 +140,7 @@ def set_(
         sparsity,
         name="set_",
         key=key,
+        within=within,
         steps=steps,
         fractions=(fraction,) * len(steps),
         drop=drop,

@@ -5,17 +5,20 @@ from typing import Any
 import jax
 import optax
 
-from jaxprune._tree import Where
+from jaxprune import scores as scores_
+from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.transforms import _moving
-from jaxprune.transforms._regrow import random_mask, split_key
+from jaxprune.transforms._first_mask import drawn_mask, split_key
+from jaxprune.transforms._scoring import Scores, Scoring
 
 
 def static(
     inner: Any,
     sparsity: float | None,
     *,
-    key: jax.Array,
+    key: jax.Array | None = None,
+    scores: Scores | None = None,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
@@ -23,7 +26,9 @@ def static(
     """Static sparse training: a random sparse network from the start, whose mask never moves.
 
     The baseline of `set_` and `rigl`: their first mask, kept. ``init`` draws it by
-    `jaxprune.scores.random`. From then on it is `fixed_mask`.
+    `jaxprune.scores.random`, or makes it from other ``scores`` of the first weights. From then on
+    it is `fixed_mask`, which is also the one to use for scores that need data, as
+    `jaxprune.scores.snip`: ``init`` sees none.
 
     Position: outermost, around the whole chain, as `fixed_mask`. The first update sets the weights
     outside the mask to zero; to start exactly sparse, apply
@@ -32,7 +37,9 @@ def static(
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update``.
       sparsity: fraction removed, in (0, 1); `None` with an N:M pattern.
-      key: a JAX random key for the mask; do not use it again.
+      key: a JAX random key for the mask; do not use it again. May be omitted with ``scores``.
+      scores: function from ``params``, and by name ``key`` if it asks for one, to scores of which
+        the highest stay; random by ``key`` if omitted.
       allocation: how the total is spread over leaves; `jaxprune.masks.erk` if omitted.
       pattern: which weights go together; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, what is prunable.
@@ -41,10 +48,10 @@ def static(
       The transformation. Its state is a `MovingMaskState`, its ``update`` needs ``params``.
 
     Raises:
-      TypeError: if ``inner`` is no optimizer, or ``key`` no random key.
-      ValueError: if the sparsity lies outside (0, 1). From ``init``: if nothing is prunable,
-        allocation or pattern do not fit the parameters, a leaf loses its last weight, or the state
-        of ``inner`` mixes weights.
+      TypeError: if ``inner`` is no optimizer, ``key`` no random key, or ``scores`` no function.
+      ValueError: if the sparsity lies outside (0, 1), or ``scores`` ask for more. From
+        ``init``: if nothing is prunable, allocation or pattern do not fit the parameters, a leaf
+        loses its last weight, or the state of ``inner`` mixes weights.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -62,13 +69,28 @@ def static(
       networks as baseline); Evci et al., Rigging the Lottery: Making All Tickets Winners, ICML 2020
       ("Static").
     """
-    first, _ = split_key(key, name="static")
+    scoring = Scoring(_random if scores is None else scores, where)
+    asked = sorted(scoring.required - {"where", "key"})
+    if asked:
+        raise ValueError(
+            f"the scores of static ask for {asked[0]!r}, but init knows the parameters alone. Make "
+            "the mask beforehand, and use fixed_mask."
+        )
+    given: dict[str, Any] = {}
+    if key is not None or "key" in scoring.required:
+        given["key"], _ = split_key(key, name="static")
+
+    def score(params: PyTree) -> PyTree:
+        return scoring(params, None, given)
+
     return _moving.moving(
         inner,
         name="static",
         steps=(),
-        first_mask=random_mask(
-            first, sparsity, allocation=allocation, pattern=pattern, where=where
-        ),
+        first_mask=drawn_mask(score, sparsity, allocation=allocation, pattern=pattern),
         move=lambda now: now.mask,
     )
+
+
+def _random(params: PyTree, key: jax.Array, where: Where | None = None) -> PyTree:
+    return scores_.random(key, params, where=where)

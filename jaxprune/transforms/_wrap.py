@@ -41,7 +41,8 @@ def step(
 
     Gradients and parameters are masked, and so are the moments, for a mask set since the last
     step. Afterwards the caller clears them again with `_moments.zero_pruned`, for optimizers whose
-    moments leave zero by themselves, as adafactor's second moments do by its epsilon.
+    moments leave zero by themselves, as adafactor's second moments do by its epsilon, and if the
+    mask has moved; `_zeros` tells where that is not needed.
 
     Args:
       tx: the wrapped optimizer.

@@ -129,6 +129,43 @@ def test_what_cannot_be_is_refused_when_planned(sparsities, options, message):
         masks.plan({"w": jnp.ones((6, 4))}, sparsities, **options)
 
 
+def test_targets_are_counted_once_for_the_same_shapes():
+    counted = []
+
+    def allocation(scores, within):
+        scores, pools = masks.uniform()(scores, within)
+
+        def counts(sparsity, sizes):
+            counted.append(sparsity)
+            return pools.counts(sparsity, sizes)
+
+        return scores, pools._replace(counts=counts)
+
+    scores = {"w": jnp.arange(24.0).reshape(6, 4), "b": None}
+    for _ in range(2):  # as where a step is traced again
+        plan = masks.plan(jax.eval_shape(lambda: scores), TARGETS, allocation=allocation)
+        assert [gone(plan.make(scores, i)) for i in range(3)] == [5, 13, 17]
+    assert counted == list(TARGETS)
+    # Other shapes, though of another tree, are counted for themselves.
+    assert gone(plan.make({"w": jnp.ones((4, 4)), "b": None}, 1)) == 9
+    assert counted == [*TARGETS, *TARGETS]
+    # A flag is no number, though True == 1 and False == 0.
+    masks.plan(scores, (0,))
+    with pytest.raises(TypeError, match="got False"):
+        masks.plan(scores, (False,))
+
+
+def test_an_allocation_that_cannot_be_hashed():
+    class Rule:
+        __hash__ = None
+
+        def __call__(self, scores, within):
+            return masks.uniform()(scores, within)
+
+    scores = {"w": jnp.arange(24.0).reshape(6, 4)}
+    assert gone(masks.plan(scores, (0.5,), allocation=Rule()).make(scores, 0)) == 12
+
+
 def test_kinds():
     with pytest.raises(TypeError, match="'w' is of dtype int32"):
         masks.plan({"w": jnp.ones((6, 4), jnp.int32)}, (0.5,))

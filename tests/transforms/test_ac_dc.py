@@ -8,12 +8,14 @@ import moving_oracle as mo
 import numpy as np
 import optax
 import pytest
+from flax.core import FrozenDict
 from moving_checks import (
     assert_same_when_sharded,
     assert_same_with_and_without_jit,
     run_case,
     run_outside,
 )
+from transform_cases import relaxed
 
 import jaxprune as jp
 from jaxprune.transforms import ac_dc, freeze, get_mask
@@ -49,7 +51,7 @@ def slow_move(t, weights, grads, mask):
 
 def test_forty_steps_follow_the_definition():
     # Compressed 5-9 and 15-19, decompressed 10-14 and 20-28, compressed 29-40.
-    seen = mo.assert_follows(make(), mo.start(), slow_move)
+    seen = mo.assert_follows(make(reset_moments=False), mo.start(), slow_move)
     kept = [sum(int(m.sum()) for m in masks.values()) for masks in seen]
     dense, sparse = 80, 80 - round(0.6 * 80)
     phases = [dense] * 4 + [sparse] * 5 + [dense] * 5 + [sparse] * 5 + [dense] * 9 + [sparse] * 13
@@ -72,7 +74,28 @@ def test_phases(total, warmup, compressed, decompressed, final, expected):
     assert _phases(total, warmup, compressed, decompressed, final) == expected
 
 
-def test_what_comes_back_starts_from_zero_with_fresh_moments():
+BY_HAND = {
+    # Updates are 1, 1.5, 1.75, ... from where momentum begins. The mask moves after steps 1, 2, 5.
+    False: [
+        [0.0, 0.0, 4.0, 5.0],
+        [0.0, 0.0, 5.5, 6.5],
+        [1.0, 1.0, 7.25, 8.25],
+        [2.5, 2.5, 9.125, 10.125],
+        [0.0, 0.0, 11.0625, 12.0625],
+    ],
+    # All begin anew after step 2.
+    True: [
+        [0.0, 0.0, 4.0, 5.0],
+        [0.0, 0.0, 5.5, 6.5],
+        [1.0, 1.0, 6.5, 7.5],
+        [2.5, 2.5, 8.0, 9.0],
+        [0.0, 0.0, 9.75, 10.75],
+    ],
+}
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_what_comes_back_starts_from_zero_with_fresh_moments(reset):
     params = {"kernel": jnp.array([[1.0, 2.0, 3.0, 4.0]])}
     tx = make(
         0.5,
@@ -82,19 +105,41 @@ def test_what_comes_back_starts_from_zero_with_fresh_moments():
         compressed_steps=1,
         decompressed_steps=2,
         final_steps=3,
+        reset_moments=reset,
     )
     state, step, rows = tx.init(params), mo.stepper(tx), []
     for _ in range(5):
         params, state = step({"kernel": -jnp.ones((1, 4))}, state, params)
         rows.append(params["kernel"].tolist()[0])
-    # Updates are 1, 1.5, 1.75, ... from where momentum begins. The mask moves after steps 1, 2, 5.
-    assert rows == [
-        [0.0, 0.0, 4.0, 5.0],
-        [0.0, 0.0, 5.5, 6.5],
-        [1.0, 1.0, 7.25, 8.25],
-        [2.5, 2.5, 9.125, 10.125],
-        [0.0, 0.0, 11.0625, 12.0625],
-    ]
+    assert rows == BY_HAND[reset]
+
+
+def two_steps(inner, freeze_after=None):
+    """State and parameters where the first decompressed phase begins, and before."""
+    tx = make(0.5, inner, total_steps=8, warmup_steps=1, compressed_steps=1, final_steps=3)
+    params = {"kernel": jnp.array([[1.0, 2.0, 3.0, 4.0]]), "bias": jnp.ones(4)}
+    grads = {"kernel": -jnp.ones((1, 4)), "bias": jnp.full(4, 2.0)}
+    state, step, seen = tx.init(params), mo.stepper(tx), []
+    for t in range(2):
+        params, state = step(grads, freeze(state) if t == freeze_after else state, params)
+        seen.append((params, state.inner_state))
+    return seen
+
+
+def test_counts_go_on_where_all_moments_begin_anew():
+    (_, before), (_, after) = two_steps(relaxed(optax.adam(0.1)))
+    assert all(np.any(x) for x in jax.tree.leaves(before))
+    assert int(after[0].count) == 2
+    assert not any(np.any(x) for x in jax.tree.leaves((after[0].mu, after[0].nu)))
+    (_, _), (_, frozen) = two_steps(relaxed(optax.adam(0.1)), freeze_after=1)
+    assert all(np.any(x) for x in jax.tree.leaves((frozen[0].mu, frozen[0].nu)))
+
+
+def test_weights_that_an_optimizer_keeps_do_not_begin_at_zero():
+    inner = optax.contrib.schedule_free_sgd(0.1)
+    _, (params, state) = two_steps(relaxed(inner))
+    assert np.any(params["kernel"] == 0)
+    jax.tree.map(np.testing.assert_array_equal, state.z, params)
 
 
 @pytest.mark.parametrize("pattern", [jp.masks.nm(1, 2, axis=0), jp.masks.block(2, 2)])
@@ -123,10 +168,12 @@ def test_frozen_in_a_compressed_phase_it_stays_sparse():
     assert not all(bool(m.all()) for m in jax.tree.leaves(before))
 
 
+@pytest.mark.slow
 def test_one_program_gives_what_plain_python_gives():
     assert_same_with_and_without_jit(make(), at=4)
 
 
+@pytest.mark.slow
 def test_the_same_masks_on_eight_devices():
     tx = make(total_steps=6, warmup_steps=1, compressed_steps=2, final_steps=1)
     masks = assert_same_when_sharded(tx, steps=5)
@@ -166,8 +213,29 @@ def test_bad_values(options, match):
 def test_arguments_of_the_wrong_kind():
     with pytest.raises(TypeError, match=r"warmup_steps is a static Python integer"):
         make(warmup_steps=1.0)
+    with pytest.raises(TypeError, match=r"reset_moments is True or False; got 1"):
+        make(reset_moments=1)
     with pytest.raises(TypeError, match=r"scores is a function"):
         make(scores={"a": 1})
+
+
+def test_weights_sparser_than_the_target_are_refused():
+    params = mo.start()
+    params["a"]["kernel"] = params["a"]["kernel"].at[1:].set(0.0)
+    params["b"]["kernel"] = params["b"]["kernel"].at[1:].set(0.0)
+    with pytest.raises(ValueError, match=r"ac_dc is to prune to sparsity 0.6, but 68 of the 80"):
+        make().init(params)
+
+
+def test_scores_in_other_containers_do():
+    def scores(params):
+        return FrozenDict(jp.scores.magnitude(params))
+
+    def masks(**options):
+        tx = make(warmup_steps=1, compressed_steps=2, **options)
+        return get_mask(mo.stepper(tx)(mo.start(1), tx.init(mo.start()), mo.start())[1])
+
+    jax.tree.map(np.testing.assert_array_equal, masks(scores=scores), masks())
 
 
 def test_bad_fits_are_found_by_init():

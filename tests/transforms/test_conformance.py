@@ -69,6 +69,12 @@ HELPERS = {"freeze", "get_mask", "has_mask", "set_learning_rate", "set_mask", "z
 EDITORS = ("gsm", "lc", "lc with mu")  # edit gradients and hold no mask
 MOVING = ("prune_at", "one_shot", "gmp", "set_", "rigl", "ac_dc")
 each = pytest.mark.parametrize("name", REGISTRY)
+# Checks that compile a program of their own: in the fast suite one mask that stays, one that moves
+# by everything there is (a key, gradients, skipped steps) and one editor of gradients.
+MAIN = ("fixed_mask", "rigl", "lc with mu")
+each_compiled = pytest.mark.parametrize(
+    "name", [n if n in MAIN else pytest.param(n, marks=pytest.mark.slow) for n in REGISTRY]
+)
 
 
 def test_the_registry_has_everything_public():
@@ -208,7 +214,7 @@ def test_weights_outside_the_mask_are_zero_and_masks_move(name):
 # Tracing
 
 
-@each
+@each_compiled
 def test_jit_changes_nothing(name):
     tx, params = made(name), make_params()
     assert_same(jax.jit(tx.init, compiler_options=EXACT)(params), tx.init(params))
@@ -257,7 +263,7 @@ def test_structure_shapes_and_dtypes_stay_under_cond(name, dtype):
     assert signature(updates) == signature(params)
 
 
-@each
+@each_compiled
 def test_bfloat16_weights(name):
     params, data = make_params(dtype=jnp.bfloat16), batches(jnp.bfloat16)
     state = made(name).init(params)
@@ -316,10 +322,35 @@ def test_parameters_are_needed(name):
         tx.update(params, tx.init(params))
 
 
+@pytest.mark.parametrize("name", ["rigl", "set_", "static", "ac_dc", "gsm", "lc", "lc with mu"])
+def test_as_one_part_of_a_partition(name):
+    labels = {"hidden": {"kernel": "pruned", "bias": "rest"}, "out": {"kernel": "rest"}}
+    alone = optax.sgd(0.1, 0.9) if name not in EDITORS else optax.scale(1.0)
+    tx = optax.partition({"pruned": REGISTRY[name](alone), "rest": optax.sgd(0.1)}, labels)
+    params = make_params()
+    state, step = tx.init(params), jax.jit(tx.update, compiler_options=EXACT)
+    if name in EDITORS:  # of 128 gradients half are set to zero, of 128 weights half decay
+        grads = params if name == "gsm" else jax.tree.map(jnp.zeros_like, params)
+        updates, _ = step(grads, state, params)
+        assert int(jnp.sum(updates["hidden"]["kernel"] == 0)) == 64
+        return
+    first = transforms.get_mask(state)
+    for batch in batches()[:3]:
+        updates, state = step(grads_at(params, batch), state, params)
+        params = optax.apply_updates(params, updates)
+    mask = transforms.get_mask(state)
+    assert np.any(mask["hidden"]["kernel"] != first["hidden"]["kernel"]) == (name in MOVING)
+    assert mask["out"]["kernel"] is None
+    kernel = np.asarray(params["hidden"]["kernel"])
+    assert not np.any(kernel[~np.asarray(mask["hidden"]["kernel"])])
+    assert np.count_nonzero(mask["hidden"]["kernel"]) == 64
+    assert np.all(params["out"]["kernel"] != 0)
+
+
 # Devices
 
 
-@each
+@each_compiled
 def test_eight_devices_give_the_same_masks(name):
     mesh = jax.make_mesh((8,), ("d",), axis_types=(AxisType.Auto,))
     specs = {
@@ -338,7 +369,7 @@ def test_eight_devices_give_the_same_masks(name):
     assert len(end["out"]["kernel"].sharding.device_set) == 8
 
 
-@each
+@each_compiled
 def test_vmap_over_stacked_models(name):
     models = [make_params(0), make_params(5)]
     stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *models)
@@ -356,7 +387,7 @@ def test_vmap_over_stacked_models(name):
 # States
 
 
-@each
+@each_compiled
 def test_a_restored_run_continues_bit_for_bit(name, tmp_path):
     step, path, _ = looped(name)
     params, state = made(name).init(make_params()), None

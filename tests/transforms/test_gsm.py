@@ -137,6 +137,33 @@ def test_the_count_is_that_of_the_ranked_leaves_and_allocation_spreads_it():
     assert [int(jnp.sum(u == 0)) for u in jax.tree.leaves(updates)] == [0, 10, 0, 5]
 
 
+def test_patterns():
+    params = {"bias": jnp.ones(3), "kernel": jnp.array([[4.0, 1.0], [3.0, 2.0]])}
+    grads = jax.tree.map(jnp.ones_like, params)
+    tx = gsm(None, pattern=jp.masks.nm(1, 2, axis=1), where=jp.default_where)
+    updates, _ = tx.update(grads, tx.init(params), params)
+    np.testing.assert_array_equal(updates["kernel"], [[1, 0], [1, 0]])
+    np.testing.assert_array_equal(updates["bias"], 1)
+    with pytest.raises(ValueError, match=r"1:2 pattern fixes the sparsity, 0.5; got 0.6"):
+        gsm(0.6, pattern=jp.masks.nm(1, 2, axis=1), where=jp.default_where).init(params)
+    with pytest.raises(TypeError, match="sparsity is a number"):
+        gsm(None)
+
+
+def test_the_recipe_prunes_by_the_pattern_that_it_trained_for():
+    params = {"bias": jnp.ones(3), "kernel": jnp.array([[4.0, 1.0], [3.0, 2.0]])}
+    for recipe in (jp.methods.gsm, jp.methods.lc):
+        method = recipe(None, pattern=jp.masks.nm(1, 2, axis=1))
+        tx = method.transform(optax.sgd(0.1))
+        updates, state = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+        assert not np.any(updates["bias"])
+        _, mask = method.finish(params, state)
+        np.testing.assert_array_equal(mask["kernel"], [[1, 0], [1, 0]])
+        uniform = recipe(0.5, allocation=jp.masks.uniform())
+        _, mask = uniform.finish(params, uniform.transform(optax.sgd(0.1)).init(params))
+        np.testing.assert_array_equal(mask["kernel"], [[1, 0], [1, 0]])
+
+
 def test_a_leaf_without_gradient_is_no_collapse():
     params = {"bias": jnp.zeros(2), "kernel": jnp.ones((2, 3))}
     updates, _ = gsm(0.5).update(params, gsm(0.5).init(params), params)

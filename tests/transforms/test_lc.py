@@ -103,6 +103,17 @@ def test_alternation_by_hand():
     assert float(state.mu) == 6.0
 
 
+def test_patterns_by_hand():
+    params = {"bias": jnp.ones(3), "kernel": jnp.array([[4.0, 1.0], [3.0, -2.0]])}
+    rules = {"pattern": jp.masks.nm(1, 2, axis=1), "where": jp.default_where}
+    for tx in (lc(None, 0.5, **rules), lc(None, mu=0.5, **rules)):
+        updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
+        np.testing.assert_array_equal(updates["kernel"], [[0, 0.5], [0, -1.0]])
+        assert not np.any(updates["bias"])
+    with pytest.raises(ValueError, match=r"1:2 pattern fixes the sparsity, 0.5; got 0.6"):
+        lc(0.6, 0.5, **rules).init(params)
+
+
 # Forty steps
 
 

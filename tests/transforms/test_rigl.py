@@ -9,6 +9,7 @@ import moving_oracle as mo
 import numpy as np
 import optax
 import pytest
+from flax.core import FrozenDict
 from moving_checks import (
     assert_same_when_sharded,
     assert_same_with_and_without_jit,
@@ -156,7 +157,7 @@ def test_growth_by_gradients_of_another_batch():
         _, state = step(zero, state, params, other=other)
     np.testing.assert_array_equal(get_mask(state)["kernel"], [[0, 0, 1, 1], [0, 1, 0, 1]])
     with pytest.raises(ValueError, match=r"'other', which update did not get"):
-        tx.update(zero, state, params)
+        tx.update(zero, tx.init(params), params)
 
 
 def test_dropping_by_other_scores():
@@ -184,6 +185,90 @@ def test_a_mask_set_from_outside_goes_back_to_the_counts():
         state = set_mask(tx.init(params), mask)
         _, state = step({"kernel": jnp.ones((8, 8))}, state, params)
         assert int(get_mask(state)["kernel"].sum()) == 32
+
+
+WITHIN = {"kernel": (jnp.arange(64) % 7 < 2).reshape(8, 8)}  # 19 of 64
+
+
+def one_move(tx, scale=1.0):
+    params = {"kernel": jnp.arange(1.0, 65.0).reshape(8, 8)}
+    state = tx.init(params)
+    first = get_mask(state)["kernel"]
+    grads = {"kernel": scale * jnp.cos(jnp.arange(64.0)).reshape(8, 8)}
+    _, state = mo.stepper(tx)(grads, state, params)
+    return np.asarray(first), np.asarray(get_mask(state)["kernel"])
+
+
+def test_within_a_mask_of_ones_own_its_counts_hold():
+    tx = rigl(optax.sgd(0.1), None, key=KEY, within=WITHIN, total_steps=20, interval=1)
+    first, after = one_move(tx)
+    np.testing.assert_array_equal(first, WITHIN["kernel"])
+    k = round(fraction(1, 15, 0.3) * 19)
+    kept = mo.drop_lowest(first, np.arange(1.0, 65.0).reshape(8, 8), k)
+    size = np.abs(np.cos(np.arange(64, dtype=np.float32))).reshape(8, 8)
+    np.testing.assert_array_equal(after, mo.grow_highest(kept, size, k))
+
+
+@pytest.mark.parametrize(
+    ("pattern", "within"),
+    [
+        (jp.masks.nm(2, 4, axis=0), jnp.tile(jnp.array([[True], [False]]), (4, 8))),
+        (jp.masks.block(2, 2), jnp.kron(jnp.eye(4), jnp.ones((2, 2))) > 0),
+    ],
+    ids=["2:4", "blocks"],
+)
+def test_within_a_mask_that_has_a_pattern(pattern, within):
+    rules = {"key": KEY, "total_steps": 20, "interval": 1, "drop_fraction": 0.6}
+    tx = rigl(optax.sgd(0.1), None, within={"kernel": within}, pattern=pattern, **rules)
+    first, after = one_move(tx)
+    np.testing.assert_array_equal(first, within)
+    assert after.sum() == within.sum()
+    assert (after != first).any()
+    jp.masks.check({"kernel": after}, pattern)
+
+
+def test_within_is_refused_beside_other_counts():
+    options = {"key": KEY, "total_steps": 20, "interval": 1, "within": WITHIN}
+    with pytest.raises(ValueError, match=r"rigl keeps the counts of within=; got sparsity=0.5"):
+        rigl(optax.sgd(0.1), 0.5, **options)
+    with pytest.raises(ValueError, match=r"keeps the counts of within=.* and allocation=<func"):
+        rigl(optax.sgd(0.1), None, allocation=jp.masks.erk(), **options)
+    with pytest.raises(ValueError, match=r"'kernel' is not 1:2 along axis 0"):
+        rigl(optax.sgd(0.1), None, pattern=jp.masks.nm(1, 2, axis=0), **options)
+    with pytest.raises(TypeError, match=r"at 'kernel' it has float32"):
+        rigl(optax.sgd(0.1), None, **(options | {"within": {"kernel": jnp.ones((8, 8))}}))
+    with pytest.raises(ValueError, match=r"another tree"):
+        rigl(optax.sgd(0.1), None, **options).init({"weight": jnp.ones((8, 8))})
+    more = {"kernel": jnp.ones((8, 8)), "other": {"w": jnp.ones((4, 4))}}
+    tx = rigl(optax.sgd(0.1), None, **(options | {"within": {**WITHIN, "other": {"w": None}}}))
+    with pytest.raises(ValueError, match=r"disagree on what is prunable, first at 'other/w'"):
+        tx.init(more)
+
+    def traced(m):
+        return rigl(optax.sgd(0.1), None, **(options | {"within": m}))
+
+    with pytest.raises(ValueError, match=r"within= is a concrete mask; got a traced one"):
+        jax.eval_shape(traced, WITHIN)
+
+
+def test_grow_may_return_other_containers():
+    def grow(params, grads):
+        return FrozenDict(jax.tree.map(jnp.abs, {**grads, "bias": optax.MaskedNode()}))
+
+    params = {"bias": jnp.ones(8), "kernel": jnp.arange(1.0, 65.0).reshape(8, 8)}
+    grads = {"bias": jnp.ones(8), "kernel": jnp.cos(jnp.arange(64.0)).reshape(8, 8)}
+
+    def masks(**options):
+        tx = rigl(optax.sgd(0.1), 0.5, key=KEY, total_steps=20, interval=1, **options)
+        return get_mask(mo.stepper(tx)(grads, tx.init(params), params)[1])["kernel"]
+
+    np.testing.assert_array_equal(masks(grow=grow), masks())
+
+    def rows(params, grads):
+        return {"bias": None, "kernel": jnp.abs(grads["kernel"][:4])}
+
+    with pytest.raises(ValueError, match=r"scores of rigl have shape \(4, 8\) at 'kernel'"):
+        masks(grow=rows)
 
 
 def test_blocks_move_whole():
@@ -214,16 +299,21 @@ def test_frozen_it_stays_and_steps():
     assert (weights[EVERY - 1] != weights[EVERY - 2]).any()
 
 
+@pytest.mark.slow
 def test_one_program_gives_what_plain_python_gives():
     assert_same_with_and_without_jit(usual(), at=EVERY)
 
 
+@pytest.mark.slow
 def test_the_same_masks_on_eight_devices():
     masks = assert_same_when_sharded(make(total_steps=12, interval=2), steps=4)
     assert all((masks[0][k]["kernel"] != masks[4][k]["kernel"]).any() for k in "ab")
 
 
-@pytest.mark.parametrize("name", ["muon", "adafactor", "schedule_free"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("muon", marks=pytest.mark.slow), "adafactor", "schedule_free"],
+)
 def test_around_other_optimizers(name):
     run_case(name, functools.partial(rigl, sparsity=0.6, **CASE))
 

@@ -154,6 +154,7 @@ def dropped(values, within, fraction):
     return drop_by_sign(values, fraction, within=within)
 
 
+@pytest.mark.slow
 def test_drop_by_sign_on_eight_devices():
     rng = np.random.default_rng(0)
     values = jnp.asarray(rng.normal(size=(16, 5)).round(1), jnp.float32)
@@ -192,6 +193,23 @@ def test_n_m_groups_stay_exact():
     assert (mask != first).any()
 
 
+def test_within_a_mask_of_ones_own_its_counts_hold():
+    within = {"kernel": (jnp.arange(64) % 7 < 2).reshape(8, 8)}  # 19 of 64
+    params = {"kernel": jnp.arange(1.0, 65.0).reshape(8, 8)}
+    options = {"key": KEY, "total_steps": 9, "interval": 1, "drop_fraction": 0.5}
+    tx = set_(optax.sgd(0.0), None, within=within, **options)
+    state = tx.init(params)
+    np.testing.assert_array_equal(get_mask(state)["kernel"], within["kernel"])
+    _, state = mo.stepper(tx)(params, state, params)
+    after = np.asarray(get_mask(state)["kernel"])
+    kept = mo.drop_lowest(np.asarray(within["kernel"]), np.asarray(params["kernel"]), 10)
+    assert after[kept].all()
+    assert after.sum() == 19
+    assert (after != within["kernel"]).any()
+    with pytest.raises(ValueError, match=r"set_ keeps the counts of within=; got sparsity=0.5"):
+        set_(optax.sgd(0.0), 0.5, within=within, **options)
+
+
 def test_frozen_it_stays():
     tx, params = usual(), mo.start()
     state = freeze(tx.init(params))
@@ -201,10 +219,12 @@ def test_frozen_it_stays():
         assert (np.asarray(masks[k]["kernel"]) == first[k]).all()
 
 
+@pytest.mark.slow
 def test_one_program_gives_what_plain_python_gives():
     assert_same_with_and_without_jit(usual(), at=EVERY)
 
 
+@pytest.mark.slow
 def test_the_same_masks_on_eight_devices():
     masks = assert_same_when_sharded(make(interval=2), steps=2)
     assert all((masks[0][k]["kernel"] != masks[2][k]["kernel"]).any() for k in "ab")

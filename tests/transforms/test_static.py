@@ -87,6 +87,25 @@ def test_old_keys_and_keys_under_jit():
     assert masks[0].sum() == masks[1].sum()
 
 
+def test_other_scores():
+    params = {"kernel": jnp.array([[1.0, -5.0, 3.0, 2.0]])}
+    tx = static(optax.sgd(0.1), 0.5, scores=jp.scores.magnitude)
+    np.testing.assert_array_equal(get_mask(tx.init(params))["kernel"], [[0, 1, 1, 0]])
+
+    def noisy(params, key):
+        return {"kernel": jax.random.uniform(key, params["kernel"].shape)}
+
+    masks = [
+        get_mask(static(optax.sgd(0.1), 0.5, scores=noisy, key=jax.random.key(i)).init(params))
+        for i in range(5)
+    ]
+    assert len({tuple(m["kernel"].tolist()[0]) for m in masks}) > 1
+    with pytest.raises(TypeError, match=r"static draws its first mask .* got key=None"):
+        static(optax.sgd(0.1), 0.5, scores=noisy)
+    with pytest.raises(ValueError, match=r"scores of static ask for 'grads'.* use fixed_mask"):
+        static(optax.sgd(0.1), 0.5, scores=jp.scores.taylor)
+
+
 def test_set_mask_moves_it():
     tx, params = static(optax.sgd(0.0), 0.6, key=KEY), mo.start()
     state = tx.init(params)
@@ -96,6 +115,7 @@ def test_set_mask_moves_it():
     assert not np.asarray(params["a"]["kernel"])[~np.asarray(mask["a"]["kernel"])].any()
 
 
+@pytest.mark.slow
 def test_the_same_masks_on_eight_devices():
     assert_same_when_sharded(static(optax.sgd(0.1), 0.6, key=KEY), steps=2)
 
