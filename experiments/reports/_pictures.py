@@ -51,13 +51,16 @@ def _figure(title: str, log: Log) -> tuple[Figure, Axes]:
     axes.set_xlabel("training step")
     axes.grid(alpha=0.25)
     axes.margins(y=0.09)  # room for the sparsities above the curves
+    last = max(log.steps, default=0)
     for step, sparsity, _ in log.prunings:
+        at_end = step > 0.93 * last  # where a label on the right would leave the picture
         axes.axvline(step, color=_GREY, linestyle="--", linewidth=0.9)
         axes.annotate(
             f"{100 * sparsity:.3g} %",
             (step, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(3, -3),
+            xytext=(-3 if at_end else 3, -3),
+            horizontalalignment="right" if at_end else "left",
             textcoords="offset points",
             verticalalignment="top",
             fontsize=8,
