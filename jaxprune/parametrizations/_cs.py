@@ -6,9 +6,9 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprune import _tree, masks
+from jaxprune import _checks, _tree, masks
 from jaxprune._tree import PyTree, Where
-from jaxprune.parametrizations import _checks, _leaves
+from jaxprune.parametrizations import _leaves
 from jaxprune.parametrizations import _parametrization as _p
 from jaxprune.parametrizations._parametrization import Parametrization, StepState
 
@@ -90,7 +90,7 @@ def cs(
       Savarese, Silva, Maire, Winning the Lottery with Continuous Sparsification, NeurIPS 2020;
       Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and Love Retraining, ICLR 2023.
     """
-    total_steps = _checks.check_steps("total_steps", total_steps)
+    total_steps = _checks.check_steps("total_steps", total_steps, below=2**31)
     # Below, 1 / sigmoid(initial) would leave the range of bfloat16 and float32.
     initial = _checks.check_number("initial", initial, low=-80.0)
     hottest = _checks.check_number("final_temperature", final_temperature, low=1.0)
@@ -101,7 +101,7 @@ def cs(
     _checks.check_function("where", where)
     length, last = 1, total_steps
     if interval is not None:
-        length = _checks.check_steps("interval", interval)
+        length = _checks.check_steps("interval", interval, below=2**31)
         last = math.ceil(total_steps / length) - 1
         if last < 1:
             raise ValueError(

@@ -2,13 +2,15 @@
 
 from typing import Any
 
-from jaxprune import masks
+import jax
+
+from jaxprune import _checks, masks
+from jaxprune._scoring import Scores
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
-from jaxprune.parametrizations import _checks, _scoring
 from jaxprune.parametrizations import _parametrization as _p
+from jaxprune.parametrizations import _scoring
 from jaxprune.parametrizations._parametrization import Parametrization, StepState
-from jaxprune.parametrizations._scoring import Scores
 from jaxprune.parametrizations._ste import masked
 
 
@@ -66,14 +68,13 @@ def dnw(
     """
     if sparsity is not None:
         sparsity = _checks.check_fraction("sparsity", sparsity)
-    _scoring.check_rules(allocation, pattern)
-    score = _scoring.scorer(scores, where)
+    score = _scoring.scorer(scores, where, allocation=allocation, pattern=pattern)
 
     def mask_of(trainable: PyTree) -> PyTree:
         return _scoring.make(score(trainable), sparsity, allocation, pattern)
 
     def init(params: PyTree) -> tuple[PyTree, StepState]:
-        shapes = _scoring.shapes(score, params)
+        shapes = jax.eval_shape(score, params)
         masks.check_fit(shapes, [sparsity], allocation=allocation, pattern=pattern)
         return _p.copied(params), StepState(_p.first_step())
 

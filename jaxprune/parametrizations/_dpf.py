@@ -1,10 +1,10 @@
 """Dynamic pruning with feedback (DPF)."""
 
+from jaxprune._scoring import Scores
 from jaxprune._tree import Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.parametrizations._gradual import gradual
 from jaxprune.parametrizations._parametrization import Parametrization
-from jaxprune.parametrizations._scoring import Scores
 
 
 def dpf(
@@ -12,6 +12,9 @@ def dpf(
     *,
     total_steps: int,
     interval: int,
+    begin_step: int = 0,
+    end_step: int | None = None,
+    initial: float = 0.0,
     refresh: int = 16,
     scores: Scores | None = None,
     allocation: Allocation | None = None,
@@ -38,12 +41,16 @@ def dpf(
     ``trainable`` is the dense parameters. ``finalize`` applies the mask that the next forward pass
     would have: the last one, or a new one where the step count asks for it. Called before the last
     target is reached, it makes a mask at the last target, so that the result always has the
-    sparsity asked for.
+    sparsity asked for. ``begin_step``, ``end_step`` and ``initial`` change the targets as they do
+    those of `jaxprune.schedules.gmp_targets`.
 
     Args:
       sparsity: S in (0, 1), the fraction removed in the end.
       total_steps: T, the length of training in steps.
       interval: I, steps between targets, at most T / 2.
+      begin_step: t_0, steps before the schedule begins.
+      end_step: the step by which the schedule ends; by default the last interval only trains.
+      initial: S_0 in [0, S), the fraction removed from step ``begin_step`` on.
       refresh: steps between masks at one target.
       scores: ``params -> scores``, higher stays; magnitude if omitted.
       allocation: how the total is spread over the leaves; `jaxprune.masks.globally()` if omitted.
@@ -82,6 +89,9 @@ def dpf(
         sparsity,
         total_steps=total_steps,
         interval=interval,
+        begin_step=begin_step,
+        end_step=end_step,
+        initial=initial,
         refresh=refresh,
         backward="dense",
         scores=scores,

@@ -1,10 +1,10 @@
 """Gradual magnitude pruning (GMP) whose pruned weights may recover."""
 
+from jaxprune._scoring import Scores
 from jaxprune._tree import Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.parametrizations._gradual import gradual
 from jaxprune.parametrizations._parametrization import Parametrization
-from jaxprune.parametrizations._scoring import Scores
 
 
 def gmp_recover(
@@ -12,6 +12,9 @@ def gmp_recover(
     *,
     total_steps: int,
     interval: int,
+    begin_step: int = 0,
+    end_step: int | None = None,
+    initial: float = 0.0,
     scores: Scores | None = None,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
@@ -36,13 +39,17 @@ def gmp_recover(
 
     ``trainable`` is the dense parameters. ``finalize`` applies the last mask; called before the
     last target is reached, one made at the last target, so that the result always has the sparsity
-    asked for. Where pruned weights need not return, `jaxprune.transforms.gmp` does without the
-    dense copy.
+    asked for. ``begin_step``, ``end_step`` and ``initial`` change the targets as they do those of
+    `jaxprune.schedules.gmp_targets`. Where pruned weights need not return,
+    `jaxprune.transforms.gmp` does without the dense copy.
 
     Args:
       sparsity: S in (0, 1), the fraction removed in the end.
       total_steps: T, the length of training in steps.
       interval: I, steps between prunings, at most T / 2.
+      begin_step: t_0, steps before the schedule begins.
+      end_step: the step by which the schedule ends; by default the last interval only trains.
+      initial: S_0 in [0, S), the fraction removed from step ``begin_step`` on.
       scores: ``params -> scores``, higher stays; magnitude if omitted.
       allocation: how the total is spread over the leaves; `jaxprune.masks.globally()` if omitted.
       pattern: which weights go together, of those that do not fix the sparsity; unstructured if
@@ -78,6 +85,9 @@ def gmp_recover(
         sparsity,
         total_steps=total_steps,
         interval=interval,
+        begin_step=begin_step,
+        end_step=end_step,
+        initial=initial,
         refresh=None,
         backward="masked",
         scores=scores,

@@ -5,13 +5,13 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprune import _tree, masks
+from jaxprune import _checks, _tree, masks
+from jaxprune._scoring import Scores
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
-from jaxprune.parametrizations import _checks, _scoring
 from jaxprune.parametrizations import _parametrization as _p
+from jaxprune.parametrizations import _scoring
 from jaxprune.parametrizations._parametrization import Parametrization
-from jaxprune.parametrizations._scoring import Scores
 from jaxprune.parametrizations._ste import masked
 from jaxprune.schedules import gmp_targets
 
@@ -35,6 +35,9 @@ def gradual(
     *,
     total_steps: int,
     interval: int,
+    begin_step: int,
+    end_step: int | None,
+    initial: float,
     refresh: int | None,
     backward: Literal["dense", "masked"],
     scores: Scores | None,
@@ -52,6 +55,9 @@ def gradual(
       sparsity: final fraction removed.
       total_steps: length of training in steps.
       interval: steps between targets.
+      begin_step: as for `dpf`.
+      end_step: as for `dpf`.
+      initial: as for `dpf`.
       refresh: steps between masks at one target; `None` for one mask a target.
       backward: which weights get a gradient.
       scores: as for `dpf`.
@@ -62,12 +68,18 @@ def gradual(
     Returns:
       The parametrization.
     """
-    total_steps = _checks.check_steps("total_steps", total_steps)
-    interval = _checks.check_steps("interval", interval)
-    refresh = None if refresh is None else _checks.check_steps("refresh", refresh)
-    times, targets = gmp_targets(sparsity, total_steps=total_steps, interval=interval)
-    _scoring.check_rules(allocation, pattern)
-    score = _scoring.scorer(scores, where)
+    total_steps = _checks.check_steps("total_steps", total_steps, below=2**31)
+    interval = _checks.check_steps("interval", interval, below=2**31)
+    refresh = None if refresh is None else _checks.check_steps("refresh", refresh, below=2**31)
+    times, targets = gmp_targets(
+        sparsity,
+        total_steps=total_steps,
+        interval=interval,
+        begin_step=begin_step,
+        end_step=end_step,
+        initial=initial,
+    )
+    score = _scoring.scorer(scores, where, allocation=allocation, pattern=pattern)
 
     def make(trainable: PyTree, index: Any) -> PyTree:
         scored = score(trainable)
@@ -88,7 +100,7 @@ def gradual(
         return jax.lax.cond(due, lambda: make(trainable, reached - 1), lambda: state.mask)
 
     def init(params: PyTree) -> tuple[PyTree, GradualState]:
-        like = _scoring.shapes(score, params)
+        like = jax.eval_shape(score, params)
         _scoring.check_not_fixed(like, pattern, name=name)
         masks.check_fit(like, targets, allocation=allocation, pattern=pattern)
         copy = _p.copied(params)

@@ -2,9 +2,8 @@
 
 from typing import Any
 
-from jaxprune import masks
+from jaxprune import _checks, masks
 from jaxprune._tree import PyTree, Where
-from jaxprune.parametrizations import _checks
 from jaxprune.parametrizations import _parametrization as _p
 from jaxprune.parametrizations._parametrization import Parametrization, StepState
 

@@ -5,13 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprune import _tree, masks
+from jaxprune import _checks, _tree, masks
+from jaxprune._scoring import Scores
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Pattern
-from jaxprune.parametrizations import _checks, _leaves, _scoring
+from jaxprune.parametrizations import _leaves, _scoring
 from jaxprune.parametrizations import _parametrization as _p
 from jaxprune.parametrizations._parametrization import Parametrization, StepState
-from jaxprune.parametrizations._scoring import Scores
 from jaxprune.parametrizations._ste import masked
 
 
@@ -78,7 +78,7 @@ def sr_ste(
         return _scoring.make(score(trainable), None, pattern=pattern)
 
     def init(params: PyTree) -> tuple[PyTree, StepState]:
-        like = _scoring.shapes(score, params)
+        like = jax.eval_shape(score, params)
         _check_pattern(pattern, like)
         masks.check_fit(like, [None], pattern=pattern)
         return _p.copied(params), StepState(_p.first_step())

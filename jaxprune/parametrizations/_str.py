@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprune import _tree
+from jaxprune import _checks, _tree
 from jaxprune._tree import PyTree, Where
-from jaxprune.parametrizations import _checks, _leaves
+from jaxprune.parametrizations import _leaves
 from jaxprune.parametrizations import _parametrization as _p
 from jaxprune.parametrizations._parametrization import Parametrization, StepState
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import optax
 
+from jaxprune._checks import check_scalar
 from jaxprune._tree import is_traced
-from jaxprune.schedules._checks import check_scalar
 from jaxprune.schedules._llr import llr
 
 

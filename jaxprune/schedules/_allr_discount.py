@@ -5,8 +5,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxprune._checks import check_scalar, check_steps
 from jaxprune._tree import PyTree, is_traced, relative_distance
-from jaxprune.schedules._checks import check_scalar, check_steps
 
 
 def allr_discount(

@@ -2,7 +2,7 @@
 
 import optax
 
-from jaxprune.schedules._checks import check_steps
+from jaxprune._checks import check_steps
 from jaxprune.schedules._decay import cosine_decay
 from jaxprune.schedules._table import lookup, pretraining_table
 from jaxprune.schedules._warmup import after_warmup, warmup_steps

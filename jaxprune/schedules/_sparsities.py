@@ -1,12 +1,11 @@
 """How much is pruned, by cycle or by step. A sparsity is the fraction of weights removed."""
 
 import math
-from typing import Any
 
 import numpy as np
 import optax
 
-from jaxprune.schedules._checks import check_steps
+from jaxprune._checks import check_fraction, check_steps
 from jaxprune.schedules._table import lookup
 
 
@@ -36,7 +35,7 @@ def imp_sparsities(final: float, cycles: int) -> tuple[float, ...]:
       Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015.
       Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and Love Retraining, ICLR 2023.
     """
-    final = _check_sparsity("final", final) if final != 0 else 0.0
+    final = check_fraction("final", final) if final != 0 else 0.0
     cycles = check_steps("cycles", cycles)
     left = math.log1p(-final)
     return (*(-math.expm1(left * j / cycles) for j in range(1, cycles)), final)
@@ -69,8 +68,8 @@ def twenty_percent_sparsities(final: float, rate: float = 0.2) -> tuple[float, .
       Renda, Frankle, Carbin, Comparing Rewinding and Fine-tuning in Neural Network Pruning, ICLR
       2020.
     """
-    final = _check_sparsity("final", final)
-    left = math.log1p(-_check_sparsity("rate", rate))
+    final = check_fraction("final", final)
+    left = math.log1p(-check_fraction("rate", rate))
     quotient = math.log1p(-final) / left
     cycles = max(1, math.ceil(quotient - 1e-9 * max(1.0, quotient)))
     return (*(-math.expm1(left * j) for j in range(1, cycles)), final)
@@ -108,12 +107,12 @@ def cubic(final: float, *, begin_step: int, end_step: int, initial: float = 0.0)
       Zhu & Gupta, To Prune, or Not to Prune: Exploring the Efficacy of Pruning for Model
       Compression, 2017, equation 1.
     """
-    final = _check_sparsity("final", final)
+    final = check_fraction("final", final)
     begin = check_steps("begin_step", begin_step, at_least=0)
     end = check_steps("end_step", end_step)
     if end <= begin:
         raise ValueError(f"end_step is {end}, but must come after begin_step, {begin}.")
-    initial = 0.0 if initial == 0 else _check_sparsity("initial", initial)
+    initial = 0.0 if initial == 0 else check_fraction("initial", initial)
     if initial > final:
         raise ValueError(
             f"initial is {initial}, above final={final}: this schedule only prunes. Swap them."
@@ -167,8 +166,8 @@ def gmp_targets(
       Compression, 2017, equation 1; Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and
       Love Retraining, ICLR 2023, for the times of pruning (their code).
     """
-    final = _check_sparsity("final", final)
-    initial = 0.0 if initial == 0 else _check_sparsity("initial", initial)
+    final = check_fraction("final", final)
+    initial = 0.0 if initial == 0 else check_fraction("initial", initial)
     if initial >= final:
         raise ValueError(f"initial is {initial}, but must be below final={final}.")
     total, begin = (
@@ -212,15 +211,3 @@ def gmp_targets(
     if initial:
         steps, sparsities = (begin, *steps), (initial, *sparsities)
     return steps, sparsities
-
-
-def _check_sparsity(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(
-            f"{name} must be a number, but it is {value!r} of type {type(value).__name__}. "
-            f"Pass float({name})."
-        )
-    if not 0 < value < 1:
-        hint = " For percent, divide by 100." if 1 < value <= 100 else ""
-        raise ValueError(f"{name} is {value}, but a fraction removed must lie in (0, 1).{hint}")
-    return float(value)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxprune.schedules._checks import check_steps
+from jaxprune._checks import check_steps
 
 Table: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import optax
 
-from jaxprune.schedules._checks import check_rate, check_steps
+from jaxprune._checks import check_rate, check_steps
 from jaxprune.schedules._decay import compressed, cosine_decay, linear_decay
 from jaxprune.schedules._table import Table, check_pretraining, lookup, pretraining_table
 from jaxprune.schedules._warmup import after_warmup, warmup_steps

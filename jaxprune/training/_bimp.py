@@ -4,7 +4,7 @@ from typing import Any
 
 import optax
 
-from jaxprune.schedules._checks import check_rate, check_steps
+from jaxprune._checks import check_rate, check_steps
 from jaxprune.training._evaluate import Evaluate
 from jaxprune.training._imp import ImpResult, imp
 from jaxprune.training._loop import TrainLoop

@@ -12,8 +12,8 @@ from jaxprune.transforms._fixed_mask import fixed_mask as fixed_mask
 from jaxprune.transforms._freeze import freeze as freeze
 from jaxprune.transforms._gmp import gmp as gmp
 from jaxprune.transforms._gsm import gsm as gsm
-from jaxprune.transforms._lc import LCState as LCState
 from jaxprune.transforms._lc import lc as lc
+from jaxprune.transforms._lc_forms import LCState as LCState
 from jaxprune.transforms._learning_rate import set_learning_rate as set_learning_rate
 from jaxprune.transforms._mask_state import PruneMask as PruneMask
 from jaxprune.transforms._mask_state import get_mask as get_mask

@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune import _tree, masks
+from jaxprune._checks import check_fraction, check_steps
+from jaxprune._scoring import Scores, Scoring
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.transforms import _mask_state, _moments, _moving, _wrap
-from jaxprune.transforms._prune_at import check_not_sparser, check_sparsity, check_step
+from jaxprune.transforms._prune_at import check_not_sparser
 from jaxprune.transforms._regrow import like_mask
-from jaxprune.transforms._scoring import Scores, Scoring
 
 
 def ac_dc(
@@ -98,16 +99,16 @@ def ac_dc(
       Peste, Iofinova, Vladu, Alistarh, AC/DC: Alternating Compressed/DeCompressed Training of Deep
       Neural Networks, NeurIPS 2021, and the configurations of its code.
     """
-    target = None if sparsity is None else check_sparsity(sparsity)
+    target = None if sparsity is None else check_fraction("sparsity", sparsity)
     steps = _phases(
-        check_step("total_steps", total_steps),
-        check_step("warmup_steps", warmup_steps),
-        check_step("compressed_steps", compressed_steps),
-        check_step(
+        check_steps("total_steps", total_steps),
+        check_steps("warmup_steps", warmup_steps),
+        check_steps("compressed_steps", compressed_steps),
+        check_steps(
             "decompressed_steps",
             compressed_steps if decompressed_steps is None else decompressed_steps,
         ),
-        check_step("final_steps", final_steps),
+        check_steps("final_steps", final_steps),
     )
     if not isinstance(reset_moments, bool):
         raise TypeError(f"reset_moments is True or False; got {reset_moments!r}.")
@@ -126,7 +127,7 @@ def ac_dc(
     def move(now: _moving.Move) -> PyTree:
         def compressed() -> PyTree:
             scored = like_mask(
-                scoring(now.params, now.grads, now.extra_args), now.mask, name="ac_dc"
+                scoring(now.params, grads=now.grads, **now.extra_args), now.mask, name="ac_dc"
             )
             return plan(scored).make(scored, 0)
 

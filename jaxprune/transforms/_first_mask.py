@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _tree, masks
+from jaxprune._checks import check_fraction
 from jaxprune._tree import PyTree
 from jaxprune.masks import Allocation, Pattern, _pattern
 from jaxprune.masks._plan_counts import LeafCounts
 from jaxprune.transforms import _mask_state
-from jaxprune.transforms._prune_at import check_sparsity
 
 
 def drawn_mask(
@@ -24,7 +24,7 @@ def drawn_mask(
 ) -> Callable[[PyTree], PyTree]:
     """A function from parameters to the mask that sparse training starts from."""
     if sparsity is not None:
-        sparsity = check_sparsity(sparsity)
+        sparsity = check_fraction("sparsity", sparsity)
 
     def draw(params: PyTree) -> PyTree:
         return masks.make(

@@ -4,12 +4,12 @@ from typing import Any
 
 import optax
 
-from jaxprune import _tree, masks
+from jaxprune import masks
 from jaxprune import scores as scores_
+from jaxprune._scoring import Scores, Scoring, every_floating
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.transforms import _mask_state, _wrap
-from jaxprune.transforms._scoring import Scores, Scoring
 
 
 def gsm(
@@ -91,9 +91,8 @@ def gsm(
     """
     if sparsity is not None or pattern is None:
         masks.count(sparsity, 1)  # for its checks
-    scoring = Scoring(
-        scores_.taylor if scores is None else scores, _floating if where is None else where
-    )
+    chosen = scores_.taylor if scores is None else scores
+    scoring = Scoring(chosen, where, default_where=every_floating)
     rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
 
     def init(params: PyTree) -> optax.EmptyState:
@@ -107,14 +106,9 @@ def gsm(
         # Extra arguments go to the scores that ask for them; `optax.chain` hands the same ones on
         # to the other members itself.
         _wrap.check_params(params, name="gsm")
-        scored = scoring(params, updates, extra_args)
+        scored = scoring(params, grads=updates, **extra_args)
         # Not `make`: a leaf that gets no gradient in one step is no collapse.
         mask, _ = masks.make_with_info(scored, sparsity, **rules)
         return _wrap.masked(mask, updates), state
 
     return optax.GradientTransformationExtraArgs(init, update)
-
-
-def _floating(path: str, leaf: Any) -> bool:
-    del path
-    return _tree.is_floating(leaf)

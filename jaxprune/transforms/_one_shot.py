@@ -4,10 +4,10 @@ from typing import Any
 
 import optax
 
+from jaxprune._scoring import Scores
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.transforms._prune_at import pruning
-from jaxprune.transforms._scoring import Scores
 
 
 def one_shot(

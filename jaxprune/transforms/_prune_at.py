@@ -6,14 +6,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from jaxprune import _tree, masks, metrics
+from jaxprune._checks import check_fraction, check_steps
+from jaxprune._scoring import Scores, Scoring, check_leaves
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.transforms import _moving
-from jaxprune.transforms._scoring import Scores, Scoring, check_leaves
 
 
 def prune_at(
@@ -129,7 +129,7 @@ def pruning(
         return mask
 
     def move(now: _moving.Move) -> PyTree:
-        scored = scoring(now.params, now.grads, now.extra_args)
+        scored = scoring(now.params, grads=now.grads, **now.extra_args)
         check_leaves(scored, now.mask, name=name)
         return plan(scored).make(scored, now.number, within=now.mask)
 
@@ -187,9 +187,9 @@ def _checked(
             f"{len(sparsities)} sparsities."
         )
     for step in steps:
-        check_step("a step to prune after", step)
+        check_steps("a step to prune after", step)
     if total_steps is not None:
-        check_step("total_steps", total_steps)
+        check_steps("total_steps", total_steps)
     if any(b <= a for a, b in itertools.pairwise(steps)):
         raise ValueError(f"steps rise; got {steps!r:.80}.")
     if total_steps is not None and steps[-1] > total_steps:
@@ -197,26 +197,7 @@ def _checked(
             f"the pruning after step {steps[-1]} comes after the end of training, "
             f"total_steps={total_steps}: the network would end less sparse than asked."
         )
-    known = [check_sparsity(s) for s in sparsities if s is not None]
+    known = [check_fraction("sparsity", s) for s in sparsities if s is not None]
     if any(b < a for a, b in itertools.pairwise(known)):
         raise ValueError(f"sparsities rise; got {sparsities!r:.80}. A pruned weight stays pruned.")
     return steps, sparsities
-
-
-def check_step(name: str, value: Any) -> int:
-    """Returns a number of steps, at least 1, or raises."""
-    if isinstance(value, bool) or (not isinstance(value, int) and not hasattr(value, "__index__")):
-        raise TypeError(f"{name} is a static Python integer, 1 for the first step; got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} is at least 1, after the first step; got {value}.")
-    return int(value)
-
-
-def check_sparsity(value: Any) -> float:
-    """Returns a sparsity that prunes something, or raises."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
-        raise TypeError(f"sparsity is a Python number, the fraction removed; got {value!r}.")
-    if not 0 < value < 1:
-        hint = f" For {value:g} % pass {value / 100:g}." if 1 < value < 100 else ""
-        raise ValueError(f"sparsity is the fraction removed, in (0, 1); got {value}.{hint}")
-    return float(value)

@@ -8,14 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune import _tree, masks, scores
+from jaxprune._checks import check_number, check_steps
+from jaxprune._scoring import check_leaves
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.masks._plan_counts import LeafCounts, leaf_counts, plan_counts
 from jaxprune.transforms import _moving
 from jaxprune.transforms._first_mask import check_start, counts_in, drawn_mask, split_key
 from jaxprune.transforms._moving import Move
-from jaxprune.transforms._prune_at import check_step
-from jaxprune.transforms._scoring import check_leaves
 
 
 def regrowing(
@@ -147,9 +147,9 @@ def check_window(
       TypeError: if one of them is not a static integer.
       ValueError: if the window ends after training.
     """
-    total = check_step("total_steps", total_steps)
-    every = check_step("interval", interval)
-    end = default_end(total) if end_step is None else check_step("end_step", end_step)
+    total = check_steps("total_steps", total_steps)
+    every = check_steps("interval", interval)
+    end = default_end(total) if end_step is None else check_steps("end_step", end_step)
     if end > total:
         raise ValueError(
             f"end_step={end} of {name} lies after the end of training, total_steps={total}. Let "
@@ -166,21 +166,20 @@ def never_moves(*, name: str, interval: int, end_step: int) -> ValueError:
     )
 
 
-def check_fraction(value: Any) -> float:
+def check_drop_fraction(value: Any) -> float:
     """Returns a drop fraction, or raises.
 
     Raises:
       TypeError: if it is no number.
       ValueError: if it lies outside (0, 1].
     """
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"drop_fraction is a Python number in (0, 1]; got {value!r}.")
-    if not 0 < value <= 1:
+    number = check_number("drop_fraction", value, low=-float("inf"))
+    if not 0 < number <= 1:
         raise ValueError(
             f"drop_fraction is the fraction of the kept weights that a move drops, in (0, 1]; got "
             f"{value}."
         )
-    return float(value)
+    return number
 
 
 def _dropped(counts: LeafCounts, fractions: Sequence[float]) -> list[list[int]]:

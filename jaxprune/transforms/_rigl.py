@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune import _tree
+from jaxprune._scoring import Scores, Scoring
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.transforms import _regrow
 from jaxprune.transforms._moving import Move
-from jaxprune.transforms._scoring import Scores, Scoring
 
 
 def rigl(
@@ -118,7 +118,7 @@ def rigl(
       Evci, Gale, Menick, Castro, Elsen, Rigging the Lottery: Making All Tickets Winners, ICML 2020,
       section 3 and algorithm 1.
     """
-    alpha = _regrow.check_fraction(drop_fraction)
+    alpha = _regrow.check_drop_fraction(drop_fraction)
     _, every, end = _regrow.check_window(
         name="rigl",
         total_steps=total_steps,
@@ -133,10 +133,10 @@ def rigl(
     scoring, growth = Scoring(scores, where), Scoring(grow or _gradients, where)
 
     def drop(now: Move) -> PyTree:
-        return scoring(now.params, now.grads, now.extra_args)
+        return scoring(now.params, grads=now.grads, **now.extra_args)
 
     def score_growth(now: Move) -> PyTree:
-        return growth(now.params, now.grads, now.extra_args)
+        return growth(now.params, grads=now.grads, **now.extra_args)
 
     return _regrow.regrowing(
         inner,

@@ -7,12 +7,12 @@ import optax
 
 from jaxprune import _tree
 from jaxprune import scores as scores_
+from jaxprune._scoring import Scores, Scoring
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.masks._by_sign import drop_by_sign
 from jaxprune.transforms import _regrow
 from jaxprune.transforms._moving import Move
-from jaxprune.transforms._scoring import Scores, Scoring
 
 
 def set_(
@@ -106,7 +106,7 @@ def set_(
       connectivity inspired by network science, Nature Communications 2018; Evci et al., Rigging the
       Lottery: Making All Tickets Winners, ICML 2020, and its code, for the rule by magnitude.
     """
-    fraction = _regrow.check_fraction(drop_fraction)
+    fraction = _regrow.check_drop_fraction(drop_fraction)
     total, every, end = _regrow.check_window(
         name="set_",
         total_steps=total_steps,
@@ -126,7 +126,7 @@ def set_(
     scoring = Scoring(scores, where)
 
     def drop(now: Move) -> PyTree:
-        return scoring(now.params, now.grads, now.extra_args)
+        return scoring(now.params, grads=now.grads, **now.extra_args)
 
     def drop_signs(now: Move) -> PyTree:
         return drop_by_sign(_tree.prunable(now.params, where), fraction, within=now.mask)

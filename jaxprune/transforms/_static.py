@@ -6,11 +6,11 @@ import jax
 import optax
 
 from jaxprune import scores as scores_
+from jaxprune._scoring import Scores, Scoring
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.transforms import _moving
 from jaxprune.transforms._first_mask import drawn_mask, split_key
-from jaxprune.transforms._scoring import Scores, Scoring
 
 
 def static(
@@ -81,7 +81,7 @@ def static(
         given["key"], _ = split_key(key, name="static")
 
     def score(params: PyTree) -> PyTree:
-        return scoring(params, None, given)
+        return scoring(params, **given)
 
     return _moving.moving(
         inner,

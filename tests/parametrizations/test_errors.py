@@ -36,7 +36,7 @@ def test_gradual_windows(method):
         method(0.5, total_steps=10, interval=0)
     with pytest.raises(TypeError, match=r"interval must be a static Python integer.*2\.0"):
         method(0.5, total_steps=10, interval=2.0)
-    with pytest.raises(ValueError, match=r"below 2\*\*31"):
+    with pytest.raises(ValueError, match=r"below 2147483648"):
         method(0.5, total_steps=2**31, interval=2)
 
 
@@ -69,7 +69,7 @@ def test_not_a_function():
 
 
 def test_where_beside_scores_that_do_not_take_it():
-    with pytest.raises(TypeError, match="these scores do not take `where`"):
+    with pytest.raises(TypeError, match="takes no argument `where`"):
         pz.dnw(0.5, scores=lambda params: params, where=lambda path, leaf: True)
 
 

@@ -101,7 +101,7 @@ def test_final_is_a_fraction(final):
 
 
 def test_errors():
-    with pytest.raises(ValueError, match=r"final is 90, .* For percent, divide by 100"):
+    with pytest.raises(ValueError, match=r"final is 90, .* For 90 % pass 0.9"):
         imp_sparsities(90, 3)
     with pytest.raises(ValueError, match=r"rate is 1\.0"):
         twenty_percent_sparsities(0.9, 1.0)

@@ -199,10 +199,10 @@ def test_under_multisteps():
             r"no compressed phase fits: 4 .* 5 .* 5 .* 27 are 41, more than .*40",
         ),
         ({"decompressed_steps": 20}, r"no compressed phase fits"),
-        ({"warmup_steps": 0}, r"warmup_steps is at least 1"),
-        ({"compressed_steps": 0}, r"compressed_steps is at least 1"),
-        ({"final_steps": 0}, r"final_steps is at least 1"),
-        ({"sparsity": 0.0}, r"in \(0, 1\); got 0.0"),
+        ({"warmup_steps": 0}, r"warmup_steps is 0, but must be at least 1"),
+        ({"compressed_steps": 0}, r"compressed_steps is 0, but must be at least 1"),
+        ({"final_steps": 0}, r"final_steps is 0, but must be at least 1"),
+        ({"sparsity": 0.0}, r"sparsity is 0.0, but a fraction"),
     ],
 )
 def test_bad_values(options, match):
@@ -211,11 +211,11 @@ def test_bad_values(options, match):
 
 
 def test_arguments_of_the_wrong_kind():
-    with pytest.raises(TypeError, match=r"warmup_steps is a static Python integer"):
+    with pytest.raises(TypeError, match=r"warmup_steps must be a static Python integer"):
         make(warmup_steps=1.0)
     with pytest.raises(TypeError, match=r"reset_moments is True or False; got 1"):
         make(reset_moments=1)
-    with pytest.raises(TypeError, match=r"scores is a function"):
+    with pytest.raises(TypeError, match=r"scores must be a function"):
         make(scores={"a": 1})
 
 

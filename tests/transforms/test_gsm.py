@@ -204,5 +204,5 @@ def test_refusals():
     grads = {"first": params["first"], "second": {**params["second"], "bias": None}}
     with pytest.raises(ValueError, match="nothing for the prunable leaf 'second/bias'"):
         gsm(0.5).update(grads, optax.EmptyState(), params)
-    with pytest.raises(TypeError, match=r"scores is a function.*got dict"):
+    with pytest.raises(TypeError, match=r"scores must be a function.*dict"):
         gsm(0.5, scores=params)

@@ -11,8 +11,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from test_gsm import make_batches, make_params, quick_jit, slow_gradient, train
 
 import jaxprune as jp
+from jaxprune.transforms import LCState, lc
 from jaxprune.transforms._gsm import gsm
-from jaxprune.transforms._lc import LCState, lc
 
 
 def raised(step):
@@ -424,7 +424,7 @@ def test_arguments_that_contradict_each_other():
         (TypeError, r"weight_decay is a number or a function.*'big'", {"weight_decay": "big"}),
         (ValueError, r"mu is finite and above 0; got 0\.0", {"mu": 0}),
         (TypeError, r"mu is a number or a function of the step", {"mu": np.ones(2)}),
-        (TypeError, r"scores is a function", {"mu": 1.0, "scores": {}}),
+        (TypeError, r"scores must be a function", {"mu": 1.0, "scores": {}}),
     ],
 )
 def test_arguments_out_of_range(error, message, arguments):

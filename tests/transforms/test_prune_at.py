@@ -174,11 +174,11 @@ def test_an_inner_apply_if_finite_rests_but_the_mask_moves():
         ((1, 2), (0.5,), {}, r"steps and sparsities pair.*got 2 steps and 1 sparsities"),
         ((2, 2), (0.1, 0.2), {}, r"steps rise; got \(2, 2\)"),
         ((2, 1), (0.1, 0.2), {}, r"steps rise; got \(2, 1\)"),
-        ((0, 1), (0.1, 0.2), {}, r"a step to prune after is at least 1.*got 0"),
+        ((0, 1), (0.1, 0.2), {}, r"a step to prune after is 0, but must be at least 1"),
         ((1, 2), (0.2, 0.1), {}, r"sparsities rise; got \(0\.2, 0\.1\). A pruned weight stays"),
-        ((1,), (0.0,), {}, r"fraction removed, in \(0, 1\); got 0\.0"),
-        ((1,), (1.0,), {}, r"fraction removed, in \(0, 1\); got 1\.0"),
-        ((1,), (90,), {}, r"in \(0, 1\); got 90\. For 90 % pass 0\.9"),
+        ((1,), (0.0,), {}, r"sparsity is 0\.0, but a fraction removed"),
+        ((1,), (1.0,), {}, r"sparsity is 1\.0, but a fraction removed"),
+        ((1,), (90,), {}, r"in \(0, 1\)\. For 90 % pass 0\.9"),
         (
             (1, 9),
             (0.1, 0.2),
@@ -196,10 +196,10 @@ def test_steps_and_sparsities_that_cannot_be(steps, sparsities, options, message
 @pytest.mark.parametrize(
     ("steps", "sparsities", "message"),
     [
-        ((1.0,), (0.5,), r"static Python integer, 1 for the first step; got 1\.0"),
-        ((True,), (0.5,), r"static Python integer, 1 for the first step; got True"),
-        ((1,), ("0.5",), r"sparsity is a Python number, the fraction removed; got '0\.5'"),
-        ((1,), (True,), r"sparsity is a Python number, the fraction removed; got True"),
+        ((1.0,), (0.5,), r"to prune after must be a static Python integer.*1\.0"),
+        ((True,), (0.5,), r"to prune after must be a static Python integer.*True"),
+        ((1,), ("0.5",), r"sparsity must be a static number, but it is '0\.5'"),
+        ((1,), (True,), r"sparsity must be a static number, but it is True"),
     ],
 )
 def test_kinds(steps, sparsities, message):
@@ -218,7 +218,7 @@ def test_what_is_no_optimizer(inner):
 
 
 def test_scores_that_are_a_tree():
-    with pytest.raises(TypeError, match=r"scores is a function.*got dict: every mask needs new"):
+    with pytest.raises(TypeError, match=r"scores must be a function.*dict: every mask needs new"):
         prune_at(optax.sgd(0.1), (1,), (0.5,), scores={"kernel": 1})
 
 

@@ -346,11 +346,11 @@ def test_bad_values(options, match):
     [
         ({"key": 0}, r"rigl draws its first mask from a JAX random key; got key=0"),
         ({"key": jax.random.split(KEY)}, r"JAX random key; got key=key<fry>\[2\]"),
-        ({"interval": 1.5}, r"interval is a static Python integer"),
-        ({"total_steps": "40"}, r"total_steps is a static Python integer"),
+        ({"interval": 1.5}, r"interval must be a static Python integer"),
+        ({"total_steps": "40"}, r"total_steps must be a static Python integer"),
         ({"drop_fraction": "0.3"}, r"drop_fraction is a Python number"),
         ({"sparsity": "0.3"}, r"sparsity is a Python number"),
-        ({"grow": {"a": 1}}, r"scores is a function"),
+        ({"grow": {"a": 1}}, r"scores must be a function"),
     ],
 )
 def test_arguments_of_the_wrong_kind(options, match):
