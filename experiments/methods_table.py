@@ -60,16 +60,16 @@ class Grid:
     methods: tuple[str, ...] = ("bimp", "gmp", "gsm", "lc", "dpf", "dnw", "str", "cs", "dst")
     """Methods."""
 
-    str_weight_decay: tuple[float, ...] = (1.5e-3, 2e-3, 2.5e-3)
+    str_weight_decay: tuple[float, ...] = (6e-3, 1e-2, 1.2e-2)
     """Weight decays of STR, of weights and thresholds."""
 
     str_initial: float = -3.0
     """Initial thresholds of STR, before the sigmoid."""
 
-    cs_initial: tuple[float, ...] = (-0.01, -0.03, -0.06)
+    cs_initial: tuple[float, ...] = (-0.01, -0.025, -0.05)
     """Initial gates of CS, before the sigmoid."""
 
-    dst_penalty: tuple[float, ...] = (4e-4, 1e-3, 2e-3)
+    dst_penalty: tuple[float, ...] = (1e-3, 2e-3, 3e-3)
     """Penalties of DST."""
 
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -109,9 +109,9 @@ def test_errors():
         imp_sparsities(0.9, 0)
     with pytest.raises(TypeError, match=r"cycles must be a static Python integer .* 2\.0"):
         imp_sparsities(0.9, 2.0)
-    with pytest.raises(TypeError, match=r"final must be a number, but it is '0\.9'"):
+    with pytest.raises(TypeError, match=r"final must be a static number, but it is '0\.9'"):
         imp_sparsities("0.9", 2)
-    with pytest.raises(TypeError, match="final must be a number, but it is True"):
+    with pytest.raises(TypeError, match="final must be a static number, but it is True"):
         imp_sparsities(True, 2)
     with pytest.raises(ValueError, match="end_step is 5, but must come after begin_step, 5"):
         cubic(0.9, begin_step=5, end_step=5)
