@@ -329,10 +329,10 @@ def test_under_multisteps():
         ({"interval": 40}, r"rigl never moves its mask: interval=40 .* step 30"),
         ({"end_step": 41}, r"end_step=41 of rigl lies after the end of training, total_steps=40"),
         ({"end_step": 4}, r"never moves its mask"),
-        ({"interval": 0}, r"interval is at least 1"),
+        ({"interval": 0}, r"interval is 0, but must be at least 1"),
         ({"drop_fraction": 0.0}, r"drop_fraction is .* in \(0, 1\]; got 0.0"),
         ({"drop_fraction": 1.5}, r"in \(0, 1\]; got 1.5"),
-        ({"sparsity": 1.0}, r"in \(0, 1\); got 1.0"),
+        ({"sparsity": 1.0}, r"sparsity is 1.0, but a fraction"),
         ({"sparsity": 60}, r"pass 0.6"),
     ],
 )
@@ -348,8 +348,8 @@ def test_bad_values(options, match):
         ({"key": jax.random.split(KEY)}, r"JAX random key; got key=key<fry>\[2\]"),
         ({"interval": 1.5}, r"interval must be a static Python integer"),
         ({"total_steps": "40"}, r"total_steps must be a static Python integer"),
-        ({"drop_fraction": "0.3"}, r"drop_fraction is a Python number"),
-        ({"sparsity": "0.3"}, r"sparsity is a Python number"),
+        ({"drop_fraction": "0.3"}, r"drop_fraction must be a static number"),
+        ({"sparsity": "0.3"}, r"sparsity must be a static number"),
         ({"grow": {"a": 1}}, r"scores must be a function"),
     ],
 )

@@ -128,8 +128,8 @@ def test_around_other_optimizers(name):
 @pytest.mark.parametrize(
     ("sparsity", "options", "match"),
     [
-        (1.0, {}, r"in \(0, 1\); got 1.0"),
-        (-0.5, {}, r"in \(0, 1\); got -0.5"),
+        (1.0, {}, r"sparsity is 1.0, but a fraction"),
+        (-0.5, {}, r"sparsity is -0.5, but a fraction"),
         (0.6, {"pattern": jp.masks.nm(2, 4, axis=1)}, r"2:4 pattern fixes the sparsity, 0.5"),
         (0.99, {}, r"no weight is left of 'b/kernel'"),
         (0.5, {"where": lambda path, leaf: False}, r"no prunable leaf"),
@@ -143,5 +143,5 @@ def test_bad_values(sparsity, options, match):
 def test_arguments_of_the_wrong_kind():
     with pytest.raises(TypeError, match=r"static draws its first mask .* got key=0. Pass one"):
         static(optax.sgd(0.1), 0.5, key=0)
-    with pytest.raises(TypeError, match=r"sparsity is a Python number"):
+    with pytest.raises(TypeError, match=r"sparsity must be a static number"):
         static(optax.sgd(0.1), "0.5", key=KEY)
