@@ -192,8 +192,9 @@ def run(grid: Grid, console: Console) -> str:
     shared = dataclasses.asdict(config_of(grid, {"seed": 0, "method": "dense", "level": 0.0}))
     for key in ("data_dir", "run_dir", "seed", "method"):
         del shared[key]
-    for key in ("sparsity", "penalty", "initial", "weight_decay"):  # what levels are made of
+    for key in ("sparsity", "penalty", "initial"):  # what levels are made of
         del shared[key]
+    # Weight decay stays: STR's is its level, but that of all others is a default.
     shared["str_initial"] = grid.str_initial
     check_settings(grid.out, shared)
 

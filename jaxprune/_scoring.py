@@ -79,6 +79,8 @@ class Scoring:
         """
         if self._where is not None:
             given["where"] = self._where
+        elif "where" in self.required:
+            given["where"] = _tree.default_where
         missing = sorted(self.required - given.keys())
         if missing:
             raise ValueError(

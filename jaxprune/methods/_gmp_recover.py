@@ -1,10 +1,18 @@
 """GMP with recovery as a recipe."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from jaxprune import parametrizations
+import jax
+import jax.numpy as jnp
+import optax
+
+from jaxprune import masks, parametrizations, schedules, transforms
+from jaxprune._scoring import Scoring
+from jaxprune._tree import PyTree
 from jaxprune.methods._defaults import tenth
 from jaxprune.methods._method import Method
+
+_WINDOW = ("begin_step", "end_step", "initial")
 
 
 def gmp_recover(
@@ -12,10 +20,9 @@ def gmp_recover(
 ) -> Method:
     """GMP in which weights can come back: `jaxprune.parametrizations.gmp_recover`.
 
-    BIMP's code also sets the momentum of pruned weights to zero at every pruning. A parametrization
-    does not see the optimizer's state, so the recipe leaves it: the stored weights of what was
-    just pruned move on for some steps, while the forward pass sees zeros. A loop of your own can
-    call `jaxprune.transforms.zero_pruned` there.
+    At every pruning the moments of what it prunes are set to zero, as in the code of Zimmer et al.
+    A parametrization does not see the optimizer's state, so a transform around the optimizer does
+    that; from the same weights it makes the same mask.
 
     Args:
       sparsity: fraction removed in the end, in (0, 1).
@@ -42,4 +49,57 @@ def gmp_recover(
     p = parametrizations.gmp_recover(
         sparsity, total_steps=total_steps, interval=interval, **options
     )
-    return Method("gmp_recover", sparsity, total_steps, parametrization=p)
+    window = {name: options[name] for name in _WINDOW if name in options}
+    times, targets = schedules.gmp_targets(
+        sparsity, total_steps=total_steps, interval=interval, **window
+    )
+    rules: dict[str, Any] = {k: options.get(k) for k in ("allocation", "pattern")}
+    score = Scoring(options.get("scores"), options.get("where"), **rules)
+
+    def mask_of(params: PyTree, index: jax.Array) -> PyTree:
+        scored = score(params)
+        return masks.plan(scored, targets, **rules).make(scored, index)
+
+    return Method(
+        "gmp_recover",
+        sparsity,
+        total_steps,
+        transform=lambda inner: _without_moments(inner, times, mask_of),
+        parametrization=p,
+    )
+
+
+class _State(NamedTuple):
+    inner_state: optax.OptState
+    step: jax.Array
+
+
+def _without_moments(
+    inner: Any, times: tuple[int, ...], mask_of: Any
+) -> optax.GradientTransformationExtraArgs:
+    """Zeroes, after given numbers of steps, the moments of what a mask made there removes."""
+    tx = optax.with_extra_args_support(inner)
+
+    def init(params: PyTree) -> _State:
+        return _State(tx.init(params), jnp.zeros((), jnp.int32))
+
+    def update(
+        updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
+    ) -> tuple[PyTree, _State]:
+        if params is None:
+            raise ValueError(
+                "gmp_recover needs the parameters, got params=None. Call "
+                "tx.update(grads, opt_state, params)."
+            )
+        updates, inner_state = tx.update(updates, state.inner_state, params, **extra_args)
+        count = jnp.asarray(optax.safe_increment(state.step))
+        reached = jnp.sum(count >= jnp.asarray(times, jnp.int32), dtype=jnp.int32)
+
+        def pruned() -> PyTree:
+            mask = mask_of(optax.apply_updates(params, updates), reached - 1)
+            return transforms.zero_pruned(tx, inner_state, mask)
+
+        due = jnp.any(count == jnp.asarray(times, jnp.int32))
+        return updates, _State(jax.lax.cond(due, pruned, lambda: inner_state), count)
+
+    return optax.GradientTransformationExtraArgs(init, update)

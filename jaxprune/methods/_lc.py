@@ -27,7 +27,8 @@ def lc(
 
     Args:
       sparsity: fraction removed in the end, in (0, 1); `None` with an N:M pattern.
-      weight_decay: strength of the selective decay; 1e-3 if neither this nor ``mu`` is given. In
+      weight_decay: strength of the selective decay; 1e-3 if neither this nor ``mu`` is given: the
+        form that the published comparison ran, and that diverges for no learning rate. In
         BIMP's code the strength is the weight decay of the optimizer, taken back for the largest
         weights: to compare with it, pass that number here and give the optimizer none.
       ranked: ``where`` of the transform: among which weights the largest are spared; all

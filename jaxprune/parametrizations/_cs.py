@@ -44,7 +44,9 @@ def cs(
     with $m_0$ the value that all gates m start with, so that at first $\hat w = w$. The
     temperature grows from 1 to $\beta_N$: in step t of N it is $\beta_N^{t/N}$ as in the code of
     Zimmer et al. or, with ``interval``, in epoch e of E it is $\beta_N^{e/(E-1)}$ as in the
-    original. The sparsity is not set but results, from $\lambda$ and $m_0$.
+    original. The first is the default, because it needs no notion of an epoch. The sparsity is not
+    set but results, from $\lambda$ and $m_0$. Rounds of the original's ticket search, with gates
+    and weights rewound in between, are runs of their own: start the next from ``finalize``'s mask.
 
     ``finalize`` keeps the weights with $m > 0$ and gives them, for "soft", the values that the
     next `apply` would show (after N steps those at $\beta_N$), as the code of Zimmer et al. does;

@@ -3,9 +3,11 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from jaxprune import _checks, masks
+from jaxprune import _checks, _tree, masks
 from jaxprune._scoring import Scores
+from jaxprune._targets import check_not_sparser
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.parametrizations import _parametrization as _p
@@ -76,7 +78,12 @@ def dnw(
     def init(params: PyTree) -> tuple[PyTree, StepState]:
         shapes = jax.eval_shape(score, params)
         masks.check_fit(shapes, [sparsity], allocation=allocation, pattern=pattern)
-        return _p.copied(params), StepState(_p.first_step())
+        copy = _p.copied(params)
+        dense = _tree.map_partial(
+            lambda s, p: None if s is None else jnp.ones_like(p, dtype=jnp.bool_), shapes, copy
+        )
+        check_not_sparser(dense, copy, [sparsity], name="dnw")
+        return copy, StepState(_p.first_step())
 
     def apply(trainable: PyTree, state: Any) -> tuple[PyTree, StepState]:
         params = masked(trainable, mask_of(trainable))

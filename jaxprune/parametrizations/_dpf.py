@@ -16,6 +16,7 @@ def dpf(
     end_step: int | None = None,
     initial: float = 0.0,
     refresh: int = 16,
+    at_targets: bool = True,
     scores: Scores | None = None,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
@@ -34,9 +35,9 @@ def dpf(
       \qquad j = 1 \dots n,$$
 
     and before step I the network is dense. It is made anew whenever the target moves and, in
-    between, whenever the number of steps done is a multiple of ``refresh``. (The original refreshes
-    at multiples of 16 only; the code of Zimmer et al. at both, which is followed here. That is at
-    most ``refresh - 1`` steps earlier, n times in a training.)
+    between, whenever the number of steps done is a multiple of ``refresh``. That is the code of
+    Zimmer et al., the default because the sparsity then is the target's from its first step on;
+    the original, ``at_targets=False``, waits for the next multiple.
 
     ``trainable`` is the dense parameters. ``finalize`` applies the mask that the next forward pass
     would have: the last one, or a new one where the step count asks for it. Called before the last
@@ -52,6 +53,7 @@ def dpf(
       end_step: the step by which the schedule ends; by default the last interval only trains.
       initial: S_0 in [0, S), the fraction removed from step ``begin_step`` on.
       refresh: steps between masks at one target.
+      at_targets: whether a target that moves brings a mask at once, between two refreshes.
       scores: ``params -> scores``, higher stays; magnitude if omitted.
       allocation: how the total is spread over the leaves; `jaxprune.masks.globally()` if omitted.
       pattern: which weights go together, of those that do not fix the sparsity; unstructured if
@@ -93,6 +95,7 @@ def dpf(
         end_step=end_step,
         initial=initial,
         refresh=refresh,
+        at_targets=at_targets,
         backward="dense",
         scores=scores,
         allocation=allocation,

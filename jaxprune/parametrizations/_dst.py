@@ -69,7 +69,10 @@ def dst(
 
     The optimizer's weight decay acts on all that it is given; the code of Zimmer et al. decays the
     weights by the penalty as well, hence twice. ``weight_decay`` is there to do likewise and 0 by
-    default.
+    default, because one decay is what the original trains with. A reset moves an offset and leaves
+    the optimizer's thresholds as they are, so after one the optimizer's decay draws a threshold
+    towards minus that offset instead of 0; to keep it from thresholds, mask it
+    (``optax.add_decayed_weights(decay, mask=...)``).
 
     Args:
       penalty: $\alpha \geq 0$. It is added up over output units, not averaged. 5e-6 is the

@@ -35,7 +35,7 @@ def gmp_recover(
     does without one: weight decay shrinks them, momentum moves them on for a while. So few return;
     a kept weight has to shrink below one that was pruned. The code of Zimmer et al., whose
     ``allow_recovering`` this is, also zeroes the momentum of pruned weights at each pruning, which
-    is the optimizer's to do: `jaxprune.transforms.zero_pruned` with ``state.mask``.
+    is the optimizer's to do; the recipe `jaxprune.methods.gmp_recover` does it.
 
     ``trainable`` is the dense parameters. ``finalize`` applies the last mask; called before the
     last target is reached, one made at the last target, so that the result always has the sparsity
@@ -89,6 +89,7 @@ def gmp_recover(
         end_step=end_step,
         initial=initial,
         refresh=None,
+        at_targets=True,
         backward="masked",
         scores=scores,
         allocation=allocation,

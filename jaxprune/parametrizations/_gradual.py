@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from jaxprune import _checks, _tree, masks
 from jaxprune._scoring import Scores
+from jaxprune._targets import check_not_sparser
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.parametrizations import _parametrization as _p
@@ -39,6 +40,7 @@ def gradual(
     end_step: int | None,
     initial: float,
     refresh: int | None,
+    at_targets: bool,
     backward: Literal["dense", "masked"],
     scores: Scores | None,
     allocation: Allocation | None,
@@ -59,6 +61,7 @@ def gradual(
       end_step: as for `dpf`.
       initial: as for `dpf`.
       refresh: steps between masks at one target; `None` for one mask a target.
+      at_targets: as for `dpf`.
       backward: which weights get a gradient.
       scores: as for `dpf`.
       allocation: as for `dpf`.
@@ -89,11 +92,15 @@ def gradual(
     def mask_at(trainable: PyTree, state: GradualState, *, final: bool) -> PyTree:
         """The mask of the forward pass at ``state.step``; if ``final``, at the last target."""
         reached = jnp.sum(state.step >= jnp.asarray(times, jnp.int32), dtype=jnp.int32)
-        due = jnp.any(state.step == jnp.asarray(times, jnp.int32))
+        due = jnp.any(state.step == jnp.asarray(times, jnp.int32)) & at_targets
         if refresh is not None:
             due = due | ((reached > 0) & (state.step % refresh == 0))
         if final:
-            due, reached = due | (reached < len(targets)), jnp.full_like(reached, len(targets))
+            missed = reached < len(targets)
+            if refresh is not None and not at_targets:
+                # The last refresh may have come before the last target.
+                missed = missed | ((state.step - 1) // refresh * refresh < times[-1])
+            due, reached = due | missed, jnp.full_like(reached, len(targets))
         if not _tree.is_traced(due):
             # The same, without compiling two branches at every step.
             return make(trainable, reached - 1) if due else state.mask
@@ -111,6 +118,7 @@ def gradual(
             copy,
             what="score tree",
         )
+        check_not_sparser(dense, copy, targets, name=name)
         return copy, GradualState(_p.first_step(), dense)
 
     def apply(trainable: PyTree, state: Any) -> tuple[PyTree, GradualState]:

@@ -9,10 +9,10 @@ import optax
 from jaxprune import _tree, masks
 from jaxprune._checks import check_fraction, check_steps
 from jaxprune._scoring import Scores, Scoring
+from jaxprune._targets import check_not_sparser
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.transforms import _mask_state, _moments, _moving, _wrap
-from jaxprune.transforms._prune_at import check_not_sparser
 from jaxprune.transforms._regrow import like_mask
 
 
@@ -112,7 +112,7 @@ def ac_dc(
     )
     if not isinstance(reset_moments, bool):
         raise TypeError(f"reset_moments is True or False; got {reset_moments!r}.")
-    scoring = Scoring(scores, where)
+    scoring = Scoring(scores, where, allocation=allocation, pattern=pattern)
 
     def plan(shapes: PyTree) -> masks.Plan:
         return masks.plan(shapes, (target,), allocation=allocation, pattern=pattern)

@@ -91,9 +91,9 @@ def gsm(
     """
     if sparsity is not None or pattern is None:
         masks.count(sparsity, 1)  # for its checks
-    chosen = scores_.taylor if scores is None else scores
-    scoring = Scoring(chosen, where, default_where=every_floating)
     rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
+    chosen = scores_.taylor if scores is None else scores
+    scoring = Scoring(chosen, where, default_where=every_floating, **rules)
 
     def init(params: PyTree) -> optax.EmptyState:
         if not _mask_state.is_placeholder(params):

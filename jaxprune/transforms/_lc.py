@@ -118,8 +118,8 @@ def lc(
     if sparsity is not None or pattern is None:
         masks.count(sparsity, 1)  # for its checks
     _check_interval(interval)
-    scoring = Scoring(scores, where, default_where=every_floating)
     rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
+    scoring = Scoring(scores, where, default_where=every_floating, **rules)
 
     def mask_of(tree: PyTree, grads: PyTree, extra_args: dict[str, Any]) -> PyTree:
         # Not `make`: a leaf of which everything is drawn to zero is no collapse yet.
@@ -134,7 +134,7 @@ def lc(
         )
 
     if weight_decay is not None:
-        if multipliers or (isinstance(interval, int) and interval != 1):
+        if multipliers or (isinstance(interval, (int, np.integer)) and interval != 1):
             raise ValueError(
                 f"lc with weight_decay has neither interval nor multipliers, got {interval=} and "
                 f"{multipliers=}. They belong to mu=."

@@ -130,7 +130,8 @@ def rigl(
     if not steps:
         raise _regrow.never_moves(name="rigl", interval=every, end_step=end)
     fractions = [alpha / 2 * (1 + math.cos(math.pi * t / end)) for t in steps]
-    scoring, growth = Scoring(scores, where), Scoring(grow or _gradients, where)
+    scoring = Scoring(scores, where, allocation=allocation, pattern=pattern)
+    growth = Scoring(grow or _gradients, where)
 
     def drop(now: Move) -> PyTree:
         return scoring(now.params, grads=now.grads, **now.extra_args)

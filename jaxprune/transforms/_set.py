@@ -123,7 +123,7 @@ def set_(
             "by_sign drops single weights by their value: leave out scores= and pattern=, or "
             "by_sign."
         )
-    scoring = Scoring(scores, where)
+    scoring = Scoring(scores, where, allocation=allocation, pattern=pattern)
 
     def drop(now: Move) -> PyTree:
         return scoring(now.params, grads=now.grads, **now.extra_args)

@@ -69,7 +69,9 @@ def static(
       networks as baseline); Evci et al., Rigging the Lottery: Making All Tickets Winners, ICML 2020
       ("Static").
     """
-    scoring = Scoring(_random if scores is None else scores, where)
+    scoring = Scoring(
+        _random if scores is None else scores, where, allocation=allocation, pattern=pattern
+    )
     asked = sorted(scoring.required - {"where", "key"})
     if asked:
         raise ValueError(

@@ -27,14 +27,23 @@ class Case(NamedTuple):
     extra: tuple[str, str] | None = None
     sparsity: float | None = None
     decays_extra: bool = True
+    transform: Callable[[Any], Any] = lambda tx: tx
 
 
-def _gradual(function: Any, every: int | None, **options: Any) -> Case:
+def _gradual(
+    function: Any, every: int | None, definition: dict[str, Any] | None = None, **options: Any
+) -> Case:
+    masked_gradient = function is parametrizations.gmp_recover
     return Case(
         lambda: function(0.75, total_steps=STEPS, interval=10, **options),
-        lambda: oracle.Gradual(0.75, STEPS, 10, every, function is parametrizations.gmp_recover),
+        lambda: oracle.Gradual(0.75, STEPS, 10, every, masked_gradient, **(definition or {})),
         sparsity=0.75,
     )
+
+
+WINDOW = {"begin_step": 4, "end_step": 36, "initial": 0.25}
+RECOVERING = jp.methods.gmp_recover(0.75, total_steps=STEPS, interval=10)
+assert RECOVERING.transform is not None
 
 
 CASES: dict[str, Case] = {
@@ -47,7 +56,15 @@ CASES: dict[str, Case] = {
     ),
     "dpf": _gradual(parametrizations.dpf, 16),
     "dpf_refreshed_at_the_end": _gradual(parametrizations.dpf, 8, refresh=8),
+    "dpf_as_first_published": _gradual(
+        parametrizations.dpf, 16, {"at_targets": False}, at_targets=False
+    ),
+    "dpf_in_a_window": _gradual(parametrizations.dpf, 16, WINDOW, **WINDOW),
     "gmp_recover": _gradual(parametrizations.gmp_recover, None),
+    "gmp_recover_in_a_window": _gradual(parametrizations.gmp_recover, None, WINDOW, **WINDOW),
+    "gmp_recover_recipe": _gradual(parametrizations.gmp_recover, None, {"forgets": True})._replace(
+        transform=RECOVERING.transform
+    ),
     "sr_ste": Case(
         lambda: parametrizations.sr_ste(NM, decay=0.05),
         lambda: oracle.SrSte(1, 2, 0.05),
@@ -118,7 +135,9 @@ def dense(trainable: Any) -> Any:
     return trainable if isinstance(trainable, dict) else trainable.params
 
 
-def optimizer(decays_extra: bool = True) -> optax.GradientTransformation:
+def optimizer(name: str) -> optax.GradientTransformation:
+    decays_extra = CASES[name].decays_extra
+
     def decayed(trainable: Any) -> Any:
         everything = jax.tree.map(lambda _: True, trainable)
         if decays_extra or isinstance(trainable, dict):
@@ -126,10 +145,11 @@ def optimizer(decays_extra: bool = True) -> optax.GradientTransformation:
         first, second = everything
         return type(everything)(first, jax.tree.map(lambda _: False, second))
 
-    return optax.chain(
+    tx = optax.chain(
         optax.add_decayed_weights(oracle.DECAY, mask=decayed),
         optax.sgd(oracle.LR, oracle.MOMENTUM, nesterov=True),
     )
+    return CASES[name].transform(tx)
 
 
 class Carry(NamedTuple):
@@ -140,12 +160,12 @@ class Carry(NamedTuple):
 
 def start(name: str, values: Any) -> Carry:
     trainable, state = method(name).init(values)
-    return Carry(trainable, state, optimizer(CASES[name].decays_extra).init(trainable))
+    return Carry(trainable, state, optimizer(name).init(trainable))
 
 
 def step(name: str, carry: Carry, batch: Any) -> tuple[Carry, Any]:
     """The loop's body, as a user writes it. Also returns loss, penalty, and effective weights."""
-    p, tx = method(name), optimizer(CASES[name].decays_extra)
+    p, tx = method(name), optimizer(name)
 
     def loss_fn(trainable: Any, state: Any) -> Any:
         weights, new_state = p.apply(trainable, state)

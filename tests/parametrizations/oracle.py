@@ -52,6 +52,7 @@ def train(method, params, steps, decayed=None):
             momentum[k] = MOMENTUM * momentum[k] + g
             trained[k] = trained[k] - LR * (g + MOMENTUM * momentum[k])
         method.after_iteration(trained)
+        method.after_step(momentum)
     weights, mask = method.final(trained)
     biases = {k: trained[k] for k in ("b1", "b2")}
     return trained, weights | biases, mask, np.array(losses), np.array(penalties)
@@ -85,6 +86,9 @@ class Method:
     def after_iteration(self, p):
         pass
 
+    def after_step(self, momentum):
+        pass
+
     def final(self, p):
         return self.forward(p), {k: np.ones(SHAPES[k], bool) for k in WEIGHTS}
 
@@ -115,13 +119,30 @@ class Dnw(Method):
 class Gradual(Method):
     """Targets at the ends of epochs; DPF also makes a mask every 16 iterations."""
 
-    def __init__(self, sparsity, total, interval, refresh, masked_gradient):
-        number = total // interval - 1
+    def __init__(
+        self,
+        sparsity,
+        total,
+        interval,
+        refresh,
+        masked_gradient,
+        *,
+        begin_step=0,
+        end_step=None,
+        initial=0.0,
+        at_targets=True,
+        forgets=False,
+    ):
+        if end_step is None:
+            number = (total - begin_step) // interval - 1
+        else:
+            number = (end_step - begin_step) // interval
         self.targets = {
-            j * interval: sparsity - sparsity * (1 - j / number) ** 3 for j in range(1, number + 1)
+            begin_step + j * interval: sparsity + (initial - sparsity) * (1 - j / number) ** 3
+            for j in range(0 if initial else 1, number + 1)
         }
-        self.targets[number * interval] = sparsity
         self.refresh, self.masked_gradient = refresh, masked_gradient
+        self.at_targets, self.forgets = at_targets, forgets
         self.iteration, self.target, self.masks = 0, 0.0, None
         self.history = []
 
@@ -141,8 +162,14 @@ class Gradual(Method):
             self.masks = top(p, self.target)
         if self.iteration in self.targets:
             self.target = self.targets[self.iteration]
-            self.masks = top(p, self.target)
+            if self.at_targets:
+                self.masks = top(p, self.target)
         self.history.append(self.masks)
+
+    def after_step(self, momentum):
+        if self.forgets and self.iteration in self.targets:
+            for k in WEIGHTS:
+                momentum[k] = momentum[k] * self.masks[k]
 
     def final(self, p):
         return self.forward(p), self.masks

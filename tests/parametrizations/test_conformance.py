@@ -1,5 +1,7 @@
 """What holds for every parametrization, whatever its rule."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,13 +10,22 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxprune as jp
+from jaxprune import parametrizations
 from tests.parametrizations import cases
 
 every_method = pytest.mark.parametrize("name", cases.CASES)
 # One of a kind, where the rule makes no difference.
-one_of_a_kind = pytest.mark.parametrize(
-    "name", ["dnw", "dpf", "gmp_recover", "sr_ste", "str_", "cs", "dst"]
-)
+ONE_OF_A_KIND = ("dnw", "dpf", "gmp_recover", "sr_ste", "str_", "cs", "dst")
+one_of_a_kind = pytest.mark.parametrize("name", ONE_OF_A_KIND)
+# Public, but not checked one by one: `masked` is no parametrization, `identity` has no rule.
+OTHERS = {"masked", "identity"}
+
+
+def test_the_list_has_everything_public():
+    public = {name for name, f in vars(parametrizations).items() if inspect.isfunction(f)}
+    assert public - OTHERS == set(ONE_OF_A_KIND)
+    assert public >= OTHERS
+    assert public - {"masked"} <= set(cases.CASES)
 
 
 def at_step(name, carry, step):

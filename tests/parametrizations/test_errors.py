@@ -176,3 +176,23 @@ def test_a_leaf_without_weights_is_a_warning_of_finalize():
         p.apply(trainable, state)  # in the middle of training it is none
         with pytest.warns(UserWarning, match="no weight is left of 'a/kernel'"):
             p.finalize(trainable, state)
+
+
+def test_gradual_windows_that_cannot_be():
+    for method in GRADUAL:
+        with pytest.raises(ValueError, match="end_step=11 lies after the end of training"):
+            method(0.5, total_steps=10, interval=2, end_step=11)
+        with pytest.raises(ValueError, match="asks for a pruning before the first step"):
+            method(0.5, total_steps=10, interval=2, initial=0.2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda s: pz.dnw(s), *(lambda s, f=f: f(s, total_steps=10, interval=2) for f in GRADUAL)],
+)
+def test_targets_that_are_passed_already(make):
+    kernel = PARAMS["kernel"].at[1:].set(0)
+    with pytest.raises(ValueError, match=r"sparsity 0\.5, but 9 of the 12.*zero already"):
+        make(0.5).init({"kernel": kernel})
+    with pytest.raises(ValueError, match=r"never prunes: sparsity 0\.01 of 12"):
+        make(0.01).init(PARAMS)

@@ -45,9 +45,14 @@ def test_training_follows_the_definition(name, steps):
 
 
 def test_the_cases_show_what_the_methods_do():
-    """The comparison above would prove little if masks never moved."""
+    """The comparison above would prove little if masks never moved, or moments mattered to none."""
+    kept, forgot = (
+        oracle.train(cases.CASES[name].definition(), oracle.parameters(), cases.STEPS)[0]["w1"]
+        for name in ("gmp_recover", "gmp_recover_recipe")
+    )
+    assert np.abs(kept - forgot).max() > 1e-3
     histories = {}
-    for name in ("dpf", "dpf_refreshed_at_the_end", "gmp_recover"):
+    for name in ("dpf", "dpf_refreshed_at_the_end", "dpf_as_first_published", "gmp_recover"):
         method = cases.CASES[name].definition()
         oracle.train(method, oracle.parameters(), cases.STEPS)
         pairs = zip(method.history, method.history[1:], strict=False)
@@ -60,6 +65,7 @@ def test_the_cases_show_what_the_methods_do():
     assert histories["dpf"] == {10: False, 16: True, 20: True, 30: True, 32: True}
     refreshed = {10: False, 16: True, 20: True, 24: True, 30: True, 32: True, 40: True}
     assert histories["dpf_refreshed_at_the_end"] == refreshed
+    assert histories["dpf_as_first_published"].keys() == {16, 32}
     assert histories["gmp_recover"] == {10: False, 20: True, 30: True}
 
     dst = cases.CASES["dst"].definition()

@@ -7,6 +7,7 @@ import optax
 import pytest
 
 import jaxprune as jp
+from experiments import models
 from tests.training import problem
 
 T = 40
@@ -90,6 +91,57 @@ def test_trains_and_ends_with_a_hard_mask(name):
         assert training.nonzero <= final.nonzero
     elif name not in ("gsm", "lc", "cs", "dense"):
         assert training.nonzero == final.nonzero, "the forward pass was sparse already"
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        jp.methods.dpf(0.5, total_steps=2, interval=1),
+        jp.methods.rigl(0.5, key=KEY, total_steps=2, interval=1, end_step=2),
+    ],
+    ids=lambda method: method.name,
+)
+def test_batch_statistics_travel_beside_the_mask(method):
+    model = models.ResNet(num_classes=3, blocks=0, widths=(8,))
+    loss_fn = models.make_loss_fn(model)
+    rng = np.random.default_rng(0)  # cheaper than compiling the draws
+    shapes, _ = jax.eval_shape(lambda key: models.init(model, key, (4, 4, 3)), KEY)
+    params = jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), x.dtype), shapes)
+    statistics = {"batch_stats": {"norm_in": {"mean": jnp.zeros(8), "var": jnp.ones(8)}}}
+    images = rng.normal(size=(16, 4, 4, 3)).astype(np.float32)
+    data = {"image": jnp.asarray(images), "label": jnp.arange(16) % 3}
+    batches = jax.tree.map(lambda x: x.reshape(2, 8, *x.shape[1:]), data)
+
+    def batch_at(step):
+        return jax.tree.map(lambda x: x[step], batches)
+
+    evaluate = jp.training.make_evaluate(models.make_eval_fn(model), data, batch_size=16)
+    parts = jp.training.prepare(
+        method, params, loss_fn, nesterov, model_state=statistics, key=jax.random.key(1)
+    )
+    loop = jp.training.make_loop(
+        jp.training.make_train_step(parts.loss_fn, parts.make_optimizer), batch_at
+    )
+    with jax.numpy_dtype_promotion("standard"):
+        result = jp.training.fit(parts, loop, evaluate=evaluate, learning_rates=[0.1, 0.05])
+        first = parts.deployed(loop(parts.state, [0.1])[0])
+        # What the second batch leaves behind on its way through the sparse weights.
+        _, (expected, _) = jax.jit(loss_fn)(first.params, first.model_state, batch_at(1), KEY)
+
+    end = result.state.model_state
+    assert jax.tree.structure(end) == jax.tree.structure(statistics), "the model's own alone"
+    for before, after in ((statistics, first.model_state), (first.model_state, end)):
+        changed = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), before, after)
+        assert all(jax.tree.leaves(changed))
+    for a, b in zip(jax.tree.leaves(end), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6)
+
+    n = 27 * 8 + 8 * 3
+    assert jp.metrics.counts(result.state.mask) == (n // 2, n)
+    assert result.state.mask["norm_in"] == {"scale": None, "bias": None}
+    masked = jp.apply_mask(result.state.params, result.state.mask)
+    jax.tree.map(np.testing.assert_array_equal, masked, result.state.params)
+    assert evaluate(result.state) == result.records[-1].evaluation
 
 
 def test_the_final_state_can_be_retrained():

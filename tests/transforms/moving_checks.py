@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import moving_oracle as mo
 import numpy as np
 import optax
+import pytest
 import transform_cases as tc
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -16,52 +17,100 @@ def strict(wrap, inner):
     return tc._promoting(wrap(tc.relaxed(inner)), "strict")
 
 
-def run_case(name, wrap, *, counts_constant=True, moves=True):
-    """Fifty steps around an optimizer of `transform_cases`: exact zeros, no moments."""
-    tx, params = strict(wrap, tc.CASES[name].plain), tc.make_params()
-    state = tx.init(params)
-    first = get_mask(state)
-    params = jax.tree.map(
-        lambda p, m: jnp.where(m, p, jnp.zeros_like(p)), params, tc.full_mask(first)
-    )
-    (end, state), _ = tc.train(tx, params, state, name=name)
-    mask = get_mask(state)
-    assert not tc.pruned_entries(end, mask).any()
-    assert not tc.moments_of_pruned(state.inner_state, mask).any()
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(end))
-    kept = [int(m.sum()) for m in jax.tree.leaves(mask)]
-    assert sum(kept) < sum(m.size for m in jax.tree.leaves(mask))
-    if counts_constant:
-        assert kept == [int(m.sum()) for m in jax.tree.leaves(first)]
-    assert moves == any(map(_differ, jax.tree.leaves(mask), jax.tree.leaves(first)))
+# Wrappers that decide whether a step happens, and how many of all do.
+OUTSIDE = {
+    "under_multisteps": (lambda tx: optax.MultiSteps(tx, 2), tc.STEPS // 2),
+    "under_apply_if_finite": (lambda tx: optax.apply_if_finite(tx, 3), tc.STEPS - 1),
+}
 
 
-def run_outside(name, wrap):
-    """Under optax's wrappers that decide whether a step happens; steps are those that do."""
-    params, masked = tc.make_params(), strict(wrap, optax.adam(tc.LR))
-    if name == "multisteps":
-        tx, taken = tc.relaxed(optax.MultiSteps(masked, 2)), tc.STEPS // 2
-    else:
-        tx, taken = tc.relaxed(optax.apply_if_finite(masked, 3)), tc.STEPS - 1
+def each_case(*quick):
+    """All names for `run_case`; those not ``quick`` are left to the slow tests."""
+    names = [*(name for name in tc.CASES if "_outside" not in name), *OUTSIDE]
+    assert set(quick) <= set(names)
+    return [n if n in quick else pytest.param(n, marks=pytest.mark.slow) for n in names]
+
+
+def run_case(name, wrap, due=(), *, counts_constant=True, instead_of_step=False):
+    """Fifty batches, with an optimizer of `transform_cases`, or with adam under one of `OUTSIDE`.
+
+    After each, weights that are pruned or just came back are zero, and so are their moments. The
+    rest, and the state, is what one step of the optimizer alone, by masked gradients, makes of the
+    weights and the state before. The mask moves after the steps ``due``, or ``instead_of_step``.
+    """
+    outer, taken = OUTSIDE.get(name, (lambda tx: tx, tc.STEPS))
+    inner = tc.CASES["adam" if name in OUTSIDE else name].plain
+    tx, plain = tc.relaxed(outer(strict(wrap, inner))), tc.relaxed(outer(inner))
     x, y = tc.make_batches(tc.STEPS)
-    y = y.at[4].set(jnp.nan) if name == "apply_if_finite" else y
+    y = y.at[4].set(jnp.nan) if name == "under_apply_if_finite" else y
+
+    def step(carry, batch):
+        params, state = carry
+        grads, mask = tc.grads_at(params, batch), get_mask(state)
+        alone = _times(_unwrapped(state), mask)
+        updates, alone = plain.update(_times(grads, mask), alone, params)
+        alone = optax.apply_updates(params, updates), alone
+        updates, state = tx.update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        (moving,) = _moving_states(state)
+        masks = mask, get_mask(state)
+        own = params, moving.inner_state
+        return (params, state), (own, _unwrapped(state), alone, masks, moving.step)
+
+    params = tc.make_params()
     state = tx.init(params)
-    first = get_mask(state)
-    (end, state), path = tc.train(tx, params, state, batches=(x, y))
-    (inner,) = _moving_states(state)
-    mask = get_mask(state)
-    assert int(inner.step) == taken
-    assert not tc.pruned_entries(end, mask).any()
-    assert not tc.moments_of_pruned(inner.inner_state, mask).any()
-    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(path))
-    assert any(map(_differ, jax.tree.leaves(mask), jax.tree.leaves(first)))
+    run = jax.jit(lambda *carry: jax.lax.scan(step, carry, (x, y))[1], compiler_options=mo.FAST)
+    seen = run(_times(params, get_mask(state)), state)
+    own, state, alone, (before, after), steps = jax.tree.map(np.asarray, seen)
+    moved = np.isin(steps, due) & (np.diff(steps, prepend=0) > 0)
+    assert steps[-1] == taken
+    assert moved.sum() == len(due)
+
+    stayed = jax.tree.map(np.logical_and, before, after)
+    assert not tc.moments_of_pruned(own, stayed).any()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(own[0]))
+    alone = _times(alone, stayed)
+    _assert_close_at(~moved, (own[0], _times(state, stayed)), alone)
+    if instead_of_step:
+        rested = jax.tree.map(lambda x: np.roll(x, 1, axis=0), own)
+        _assert_close_at(moved, own, _times(rested, stayed))
+    else:
+        _assert_close_at(moved, own[0], alone[0])
+
+    old, new = ([m.reshape(tc.STEPS, -1) for m in jax.tree.leaves(t)] for t in (before, after))
+    changed = np.any(np.hstack(old) != np.hstack(new), axis=1)
+    assert not changed[~moved].any()
+    assert not moved.any() or changed[moved][0]
+    assert not np.hstack(new)[-1].all()
+    counts = [m.sum(1) for m in new]
+    assert not (counts_constant and np.ptp(counts, axis=1).any())
+
+
+def _times(tree, mask):
+    """Whatever has the shape of a leaf of the mask, times that."""
+    by_shape = {m.shape: m for m in jax.tree.leaves(mask)}
+    return jax.tree.map(
+        lambda x: x * by_shape[x.shape].astype(x.dtype) if x.shape in by_shape else x, tree
+    )
+
+
+def _assert_close_at(steps, a, b):
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x[steps], y[steps], rtol=1e-5, atol=1e-8), a, b
+    )
+
+
+def _is_moving(x):
+    return hasattr(x, "frozen")
 
 
 def _moving_states(state):
-    def is_moving(x):
-        return hasattr(x, "frozen")
+    return [x for x in jax.tree.leaves(state, is_leaf=_is_moving) if _is_moving(x)]
 
-    return [x for x in jax.tree.leaves(state, is_leaf=is_moving) if is_moving(x)]
+
+def _unwrapped(state):
+    """The state as it would be without the wrap."""
+    return jax.tree.map(lambda x: x.inner_state if _is_moving(x) else x, state, is_leaf=_is_moving)
 
 
 def assert_same_with_and_without_jit(tx, at, steps=9):

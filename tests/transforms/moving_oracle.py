@@ -84,10 +84,11 @@ def first_mask(tx, params):
     return jax.jit(lambda p: get_mask(tx.init(p)), compiler_options=FAST)(params)
 
 
-def oracle(params, mask, move, *, instead_of_step=False, steps=STEPS):
+def oracle(params, mask, move, *, instead_of_step=False, forget=(), steps=STEPS):
     """Yields weights and mask of every step.
 
-    ``move(t, weights, grads, mask)`` gives the mask after step t, or None where none is due.
+    ``move(t, weights, grads, mask)`` gives the mask after step t, or None where none is due. After
+    the steps in ``forget`` all momentum begins anew.
     """
     w = {f"{k}/{n}": np.asarray(x, np.float64) for k, v in params.items() for n, x in v.items()}
     m = {"a/kernel": mask["a"].copy(), "b/kernel": mask["b"].copy()}
@@ -122,16 +123,18 @@ def oracle(params, mask, move, *, instead_of_step=False, steps=STEPS):
                 w[f"{k}/kernel"] = np.where(stayed, w[f"{k}/kernel"], 0.0)
                 buffer[f"{k}/kernel"] = np.where(stayed, buffer[f"{k}/kernel"], 0.0)
                 m[f"{k}/kernel"] = new[k].copy()
+        if t in forget:
+            buffer = {name: np.zeros_like(x) for name, x in w.items()}
         yield w, {k: m[f"{k}/kernel"] for k in SHAPES}
 
 
-def assert_follows(tx, params, move, *, instead_of_step=False):
+def assert_follows(tx, params, move, *, instead_of_step=False, forget=()):
     """Compares masks exactly and weights to 1e-5 after each step; returns the masks seen."""
     state = tx.init(params)
     first = kernels(get_mask(state))
     _, (path, masks) = train(tx, params, state, data())
     seen = [first]
-    slow = oracle(params, first, move, instead_of_step=instead_of_step)
+    slow = oracle(params, first, move, instead_of_step=instead_of_step, forget=forget)
     for t, (weights, mask) in enumerate(slow):
         for k in SHAPES:
             now = np.asarray(masks[k]["kernel"])[t]

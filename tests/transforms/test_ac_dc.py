@@ -12,8 +12,8 @@ from flax.core import FrozenDict
 from moving_checks import (
     assert_same_when_sharded,
     assert_same_with_and_without_jit,
+    each_case,
     run_case,
-    run_outside,
 )
 from transform_cases import relaxed
 
@@ -49,9 +49,11 @@ def slow_move(t, weights, grads, mask):
     return None
 
 
-def test_forty_steps_follow_the_definition():
+@pytest.mark.parametrize("reset", [False, True])
+def test_forty_steps_follow_the_definition(reset):
     # Compressed 5-9 and 15-19, decompressed 10-14 and 20-28, compressed 29-40.
-    seen = mo.assert_follows(make(reset_moments=False), mo.start(), slow_move)
+    tx, forget = (make(), (9, 19)) if reset else (make(reset_moments=False), ())
+    seen = mo.assert_follows(tx, mo.start(), slow_move, forget=forget)
     kept = [sum(int(m.sum()) for m in masks.values()) for masks in seen]
     dense, sparse = 80, 80 - round(0.6 * 80)
     phases = [dense] * 4 + [sparse] * 5 + [dense] * 5 + [sparse] * 5 + [dense] * 9 + [sparse] * 13
@@ -180,15 +182,11 @@ def test_the_same_masks_on_eight_devices():
     assert all((masks[1][k]["kernel"] != masks[5][k]["kernel"]).any() for k in "ab")
 
 
-@pytest.mark.parametrize("name", ["schedule_free", "lamb"])
+@pytest.mark.parametrize("name", each_case("lamb", "schedule_free", "under_multisteps"))
 def test_around_other_optimizers(name):
-    options = {"total_steps": 50, "warmup_steps": 5, "compressed_steps": 7, "final_steps": 10}
-    run_case(name, functools.partial(ac_dc, sparsity=0.6, **options), counts_constant=False)
-
-
-def test_under_multisteps():
-    options = {"total_steps": 25, "warmup_steps": 3, "compressed_steps": 4, "final_steps": 5}
-    run_outside("multisteps", functools.partial(ac_dc, sparsity=0.6, **options))
+    options = {"total_steps": 24, "warmup_steps": 3, "compressed_steps": 4, "final_steps": 5}
+    tx = functools.partial(ac_dc, sparsity=0.6, **options)
+    run_case(name, tx, due=(3, 7, 11, 15, 19), counts_constant=False)
 
 
 @pytest.mark.parametrize(

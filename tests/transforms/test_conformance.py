@@ -322,6 +322,21 @@ def test_parameters_are_needed(name):
         tx.update(params, tx.init(params))
 
 
+@pytest.mark.parametrize("name", ["rigl", "set_", "static", "ac_dc"])
+@pytest.mark.parametrize(
+    ("optimizer", "message"),
+    [
+        (optax.flatten(optax.adam(0.1)), r"no copy of the parameters.*Leave out optax\.flatten"),
+        (optax.lbfgs(), r"history of whole parameters, as lbfgs.*first-order"),
+        (optax.lbfgs(0.1, linesearch=None), r"history of whole parameters, as lbfgs"),
+    ],
+    ids=["flatten", "lbfgs", "lbfgs without line search"],
+)
+def test_states_that_mix_weights_are_refused(name, optimizer, message):
+    with pytest.raises(ValueError, match=message):
+        REGISTRY[name](optimizer).init(make_params())
+
+
 @pytest.mark.parametrize("name", ["rigl", "set_", "static", "ac_dc", "gsm", "lc", "lc with mu"])
 def test_as_one_part_of_a_partition(name):
     labels = {"hidden": {"kernel": "pruned", "bias": "rest"}, "out": {"kernel": "rest"}}

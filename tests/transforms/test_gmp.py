@@ -1,13 +1,15 @@
 """Gradual magnitude pruning, against hand-worked cases and a slow loop in NumPy."""
 
+import functools
 from itertools import pairwise
 
+import jax
 import jax.numpy as jnp
 import moving_oracle as mo
 import numpy as np
 import optax
 import pytest
-from pruning_cases import assert_counts, rule
+from pruning_cases import TOTAL, assert_counts, prune_globally, rule
 
 import jaxprune as jp
 from jaxprune.transforms import get_mask, gmp
@@ -104,6 +106,43 @@ def test_it_starts_within_a_mask():
     np.testing.assert_array_equal(masks[0]["a"], within["a"]["kernel"])
     for before, after in pairwise(masks):
         assert all((after[k] <= before[k]).all() for k in mo.SHAPES)
+
+
+@pytest.mark.parametrize(
+    ("allocation", "counts"),
+    [(jp.masks.erk(), [[9, 8], [4, 4]]), (jp.masks.lamp(), [[9, 8], [3, 5]])],
+    ids=["erk", "lamp"],
+)
+def test_allocations_spread_every_target(allocation, counts):
+    @functools.partial(jax.jit, compiler_options=mo.FAST)
+    def expected(scores):
+        make = functools.partial(jp.masks.make, scores, allocation=allocation)
+        first = make(0.9 * (1 - 0.5**3))
+        return first, make(0.9, within=first)
+
+    tx = gmp(optax.sgd(0.0), 0.9, total_steps=3, interval=1, allocation=allocation)
+    params, step = mo.start(), mo.stepper(tx)
+    state = tx.init(params)
+    for mask, kept in zip(expected(jp.scores.magnitude(params)), counts, strict=True):
+        params, state = step(params, state, params)
+        jax.tree.map(np.testing.assert_array_equal, get_mask(state), mask)
+        assert [int(m.sum()) for m in jax.tree.leaves(mask)] == kept  # globally 8, 9 and 2, 6
+
+
+def test_random_pruning_follows_the_scores_that_were_drawn():
+    key = jax.random.key(5)
+    method = jp.methods.random(0.9, key=key, total_steps=mo.STEPS, interval=10)
+    tx, params, targets = method.transform(mo.inner()), mo.start(), cubic(0.9, 0, 0, 30, 10)
+    draw = jax.jit(functools.partial(jp.scores.random, key), compiler_options=mo.FAST)
+    drawn = mo.kernels(draw(params))
+    masks = mo.assert_follows(tx, params, rule(targets, score=lambda weights, grads: drawn))
+    assert_counts(masks, targets)
+    (end, state), _ = mo.train(tx, params, tx.init(params), mo.data())
+    final, mask = method.finish(end, state)
+    expected = prune_globally(masks[0], drawn, round(0.9 * TOTAL))
+    for name, weights in mo.kernels(final).items():
+        np.testing.assert_array_equal(mask[name]["kernel"], expected[name])
+        np.testing.assert_array_equal(weights != 0, expected[name])
 
 
 # Refusals

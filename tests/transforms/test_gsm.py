@@ -30,8 +30,9 @@ def make_params():
 
 
 def make_batches(steps):
-    rng = np.random.default_rng(1)
-    return rng.normal(size=(steps, 8, 4)), rng.normal(size=(steps, 8, 2))
+    # Something to learn, for which both layers are needed.
+    x = np.random.default_rng(1).normal(size=(steps, 8, 4))
+    return x, 2 * np.roll(x, 1, axis=-1)[..., :2]
 
 
 def loss(params, x, y):
@@ -69,6 +70,32 @@ def slow_gsm(params, batches, ranked, sparsity, lr, momentum, nesterov, decay):
             params[i] = params[i] - lr * (g + momentum * buffers[i] if nesterov else buffers[i])
         history.append([p.copy() for p in params])
     return history
+
+
+def largest(vectors, removed):
+    """For each array, which entries are not among the ``removed`` smallest of all."""
+    order = sorted((abs(x), i, j) for i, v in enumerate(vectors) for j, x in enumerate(v.ravel()))
+    kept = [np.ones(v.size, bool) for v in vectors]
+    for _, i, j in order[:removed]:
+        kept[i][j] = False
+    return [k.reshape(v.shape) for k, v in zip(kept, vectors, strict=True)]
+
+
+def assert_follows(method, optimizer, params, batches, expected):
+    """A recipe that ends at sparsity 0.7: the weights of each step, then what it keeps of them."""
+    tx = method.transform(optimizer)
+    history = train(tx, params, batches)
+    for i, leaf in enumerate(jax.tree.leaves(history)):
+        slow = np.stack([step[i] for step in expected])
+        np.testing.assert_allclose(leaf, slow, rtol=2e-4, atol=2e-5)
+    end = jax.tree.map(lambda x: x[-1], history)
+    final, mask = method.finish(end, tx.init(params))
+    kernels = [w for w in expected[-1] if w.ndim == 2]
+    kept = largest(kernels, round(0.7 * sum(w.size for w in kernels)))
+    for layer, slow, m in zip(("first", "second"), kernels, kept, strict=True):
+        np.testing.assert_array_equal(mask[layer]["kernel"], m)
+        np.testing.assert_allclose(final[layer]["kernel"], slow * m, rtol=2e-4, atol=2e-5)
+        assert mask[layer]["bias"] is None
 
 
 def train(tx, params, batches):
@@ -114,18 +141,13 @@ def test_all_weights_decay_and_keep_their_momentum():
 )
 def test_forty_steps(nesterov, where, ranked):
     params, batches = make_params(), make_batches(40)
-    tx = optax.chain(
-        gsm(0.7, where=where),
-        optax.add_decayed_weights(0.02),
-        optax.sgd(0.05, 0.9, nesterov=nesterov),
+    optimizer = optax.chain(
+        optax.add_decayed_weights(0.02), optax.sgd(0.05, 0.9, nesterov=nesterov)
     )
-    history = train(tx, params, batches)
     expected = slow_gsm(
         jax.tree.leaves(params), batches, ranked, 0.7, 0.05, 0.9, nesterov, decay=0.02
     )
-    for i, leaf in enumerate(jax.tree.leaves(history)):
-        slow = np.stack([step[i] for step in expected])
-        np.testing.assert_allclose(leaf, slow, rtol=2e-4, atol=2e-5)
+    assert_follows(jp.methods.gsm(0.7, ranked=where), optimizer, params, batches, expected)
 
 
 def test_the_count_is_that_of_the_ranked_leaves_and_allocation_spreads_it():

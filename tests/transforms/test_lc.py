@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
-from test_gsm import make_batches, make_params, quick_jit, slow_gradient, train
+from test_gsm import assert_follows, largest, make_batches, make_params, quick_jit, slow_gradient
 
 import jaxprune as jp
 from jaxprune.transforms import LCState, lc
@@ -117,15 +117,6 @@ def test_patterns_by_hand():
 # Forty steps
 
 
-def largest(vectors, removed):
-    """For each array, which entries are not among the ``removed`` smallest of all."""
-    order = sorted((abs(x), i, j) for i, v in enumerate(vectors) for j, x in enumerate(v.ravel()))
-    kept = [np.ones(v.size, bool) for v in vectors]
-    for _, i, j in order[:removed]:
-        kept[i][j] = False
-    return [k.reshape(v.shape) for k, v in zip(kept, vectors, strict=True)]
-
-
 def slow_selective_decay(params, batches, sparsity, decay_at, lr, momentum, nesterov):
     """As the reference code has it: everything decays, the largest get it back."""
     params = [np.asarray(p, np.float64) for p in params]
@@ -174,31 +165,23 @@ def slow_alternation(params, batches, sparsity, mu_at, interval, multipliers, lr
     return history
 
 
-def assert_follows(history, expected):
-    for i, leaf in enumerate(jax.tree.leaves(history)):
-        slow = np.stack([step[i] for step in expected])
-        np.testing.assert_allclose(leaf, slow, rtol=2e-4, atol=2e-5)
-
-
 @pytest.mark.parametrize("nesterov", [True, False])
 def test_forty_steps_of_selective_decay(nesterov):
     params, batches = make_params(), make_batches(40)
     decay, slow = (raised, lambda t: 0.02 * 1.1 ** (t // 5)) if nesterov else (0.03, lambda t: 0.03)
-    tx = optax.chain(lc(0.7, decay), optax.sgd(0.05, 0.9, nesterov=nesterov))
+    optimizer = optax.sgd(0.05, 0.9, nesterov=nesterov)
     expected = slow_selective_decay(
         jax.tree.leaves(params), batches, 0.7, slow, 0.05, 0.9, nesterov
     )
-    assert_follows(train(tx, params, batches), expected)
+    assert_follows(jp.methods.lc(0.7, weight_decay=decay), optimizer, params, batches, expected)
 
 
 @pytest.mark.parametrize("multipliers", [False, True])
 def test_forty_steps_of_the_alternation(multipliers):
     params, batches = make_params(), make_batches(40)
-    tx = optax.chain(
-        lc(0.7, mu=growing, interval=4, multipliers=multipliers, where=jp.default_where),
-        optax.add_decayed_weights(0.02),
-        optax.sgd(0.05, 0.9, nesterov=True),
-    )
+    rules = {"mu": growing, "interval": 4, "multipliers": multipliers}
+    method = jp.methods.lc(0.7, ranked=jp.default_where, **rules)
+    optimizer = optax.chain(optax.add_decayed_weights(0.02), optax.sgd(0.05, 0.9, nesterov=True))
     expected = slow_alternation(
         jax.tree.leaves(params),
         batches,
@@ -210,7 +193,7 @@ def test_forty_steps_of_the_alternation(multipliers):
         momentum=0.9,
         decay=0.02,
     )
-    assert_follows(train(tx, params, batches), expected)
+    assert_follows(method, optimizer, params, batches, expected)
 
 
 # In a chain

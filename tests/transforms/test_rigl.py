@@ -13,8 +13,8 @@ from flax.core import FrozenDict
 from moving_checks import (
     assert_same_when_sharded,
     assert_same_with_and_without_jit,
+    each_case,
     run_case,
-    run_outside,
 )
 
 import jaxprune as jp
@@ -22,7 +22,7 @@ from jaxprune.transforms import freeze, get_mask, rigl, set_mask
 
 KEY = jax.random.key(3)
 EVERY, ALPHA = 4, 0.5
-CASE = {"key": KEY, "total_steps": 50, "interval": 5, "drop_fraction": 0.5}
+CASE = {"key": KEY, "total_steps": 24, "interval": 3, "drop_fraction": 0.5}
 
 
 def fraction(t, end, alpha=ALPHA):
@@ -310,17 +310,10 @@ def test_the_same_masks_on_eight_devices():
     assert all((masks[0][k]["kernel"] != masks[4][k]["kernel"]).any() for k in "ab")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param("muon", marks=pytest.mark.slow), "adafactor", "schedule_free"],
-)
+@pytest.mark.parametrize("name", each_case("adafactor", "muon", "under_multisteps"))
 def test_around_other_optimizers(name):
-    run_case(name, functools.partial(rigl, sparsity=0.6, **CASE))
-
-
-def test_under_multisteps():
-    options = CASE | {"total_steps": 24, "interval": 3}
-    run_outside("multisteps", functools.partial(rigl, sparsity=0.6, **options))
+    tx = functools.partial(rigl, sparsity=0.7, **CASE)
+    run_case(name, tx, due=range(3, 18, 3), instead_of_step=True)
 
 
 @pytest.mark.parametrize(

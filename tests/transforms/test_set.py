@@ -13,7 +13,6 @@ from moving_checks import (
     assert_same_when_sharded,
     assert_same_with_and_without_jit,
     run_case,
-    run_outside,
 )
 
 import jaxprune as jp
@@ -230,14 +229,19 @@ def test_the_same_masks_on_eight_devices():
     assert all((masks[0][k]["kernel"] != masks[2][k]["kernel"]).any() for k in "ab")
 
 
-@pytest.mark.parametrize("name", ["adam", "lamb"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adam",
+        "lamb",
+        "under_apply_if_finite",
+        pytest.param("muon", marks=pytest.mark.slow),
+        pytest.param("schedule_free", marks=pytest.mark.slow),
+    ],
+)
 def test_around_other_optimizers(name):
-    run_case(name, functools.partial(set_, sparsity=0.6, key=KEY, total_steps=50, interval=7))
-
-
-def test_under_apply_if_finite():
-    tx = functools.partial(set_, sparsity=0.6, key=KEY, total_steps=50, interval=7)
-    run_outside("apply_if_finite", tx)
+    tx = functools.partial(set_, sparsity=0.7, key=KEY, total_steps=50, interval=7)
+    run_case(name, tx, due=range(7, 50, 7))
 
 
 @pytest.mark.parametrize(
