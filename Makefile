@@ -12,7 +12,7 @@ demo: $(VENV)/.experiments
 
 test: lint types contracts
 	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist worksteal
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
