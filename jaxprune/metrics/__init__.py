@@ -1,5 +1,8 @@
 """What a mask or a pruning did, in numbers."""
 
+from jaxprune.metrics._flops import Flops as Flops
+from jaxprune.metrics._flops import LayerMacs as LayerMacs
+from jaxprune.metrics._flops import flops as flops
 from jaxprune.metrics._norms import relative_norm_drop as relative_norm_drop
 from jaxprune.metrics._overlap import LeafOverlap as LeafOverlap
 from jaxprune.metrics._overlap import hamming as hamming
