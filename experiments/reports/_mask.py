@@ -63,14 +63,17 @@ def draw_weight_histogram(params: Any, mask: Any, path: pathlib.Path, *, dense: 
       params: the parameters after pruning (and retraining).
       mask: their mask.
       path: the picture to write, e.g. ``weights.png``.
-      dense: the parameters before pruning; without them only the kept weights are drawn.
+      dense: the parameters before the last prune; without them only the kept weights are drawn.
 
     Raises:
       ValueError: if the mask is of other parameters; the message names the path.
     """
     now = _kept(_weights(params, mask), mask)
-    everything = [] if dense is None else _weights(dense, mask)
-    before = _kept(everything, mask) if everything else []
+    dense_weights = [] if dense is None else _weights(dense, mask)
+    before = _kept(dense_weights, mask) if dense_weights else []
+    # What earlier prunes took is no weight any more.
+    everything = [w[w != 0] for w in dense_weights]
+    n_before = sum(w.size for w in everything)
     n_kept, n_all = jp.metrics.counts(mask)
 
     magnitudes = [np.abs(w[np.isfinite(w)]) for w in before or now]
@@ -81,8 +84,12 @@ def draw_weight_histogram(params: Any, mask: Any, path: pathlib.Path, *, dense: 
     axes = figure.add_subplot()
     label = f"the {n_kept:,} kept, now" if everything else f"the {n_kept:,} kept"
     for weights, name, style in (
-        (everything, f"all {n_all:,} before pruning", {"fill": True, "color": _LIGHT}),
-        (before, f"the {n_kept:,} kept, before pruning", {"color": _ORANGE, "linewidth": 1.3}),
+        (
+            everything,
+            f"all {n_before:,} before the last prune",
+            {"fill": True, "color": _LIGHT},
+        ),
+        (before, f"the {n_kept:,} kept, before it", {"color": _ORANGE, "linewidth": 1.3}),
         (now, label, {"color": _BLUE, "linewidth": 1.3}),
     ):
         if weights:
@@ -94,7 +101,7 @@ def draw_weight_histogram(params: Any, mask: Any, path: pathlib.Path, *, dense: 
                 axes.set_yscale("log")
     if threshold is not None:
         style = {"color": _GREY, "linestyle": "--", "linewidth": 0.9}
-        when = ", before pruning" if before else ""
+        when = ", before the last prune" if before else ""
         axes.axvline(-threshold, label=f"smallest |w| kept{when}: {threshold:.3g}", **style)
         axes.axvline(threshold, **style)
     axes.set_ylim(bottom=0.7)  # one weight is a bar of visible height

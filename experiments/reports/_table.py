@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 from experiments.reports._log import Log
@@ -46,9 +47,9 @@ def summary_rows(records: list[PhaseRecord], log: Log) -> list[dict[str, Any]]:
 
 def table(records: list[PhaseRecord], title: str, log: Log) -> Table:
     """The table for a terminal."""
-    out = Table(title=title, title_justify="left")
+    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
 
-    def show(name: str, form: str, scale: float = 1.0) -> list[str]:
+    def show(name: str, form: str, scale: float = 1) -> list[str]:
         values = [row[name] for row in rows]
         return ["" if value is None else format(scale * value, form) for value in values]
 
@@ -62,7 +63,7 @@ def table(records: list[PhaseRecord], title: str, log: Log) -> Table:
         "d\n[dim]ALLR[/dim]": show("discount", ".3f"),
         "stability": show("stability", ".3f"),
         "time\n[dim]s[/dim]": show("seconds", ".1f"),
-        "images/s": show("images_per_second", ",.0f"),
+        "images\n[dim]/s[/dim]": show("images_per_second", ",.0f"),
     }
     shown = {header: cells for header, cells in columns.items() if any(cells)}
     for header in shown:

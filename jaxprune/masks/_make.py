@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from jaxprune import _tree
+from jaxprune._checks import check_function
 from jaxprune._tree import PyTree
 from jaxprune.masks import _engine, _groups, _limbs, _nm, _pattern
 from jaxprune.masks._allocation import Allocation, Pools
@@ -102,6 +103,8 @@ def make_with_info(
       TypeError: if the sparsity is not a number, or a leaf is of the wrong kind.
     """
     check_trees(scores, within)
+    check_function("allocation", allocation)
+    check_function("pattern", pattern)
     named = _tree.named_leaves(scores)
     specs = _pattern.resolve(pattern, scores)
     rescaled, pools = (allocation or globally())(scores, within)

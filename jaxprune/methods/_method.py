@@ -1,11 +1,13 @@
 """What a published method is made of."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import optax
 
-from jaxprune import masks, transforms
+from jaxprune import _tree, masks, metrics, transforms
 from jaxprune._tree import PyTree
 from jaxprune.parametrizations import Parametrization
 
@@ -45,8 +47,27 @@ class Method(NamedTuple):
 
         Returns:
           The parameters and the mask; everything is kept where the method prunes nothing.
+
+        Raises:
+          ValueError: if ``opt_state`` is not of the wrapped optimizer, or ``parametrization_state``
+            is missing.
+
+        Warns:
+          UserWarning: if less was pruned than the method ends with, because training was shorter
+            than it was made for.
         """
         mask = None
+        prunes_itself = self.parametrization is None and self.final_prune is None
+        if self.transform is not None and prunes_itself and not transforms.has_mask(opt_state):
+            raise ValueError(
+                f"the optimizer state holds no mask of {self.name}. Train with "
+                f"method.transform(optimizer), and pass the state that it gave."
+            )
+        if self.parametrization is not None and parametrization_state is None:
+            raise ValueError(
+                f"{self.name} has a parametrization: pass the state that its apply gave, "
+                "finish(trainable, opt_state, parametrization_state)."
+            )
         params = trainable
         if self.parametrization is not None:
             params, mask = self.parametrization.finalize(trainable, parametrization_state)
@@ -55,6 +76,14 @@ class Method(NamedTuple):
         if self.final_prune is not None:
             mask = self.final_prune(params)
         mask = masks.dense(params) if mask is None else mask
+        if prunes_itself and self.sparsity and not _tree.is_traced(mask):
+            kept, size = metrics.counts(mask)
+            if size - kept < masks.count(self.sparsity, size) - len(jax.tree.leaves(mask)):
+                warnings.warn(
+                    f"{self.name} ends at sparsity {(size - kept) / size:.4g}, not "
+                    f"{self.sparsity:.4g}: it was made for {self.total_steps} steps of training.",
+                    stacklevel=2,
+                )
         return masks.apply_mask(params, mask), mask
 
 

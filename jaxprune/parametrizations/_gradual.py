@@ -75,7 +75,7 @@ def gradual(
     interval = _checks.check_steps("interval", interval, below=2**31)
     refresh = None if refresh is None else _checks.check_steps("refresh", refresh, below=2**31)
     times, targets = gmp_targets(
-        sparsity,
+        _checks.check_fraction("sparsity", sparsity),
         total_steps=total_steps,
         interval=interval,
         begin_step=begin_step,

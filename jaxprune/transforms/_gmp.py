@@ -5,6 +5,7 @@ from typing import Any
 import optax
 
 from jaxprune import schedules
+from jaxprune._checks import check_fraction
 from jaxprune._scoring import Scores
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
@@ -86,7 +87,7 @@ def gmp(
             "ac_dc."
         )
     steps, targets = schedules.gmp_targets(
-        sparsity,
+        check_fraction("sparsity", sparsity),
         total_steps=total_steps,
         interval=interval,
         begin_step=begin_step,

@@ -81,8 +81,8 @@ def test_histogram_before_and_after(tmp_path, drawn):
     assert path.read_bytes()[:4] == b"\x89PNG"
     histograms, lines = drawn
     assert [label for label, _, _ in histograms] == [
-        "all 750 before pruning",
-        "the 300 kept, before pruning",
+        "all 750 before the last prune",
+        "the 300 kept, before it",
         "the 300 kept, now",
     ]
     assert [int(counts.sum()) for _, counts, _ in histograms] == [750, 300, 300]

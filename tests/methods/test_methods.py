@@ -63,3 +63,19 @@ def test_dense_keeps_everything():
     final, mask = jp.methods.dense().finish(params, optax.sgd(0.1).init(params))
     assert bool(jnp.all(mask["kernel"]))
     assert final["kernel"].tolist() == params["kernel"].tolist()
+
+
+def test_finish_without_what_it_needs():
+    params = {"kernel": jnp.arange(1.0, 9.0).reshape(2, 4)}
+    with pytest.raises(ValueError, match=r"holds no mask of gmp.*method\.transform\(optimizer\)"):
+        jp.methods.gmp(0.5, total_steps=4, interval=2).finish(params, optax.sgd(0.1).init(params))
+    with pytest.raises(ValueError, match="dpf has a parametrization: pass the state"):
+        jp.methods.dpf(0.5, total_steps=4, interval=2).finish(params, None)
+
+
+def test_training_that_was_too_short():
+    params = {"kernel": jnp.arange(1.0, 9.0).reshape(2, 4)}
+    method = jp.methods.gmp(0.5, total_steps=4, interval=2)
+    state = method.transform(optax.sgd(0.1)).init(params)
+    with pytest.warns(UserWarning, match=r"ends at sparsity 0, not 0.5: it was made for 4 steps"):
+        method.finish(params, state)

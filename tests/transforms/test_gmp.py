@@ -170,7 +170,7 @@ def test_windows_that_cannot_be(options, message):
 
 @pytest.mark.parametrize("sparsity", [0.0, 1.0, 50, -0.5])
 def test_the_end_is_a_fraction(sparsity):
-    with pytest.raises(ValueError, match=f"final is {sparsity}, but a fraction removed"):
+    with pytest.raises(ValueError, match=f"sparsity is {sparsity}, but a fraction removed"):
         gmp(optax.sgd(0.1), sparsity, total_steps=10, interval=2)
 
 
