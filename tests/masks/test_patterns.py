@@ -280,7 +280,7 @@ class TestGroups:
             jp.masks.make({"v": random_scores(4)}, 0.5, pattern=block(2, 2))
         with pytest.raises(ValueError, match="no weight is left of 'w'"):
             jp.masks.make(w, 0.9, pattern=channels())
-        with pytest.raises(TypeError, match="pattern is a function"):
+        with pytest.raises(TypeError, match="pattern must be a function or None"):
             jp.masks.make(w, 0.5, pattern="2:4")
         with pytest.raises(TypeError, match="gives a PatternSpec or None; got 4 for 'w'"):
             jp.masks.make(w, 0.5, pattern=lambda path, leaf: 4)
