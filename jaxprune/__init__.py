@@ -12,6 +12,7 @@ from jaxprune import metrics as metrics
 from jaxprune import parametrizations as parametrizations
 from jaxprune import schedules as schedules
 from jaxprune import scores as scores
+from jaxprune import structured as structured
 from jaxprune import training as training
 from jaxprune import transforms as transforms
 from jaxprune._tree import default_where as default_where

@@ -278,7 +278,7 @@ class _Walk:
 
     def _scan(self, eqn, operands, scope, at, repeats) -> list[Value]:
         body, length = eqn.params["jaxpr"], eqn.params["length"]
-        n_consts, n_carry = _scan_counts(eqn.params)
+        n_consts, n_carry = scan_counts(eqn.params)
         first_x = n_consts + n_carry
         labels = _loop_labels(body, [scope.labels(v) for v in operands], n_consts, n_carry)
         inner = _Inner(self, scope, operands, labels)
@@ -407,7 +407,7 @@ def _open(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
     return opened, (getattr(jaxpr, "consts", ()) if opened.constvars else ())
 
 
-def _scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
+def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
     """The numbers of constants and of carried values of a scan."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]

@@ -2,10 +2,17 @@
 
 from ._create import MODELS as MODELS
 from ._create import create as create
+from ._densenet import DenseNet as DenseNet
+from ._gpt import GPT as GPT
+from ._imagenet_resnet import ImageNetResNet as ImageNetResNet
 from ._lenet import LeNet5 as LeNet5
 from ._mlp import MLP as MLP
+from ._mobilenet import MobileNetV2 as MobileNetV2
 from ._objective import init as init
 from ._objective import make_eval_fn as make_eval_fn
 from ._objective import make_loss_fn as make_loss_fn
+from ._recurrent import Recurrent as Recurrent
 from ._resnet import ResNet as ResNet
 from ._small_cnn import SmallCNN as SmallCNN
+from ._vgg import VGG16 as VGG16
+from ._vit import ViT as ViT

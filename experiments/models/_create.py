@@ -9,10 +9,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from ._densenet import DenseNet
+from ._imagenet_resnet import ImageNetResNet
 from ._lenet import LeNet5
 from ._mlp import MLP
+from ._mobilenet import MobileNetV2
 from ._resnet import ResNet
 from ._small_cnn import SmallCNN
+from ._vgg import VGG16
+from ._vit import ViT
 
 Factory = Callable[..., nn.Module]
 
@@ -24,8 +29,20 @@ MODELS: dict[str, Factory] = {
     "resnet32": partial(ResNet, blocks=5),
     "resnet56": partial(ResNet, blocks=9),
     "resnet110": partial(ResNet, blocks=18),
+    "vgg16_bn": VGG16,
+    "densenet40": DenseNet,
+    "resnet18": partial(ImageNetResNet, blocks=(2, 2, 2, 2)),
+    "resnet34": partial(ImageNetResNet, blocks=(3, 4, 6, 3)),
+    "resnet50": partial(ImageNetResNet, blocks=(3, 4, 6, 3), bottleneck=True),
+    "mobilenet_v2": MobileNetV2,
+    "vit_s16": ViT,
+    "vit_ti4": partial(ViT, patch=4, width=192, heads=3),
 }
-"""Name -> factory(num_classes=..., dtype=..., **fields of the model)."""
+"""Name -> factory(num_classes=..., dtype=..., **fields of the model).
+
+resnet20, 32, 56 and 110 are the CIFAR networks with shortcuts without parameters; resnet18, 34 and
+50 are those for ImageNet. vit_ti4 has patches of 4x4 pixels, for small images.
+"""
 
 
 def create(
@@ -40,7 +57,8 @@ def create(
         name: a key of `MODELS`.
         num_classes: number of logits.
         dtype: type of the computation; parameters and logits are float32 in any case.
-        **fields: other fields of the model, such as `widths`, or `axis_name` for the ResNets.
+        **fields: other fields of the model, such as `widths`, or `axis_name` where there is batch
+            normalisation.
 
     Returns:
         An unbound Flax Linen module.

@@ -8,8 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-# He et al. draw from an untruncated normal distribution.
-_he_normal = nn.initializers.variance_scaling(2.0, "fan_in", "normal")
+from ._layers import batch_norm, conv, he_normal, widths_or
 
 
 class ResNet(nn.Module):
@@ -23,34 +22,45 @@ class ResNet(nn.Module):
         num_classes: number of logits.
         blocks: basic blocks in each stage, n = (layers - 2) / 6.
         widths: channels of each stage; must not decrease.
+        inner_widths: channels between the two convolutions of each block, one number a block in the
+            order of the network; `None` for the width of its stage. Pruning the filters of the
+            first convolution of a block leaves such a network.
         dtype: type of the computation; parameters, batch statistics and logits are float32.
         axis_name: name of the mapped axis over which batch statistics are averaged under
             `jax.pmap`; `None` otherwise (a batch sharded under jit needs no name).
 
     References:
         He et al. (2016), "Deep residual learning for image recognition", section 4.2.
+        Li et al. (2017), "Pruning filters for efficient ConvNets", section 3.3 (inner widths).
     """
 
     num_classes: int
     blocks: int
     widths: tuple[int, ...] = (16, 32, 64)
+    inner_widths: tuple[int, ...] | None = None
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, train: bool) -> jax.Array:
-        """Map images [batch, height, width, channels] to logits float32 [batch, num_classes]."""
-        norm = partial(_norm, train, self.dtype, self.axis_name)
-        x = _conv3x3(self.widths[0], 1, self.dtype, name="conv_in")(x)
+        """Map images [batch, height, width, channels] to logits float32 [batch, num_classes].
+
+        Raises:
+            ValueError: the widths decrease, or there is not one inner width a block.
+        """
+        norm = partial(batch_norm, train, self.dtype, self.axis_name)
+        full = [width for width in self.widths for _ in range(self.blocks)]
+        inner_widths = iter(widths_or(full, self.inner_widths, "inner_widths"))
+        x = conv(self.widths[0], 3, dtype=self.dtype, name="conv_in")(x)
         x = nn.relu(norm("norm_in")(x))
         for stage, width in enumerate(self.widths):
             for block in range(self.blocks):
                 stride = 2 if stage > 0 and block == 0 else 1
                 name = f"stage{stage}_block{block}"
-                x = _Block(width, stride, norm, self.dtype, name=name)(x)
+                x = _Block(next(inner_widths), width, stride, norm, self.dtype, name=name)(x)
         x = jnp.mean(x, axis=(1, 2))
         dense = nn.Dense(
-            self.num_classes, dtype=self.dtype, kernel_init=_he_normal, name="dense_out"
+            self.num_classes, dtype=self.dtype, kernel_init=he_normal, name="dense_out"
         )
         return dense(x).astype(jnp.float32)
 
@@ -58,6 +68,7 @@ class ResNet(nn.Module):
 class _Block(nn.Module):
     """relu(shortcut(x) + norm(conv(relu(norm(conv(x))))))."""
 
+    inner_width: int
     width: int
     stride: int
     norm: Callable[[str], Callable[[jax.Array], jax.Array]]
@@ -65,9 +76,9 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        y = _conv3x3(self.width, self.stride, self.dtype, name="conv0")(x)
+        y = conv(self.inner_width, 3, self.stride, dtype=self.dtype, name="conv0")(x)
         y = nn.relu(self.norm("norm0")(y))
-        y = _conv3x3(self.width, 1, self.dtype, name="conv1")(y)
+        y = conv(self.width, 3, dtype=self.dtype, name="conv1")(y)
         y = self.norm("norm1")(y)
         return nn.relu(y + shortcut(x, self.width, self.stride).astype(y.dtype))
 
@@ -95,33 +106,3 @@ def shortcut(x: jax.Array, width: int, stride: int) -> jax.Array:
         )
     before = missing // 2
     return jnp.pad(x[:, ::stride, ::stride], ((0, 0), (0, 0), (0, 0), (before, missing - before)))
-
-
-def _conv3x3(width: int, stride: int, dtype: Any, name: str) -> nn.Conv:
-    # Padding is written out: under stride 2, "SAME" would pad only below and to the right.
-    return nn.Conv(
-        width,
-        (3, 3),
-        strides=stride,
-        padding=((1, 1), (1, 1)),
-        use_bias=False,
-        kernel_init=_he_normal,
-        dtype=dtype,
-        name=name,
-    )
-
-
-def _norm(
-    train: bool, dtype: Any, axis_name: str | None, name: str
-) -> Callable[[jax.Array], jax.Array]:
-    """Batch normalisation that computes in float32 and returns `dtype`."""
-    layer = nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        epsilon=1e-5,
-        dtype=jnp.float32,
-        axis_name=axis_name,
-        name=name,
-    )
-    # What Flax does with dtype=bfloat16, with the casts written out: strict promotion wants that.
-    return lambda x: layer(x.astype(jnp.float32)).astype(dtype)

@@ -51,32 +51,7 @@ def row(method="fixed_mask", **options):
     return _overhead_report.row("mlp", "small", method, **{**given, **options})
 
 
-# The interval.
-
-
-def covered(n, j):
-    """P that between j and n - 1 - j of n values lie below their median, by counting all cases."""
-    inside = sum(j < bin(case).count("1") < n - j for case in range(2**n))
-    return inside / 2**n
-
-
-@pytest.mark.parametrize("n", [6, 9, 12, 15])
-def test_the_interval_is_the_narrowest_of_its_level(n):
-    found = _pairs.median_interval([float(i) for i in range(n)])
-    j = int(found.low)
-    assert found.high == n - 1 - j
-    assert covered(n, j) >= 0.95
-    assert covered(n, j + 1) < 0.95
-
-
-def test_of_25_values_the_8th_and_the_18th():
-    values = np.random.default_rng(0).permutation(25).astype(float)
-    assert _pairs.median_interval(list(values)) == (12.0, 7.0, 17.0)
-
-
-def test_too_few_values_have_no_interval():
-    with pytest.raises(ValueError, match=r"5 values are too few for an interval of level 0\.95"):
-        _pairs.median_interval([1.0] * 5)
+# The ratio.
 
 
 def test_a_ratio_is_the_median_of_ratios_and_not_the_ratio_of_medians():

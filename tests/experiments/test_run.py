@@ -221,6 +221,7 @@ def test_one_compilation_for_the_whole_run(tmp_path):
 
 ONE_PHASE = [m for m in METHODS if m not in ("imp", "bimp")]
 MILD = {"str": {"initial": -4.0}, "cs": {"initial": 0.01}, "dst": {"penalty": 1e-4}}
+MILD["sfp"] = {"pattern": "channels"}  # this network has no convolutions
 
 
 @pytest.mark.parametrize("method", ONE_PHASE)

@@ -1,0 +1,258 @@
+"""Following axes through primitives that hold functions: calls, loops, branches, custom rules."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import JaxprEqn
+
+from jaxprune import _jaxpr
+from jaxprune._rearrangement import bind
+from jaxprune.structured._rule import Kept, Step
+from jaxprune.structured._trace import Trace, Walk, evaluate
+from jaxprune.structured._tracked import Tracked, fixed
+
+Operands = Sequence[Tracked]
+
+
+def _held(eqn: JaxprEqn) -> Any:
+    return next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
+
+
+def _call(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
+    inner = walk.run(_held(eqn), operands)
+    return Step(eqn, operands, inner.results, _evaluate_call, (inner,))
+
+
+def _remat(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
+    return replace(_call(walk, eqn, operands), evaluate=_evaluate_remat)
+
+
+def _evaluate_call(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
+    return evaluate(step.inner[0], kept, arrays)
+
+
+def _evaluate_remat(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
+    inner = jax.checkpoint(
+        lambda *xs: evaluate(step.inner[0], kept, xs),
+        policy=step.eqn.params.get("policy"),
+        prevent_cse=step.eqn.params.get("prevent_cse", True),
+    )
+    return list(inner(*arrays))
+
+
+# Custom derivatives. The rule of a `custom_jvp` or `custom_vjp` is known for one shape only, so the
+# derivative is traced at the full shape, followed, and evaluated smaller like everything else.
+# Within a derivative, which often calls the function again, custom rules count as plain calls:
+# second derivatives are those of the rule's own operations.
+
+
+def _custom_jvp(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
+    inner, moving = walk.run(_held(eqn), operands), _floating(eqn.invars)
+    results = [value._replace(source=None) for value in inner.results]
+    if walk.differentiating:
+        return Step(eqn, operands, results, _evaluate_call, (inner,))
+    tangents = [operands[i] for i in moving]
+    jvp = _derivative(walk, eqn, _jvp_jaxpr, [*operands, *tangents])
+    walk.units.primitive = eqn.primitive.name
+    for value, i in zip(jvp.results, [*range(len(results)), *_floating(eqn.outvars)], strict=True):
+        _join(walk, value, results[i])
+    return Step(eqn, operands, results, _evaluate_jvp, (inner, jvp))
+
+
+def _custom_vjp(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
+    inner, moving = walk.run(_held(eqn), operands), _floating(eqn.invars)
+    results = [value._replace(source=None) for value in inner.results]
+    if walk.differentiating:
+        return Step(eqn, operands, results, _evaluate_call, (inner,))
+    cotangents = [_nonzero(walk, results[i]) for i in _floating(eqn.outvars)]
+    vjp = _derivative(walk, eqn, _vjp_jaxpr, [*operands, *cotangents])
+    walk.units.primitive = eqn.primitive.name
+    for value, i in zip(vjp.results, moving, strict=True):
+        _join(walk, value, operands[i])
+    return Step(eqn, operands, results, _evaluate_vjp, (inner, vjp))
+
+
+def _derivative(
+    walk: Walk, eqn: JaxprEqn, trace: Callable[[JaxprEqn], Any], operands: Operands
+) -> Trace:
+    held = _held(eqn)
+    if id(held) not in walk.remembered:
+        walk.remembered[id(held)] = (trace(eqn), held)  # held, too, so that its id stays its own
+    walk.differentiating = True
+    try:
+        return walk.run(walk.remembered[id(held)][0], operands)
+    finally:
+        walk.differentiating = False
+
+
+def _nonzero(walk: Walk, value: Tracked) -> Tracked:
+    """A cotangent: it need not be zero where the value is."""
+    return Tracked(value.nodes, tuple(walk.units.is_fixed(nodes) for nodes in value.nodes))
+
+
+def _floating(atoms: Sequence[Any]) -> list[int]:
+    return [i for i, v in enumerate(atoms) if jnp.issubdtype(v.aval.dtype, jnp.inexact)]
+
+
+def _structs(atoms: Sequence[Any]) -> list[jax.ShapeDtypeStruct]:
+    return [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in atoms]
+
+
+def _of_moving(eqn: JaxprEqn, arrays: Sequence[Any]) -> Callable[..., list[Any]]:
+    """The equation's floating results as a function of its floating operands."""
+
+    def f(*moving: Any) -> list[Any]:
+        filled = list(arrays)
+        for i, x in zip(_floating(eqn.invars), moving, strict=True):
+            filled[i] = x
+        results = bind(eqn, filled)
+        return [results[i] for i in _floating(eqn.outvars)]
+
+    return f
+
+
+def _jvp_jaxpr(eqn: JaxprEqn) -> Any:
+    moving = _floating(eqn.invars)
+
+    def jvp(arrays: Sequence[Any], tangents: Sequence[Any]) -> Any:
+        primals = [arrays[i] for i in moving]
+        _, moved = jax.jvp(_of_moving(eqn, arrays), primals, list(tangents))
+        return bind(eqn, arrays), moved
+
+    structs = _structs(eqn.invars)
+    return jax.make_jaxpr(jvp)(structs, [structs[i] for i in moving])
+
+
+def _vjp_jaxpr(eqn: JaxprEqn) -> Any:
+    def vjp(arrays: Sequence[Any], cotangents: Sequence[Any]) -> Any:
+        primals = [arrays[i] for i in _floating(eqn.invars)]
+        return jax.vjp(_of_moving(eqn, arrays), *primals)[1](list(cotangents))
+
+    results = _structs([eqn.outvars[i] for i in _floating(eqn.outvars)])
+    return jax.make_jaxpr(vjp)(_structs(eqn.invars), results)
+
+
+def _evaluate_jvp(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
+    inner, derivative = step.inner
+    moving, out = _floating(step.eqn.invars), _floating(step.eqn.outvars)
+
+    @jax.custom_jvp
+    def f(*xs: Any) -> tuple[Any, ...]:
+        return tuple(evaluate(inner, kept, xs))
+
+    @f.defjvp
+    def jvp(primals: Any, tangents: Any) -> Any:
+        both = evaluate(derivative, kept, [*primals, *(tangents[i] for i in moving)])
+        results, moved = both[: len(step.eqn.outvars)], iter(both[len(step.eqn.outvars) :])
+        return tuple(results), tuple(
+            next(moved) if i in out else np.zeros(np.shape(x), jax.dtypes.float0)
+            for i, x in enumerate(results)
+        )
+
+    return list(f(*arrays))
+
+
+def _evaluate_vjp(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
+    inner, derivative = step.inner
+    moving, out = _floating(step.eqn.invars), _floating(step.eqn.outvars)
+
+    @jax.custom_vjp
+    def f(*xs: Any) -> tuple[Any, ...]:
+        return tuple(evaluate(inner, kept, xs))
+
+    def backward(xs: Any, cotangents: Any) -> Any:
+        found = iter(evaluate(derivative, kept, [*xs, *(cotangents[i] for i in out)]))
+        return tuple(next(found) if i in moving else None for i in range(len(xs)))
+
+    f.defvjp(lambda *xs: (f(*xs), xs), backward)
+    return list(f(*arrays))
+
+
+# Loops and branches.
+
+
+def _scan(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
+    n_consts, n_carry = _jaxpr.scan_counts(eqn.params)
+    consts, xs = operands[:n_consts], operands[n_consts + n_carry :]
+    carry = [v._replace(number=None, source=None) for v in operands[n_consts:][:n_carry]]
+    for value in xs:
+        walk.units.use(value.nodes[0])
+        walk.units.fix_all(value.nodes[0], "it is scanned over")
+    rows = [value.with_axes(range(1, len(value.nodes))) for value in xs]
+    while True:  # what is carried is zero only if every round leaves it so
+        inner = walk.run(eqn.params["jaxpr"], [*consts, *carry, *rows])
+        walk.units.primitive = eqn.primitive.name
+        after = inner.results[:n_carry]
+        for before, value in zip(carry, after, strict=True):
+            _join(walk, before, value)
+        both = [
+            v._replace(zeros=tuple(a & b for a, b in zip(v.zeros, w.zeros, strict=True)))
+            for v, w in zip(carry, after, strict=True)
+        ]
+        if all(np.array_equal(a, b) for v, w in zip(carry, both, strict=True)
+               for a, b in zip(v.zeros, w.zeros, strict=True)):  # fmt: skip
+            break
+        carry = both
+    length = fixed((eqn.params["length"],))
+    stacked = [
+        Tracked((*length.nodes, *v.nodes), (*length.zeros, *v.zeros))
+        for v in inner.results[n_carry:]
+    ]
+    return Step(eqn, operands, [*carry, *stacked], _evaluate_scan, (inner,))
+
+
+def _evaluate_scan(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
+    params = step.eqn.params
+    n_consts, n_carry = _jaxpr.scan_counts(params)
+    consts, carry = arrays[:n_consts], arrays[n_consts : n_consts + n_carry]
+
+    def body(carry: Any, xs: Any) -> Any:
+        results = evaluate(step.inner[0], kept, [*consts, *carry, *xs])
+        return tuple(results[:n_carry]), tuple(results[n_carry:])
+
+    carry, ys = jax.lax.scan(
+        body,
+        tuple(carry),
+        tuple(arrays[n_consts + n_carry :]),
+        length=params["length"],
+        reverse=params["reverse"],
+        unroll=params["unroll"],
+    )
+    return [*carry, *ys]
+
+
+def _cond(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
+    inner = tuple(walk.run(branch, operands[1:]) for branch in eqn.params["branches"])
+    walk.units.primitive = eqn.primitive.name
+    results = []
+    for first, *others in zip(*(branch.results for branch in inner), strict=True):
+        zeros = first.zeros
+        for other in others:
+            _join(walk, first, other)
+            zeros = tuple(a & b for a, b in zip(zeros, other.zeros, strict=True))
+        results.append(Tracked(first.nodes, zeros))
+    return Step(eqn, operands, results, _evaluate_cond, inner)
+
+
+def _evaluate_cond(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
+    branches = [lambda *xs, t=trace: evaluate(t, kept, xs) for trace in step.inner]
+    return list(jax.lax.switch(arrays[0], branches, *arrays[1:]))
+
+
+def _join(walk: Walk, a: Tracked, b: Tracked) -> None:
+    for x, y in zip(a.nodes, b.nodes, strict=True):
+        walk.units.join_all(x, y)
+
+
+CONTROL = {
+    **dict.fromkeys(("jit", "pjit", "closed_call", "core_call", "call"), _call),
+    **dict.fromkeys(("remat", "remat2", "checkpoint"), _remat),
+    "custom_jvp_call": _custom_jvp,
+    "custom_vjp_call": _custom_vjp,
+    "scan": _scan,
+    "cond": _cond,
+}

@@ -1,0 +1,130 @@
+"""Cutting removed channels out of trees: parameters, optimizer states, gradients, averages."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree
+from jaxprune.structured._groups import ChannelGroups
+from jaxprune.structured._masks import kept_of, kept_positions
+
+
+def cut(tree: PyTree, groups: ChannelGroups, masks: PyTree) -> PyTree:
+    """Takes the channels that stay out of every array of a tree that belongs to a parameter.
+
+    Parameters, gradients, moving averages, and the states of optimizers: a leaf belongs to the
+    parameter whose path its own path ends with (the parameter's first part may be missing, as
+    when only ``variables["params"]`` is optimized). Scalars and leaves of no parameter stay.
+
+    Args:
+      tree: any pytree.
+      groups: from `channel_groups`.
+      masks: a tree like the parameters, see `jaxprune.structured.masks`.
+
+    Returns:
+      A tree of the same structure with smaller arrays.
+
+    Raises:
+      ValueError: if the masks split a channel or are of other parameters; if a leaf belongs to a
+        parameter but has another shape (Adafactor's factored statistics: initialise the optimizer
+        anew), or could belong to several.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> import jaxprune as jp
+      >>> def apply(params, x):
+      ...     return jnp.tanh(x @ params["a"]) @ params["b"]
+      >>> params = {"a": jnp.ones((1, 3)), "b": jnp.ones((3, 1))}
+      >>> groups = jp.structured.channel_groups(apply, params, jnp.ones((1, 1)))
+      >>> masks = jp.structured.masks(groups, [jnp.array([True, False, True])])
+      >>> state = jp.structured.cut(optax.adam(1e-3).init(params), groups, masks)
+      >>> jax.tree.map(jnp.shape, state[0].mu)
+      {'a': (1, 2), 'b': (2, 1)}
+    """
+    stays = kept_positions(groups, kept_of(groups, masks))
+    by_end = _ends(groups)
+
+    def leaf(key_path: tuple[Any, ...], x: Any) -> Any:
+        if not np.shape(x):
+            return x
+        path = _tree.path_string(key_path)
+        found = _owner(path, by_end)
+        if not found:
+            return x
+        if len(found) > 1:
+            fitting = [owner for owner in found if groups.shapes[owner] == tuple(np.shape(x))]
+            raise ValueError(f"{path!r} could belong to any of {fitting or found}.")
+        (owner,) = found
+        if tuple(np.shape(x)) != groups.shapes[owner]:
+            if not any((owner, axis) in stays for axis in range(len(groups.shapes[owner]))):
+                return x
+            raise ValueError(
+                f"{path!r} has shape {np.shape(x)}, but its parameter {owner!r} has "
+                f"{groups.shapes[owner]}: it is not known what to cut. For an optimizer's state, "
+                "initialise it anew with the small parameters."
+            )
+        return take(x, owner, stays)
+
+    return jax.tree_util.tree_map_with_path(leaf, tree)
+
+
+def take(x: Any, path: str, stays: dict[tuple[str, int], np.ndarray]) -> Any:
+    """What stays of an array of a parameter's shape."""
+    for axis in range(len(np.shape(x))):
+        alive = stays.get((path, axis))
+        if alive is None or alive.all():
+            continue
+        if isinstance(x, jax.ShapeDtypeStruct):
+            shape = (*x.shape[:axis], int(alive.sum()), *x.shape[axis + 1 :])
+            x = jax.ShapeDtypeStruct(shape, x.dtype)
+        else:
+            x = x.take(np.flatnonzero(alive), axis=axis)
+    return x
+
+
+def widths(groups: ChannelGroups, masks: PyTree) -> dict[str, int]:
+    """How many channels stay of every parameter that makes some, by path.
+
+    For models whose widths can be configured: build the module with these and give it
+    ``cut(params, groups, masks)``. It equals the masked network where the module itself does not
+    divide by a width: a `LayerNorm` over fewer features takes another mean.
+
+    Args:
+      groups: from `channel_groups`.
+      masks: a tree like the parameters, see `jaxprune.structured.masks`.
+
+    Returns:
+      ``{path of a kernel: number of channels that it makes}``.
+
+    Raises:
+      ValueError: if the masks split a channel or are of other parameters.
+    """
+    stays = kept_positions(groups, kept_of(groups, masks))
+    return {
+        member.path: int(stays[member.path, member.axis].sum())
+        for group in groups
+        for member in group.role("out")
+    }
+
+
+def _ends(groups: ChannelGroups) -> Callable[[int, tuple[str, ...]], list[str]]:
+    tables: dict[int, dict[tuple[str, ...], list[str]]] = {0: {}, 1: {}}
+    for path in groups.shapes:
+        parts = tuple(path.split("/"))
+        tables[0].setdefault(parts, []).append(path)
+        if len(parts) > 2:
+            tables[1].setdefault(parts[1:], []).append(path)
+    return lambda missing, parts: tables[missing].get(parts, [])
+
+
+def _owner(path: str, by_end: Callable[[int, tuple[str, ...]], list[str]]) -> list[str]:
+    parts = tuple(path.split("/"))
+    for missing in (0, 1):
+        for start in range(len(parts)):
+            found = by_end(missing, parts[start:])
+            if found:
+                return found
+    return []

@@ -1,0 +1,102 @@
+"""Following axes through operations that treat every entry for itself."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import JaxprEqn
+
+from jaxprune._rearrangement import bind
+from jaxprune.structured._rule import Rule, shape_of
+from jaxprune.structured._tracked import Source, Tracked
+from jaxprune.structured._units import Units
+
+NAMES = frozenset(
+    {
+        "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh",
+        "bessel_i0e", "bessel_i1e", "bitcast_convert_type", "cbrt", "ceil", "clamp", "clz",
+        "convert_element_type", "copy", "copy_p", "cos", "cosh", "device_put", "digamma", "div",
+        "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "igamma",
+        "igammac", "imag", "integer_pow", "is_finite", "le", "lgamma", "log", "log1p", "logistic",
+        "lt", "max", "min", "mul", "name", "ne", "neg", "nextafter", "not", "optimization_barrier",
+        "or", "polygamma", "population_count", "pow", "real", "reduce_precision", "rem", "round",
+        "rsqrt", "select_n", "sharding_constraint", "shift_left", "shift_right_arithmetic",
+        "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub",
+        "tan", "tanh", "xor", "zeta",
+    }
+)  # fmt: skip
+
+
+def _follow(units: Units, eqn: JaxprEqn, operands: Sequence[Tracked]) -> list[Tracked]:
+    """Positions of all operands vanish together; a result is zero where the operation says so."""
+    if eqn.primitive.name == "optimization_barrier":
+        return list(operands)
+    shape = shape_of(eqn.outvars[0])
+    ranked = [value for value in operands if value.nodes]
+    nodes = []
+    for axis, n in enumerate(shape):
+        across = [value.nodes[axis] for value in ranked if len(value.nodes[axis]) == n]
+        nodes.append(across[0])
+        for other in across[1:]:
+            units.join_all(across[0], other)
+        for value in ranked:
+            if len(value.nodes[axis]) != n:
+                units.fix_all(value.nodes[axis], "it is repeated")
+    numbers = [value.number for value in operands]
+    number = None if any(n is None for n in numbers) else _on_numbers(eqn, numbers)
+    zeros = tuple(_zeros(eqn, operands, axis, n) for axis, n in enumerate(shape))
+    return [Tracked(tuple(nodes), zeros, number, _source(operands, len(shape)))]
+
+
+def _source(operands: Sequence[Tracked], rank: int) -> Source:
+    if any(value.source is None for value in operands):
+        return None
+    full = [value.source for value in operands if value.source and len(value.nodes) == rank]
+    return tuple(frozenset().union(*axes) for axes in zip(*full, strict=True))
+
+
+def _zeros(eqn: JaxprEqn, operands: Sequence[Tracked], axis: int, n: int) -> np.ndarray:
+    name = eqn.primitive.name
+
+    def of(value: Tracked) -> np.ndarray:
+        if not value.nodes or len(value.nodes[axis]) != n:  # a scalar, or repeated
+            return np.full(n, value.number is not None and not np.any(value.number))
+        return value.zeros[axis]
+
+    flags = [of(value) for value in operands]
+    if name in ("mul", "and"):
+        return np.logical_or.reduce(flags)
+    if name in ("div", "rem"):
+        return flags[0]
+    if name == "select_n":
+        return np.logical_and.reduce(flags[1:])
+    at = _on_numbers(eqn, [0 if value.number is None else value.number for value in operands])
+    if at is None or np.any(at):
+        return np.zeros(n, bool)
+    unknown = [flag for flag, value in zip(flags, operands, strict=True) if value.number is None]
+    return np.logical_and.reduce([np.ones(n, bool), *unknown])
+
+
+_known: dict[Any, Any] = {}
+
+
+def _on_numbers(eqn: JaxprEqn, numbers: Sequence[Any]) -> Any:
+    """The operation on scalars; `None` where that is no number."""
+    dtypes = [var.aval.dtype for var in eqn.invars]
+    if not all(jnp.issubdtype(dtype, np.generic) for dtype in dtypes):
+        return None
+    arrays = [np.asarray(x).astype(dtype) for x, dtype in zip(numbers, dtypes, strict=True)]
+    key = (eqn.primitive.name, str(eqn.params), tuple((x.item(), str(x.dtype)) for x in arrays))
+    if key not in _known:
+        try:
+            with jax.ensure_compile_time_eval():
+                (result,) = bind(eqn, [jnp.asarray(x) for x in arrays])
+            _known[key] = np.asarray(result) if np.shape(result) == () else None
+        except (TypeError, ValueError, NotImplementedError):
+            _known[key] = None
+    return _known[key]
+
+
+RULES = {name: Rule(_follow) for name in NAMES}

@@ -1,0 +1,253 @@
+"""From a function to the groups of its channels."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree
+from jaxprune.structured._control import CONTROL
+from jaxprune.structured._groups import ChannelGroups, FixedAxis, Group, Member
+from jaxprune.structured._trace import Trace, Walk
+from jaxprune.structured._tracked import Tracked, fixed, fresh
+from jaxprune.structured._units import Units
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A function, followed.
+
+    Attributes:
+      trace: every value of it.
+      units: what vanishes together.
+      out_tree: the structure of its results.
+      groups: the groups of channels.
+      atoms: for each group the node of each of its units.
+      leaves: what is known of each parameter, by path.
+    """
+
+    trace: Trace
+    units: Units
+    out_tree: Any
+    groups: ChannelGroups
+    atoms: Sequence[np.ndarray]
+    leaves: dict[str, Tracked]
+
+
+def channel_groups(apply: Callable[..., Any], params: PyTree, *inputs: Any) -> ChannelGroups:
+    """Finds which channels of a network can be removed, and what each takes with it.
+
+    ``apply(params, *inputs)`` is traced with abstract values, and every axis of every value is
+    followed position by position through the jaxpr: products and convolutions (grouped ones, too),
+    reshapes, concatenations, slices, pads, reductions, lookups, calls, custom derivatives, loops.
+    No layer has to be known, and no name.
+
+    Positions that must vanish together form a **unit**: the filter of a convolution, the bias, the
+    scale and the statistics of the norm behind it, the weights of the next layer that read it. A
+    unit can vanish if the network gives exactly the same without it as with all its parameters
+    zero. Where that does not hold, or a primitive is not known, positions are *fixed*, and the
+    result says why.
+
+    Statistics and other state belong in ``params``, beside the weights: a result of ``apply`` that
+    has the path and shape of a leaf there (new running statistics) may change its size with it. All
+    other results, and the inputs, keep theirs.
+
+    Args:
+      apply: a pure function of JAX operations. Bind static arguments first (`functools.partial`).
+      params: any pytree of arrays or `jax.ShapeDtypeStruct`.
+      *inputs: example inputs: pytrees of arrays or `jax.ShapeDtypeStruct`.
+
+    Returns:
+      The groups, and what is fixed. Printed, it is a report.
+
+    Raises:
+      ValueError: if ``apply`` has side effects, gives another program when traced again, or cannot
+        be traced with these inputs.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jaxprune as jp
+      >>> def apply(params, x):
+      ...     return jax.nn.relu(x @ params["a"]["w"] + params["a"]["b"]) @ params["z"]["w"]
+      >>> layer = {"w": jnp.ones((4, 8)), "b": jnp.ones(8)}
+      >>> params = {"a": layer, "z": {"w": jnp.ones((8, 2))}}
+      >>> groups = jp.structured.channel_groups(apply, params, jnp.ones((1, 4)))
+      >>> print(groups)
+      1 groups, 8 channels
+      a/w: 8 channels
+        out   a/w axis 1, 8 positions
+        along a/b axis 0, 8 positions
+        in    z/w axis 0, 8 positions
+      fixed:
+        a/w axis 0, 4 positions: it meets axis 1 of input 0, in dot_general
+        z/w axis 1, 2 positions: it reaches axis 1 of the result
+
+    References:
+      Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023, for the notion of groups;
+      there, dependencies come from layers that are known.
+    """
+    return build(apply, params, inputs).groups
+
+
+def build(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> Graph:
+    """Traces and follows a function; see `channel_groups`."""
+    closed, out_shape = _traced(apply, params, inputs)
+    units = Units()
+    walk = Walk(units, CONTROL)
+    named = _tree.named_leaves(params)
+    leaves = {path: _leaf(units, i, leaf) for i, (path, leaf) in enumerate(named)}
+    data = [_input(units, path, leaf) for path, leaf in _tree.named_leaves(tuple(inputs))]
+    trace = walk.run(closed, [*leaves.values(), *data])
+    units.primitive = ""
+    for (path, leaf), value in zip(_tree.named_leaves(out_shape), trace.results, strict=True):
+        state = _state_of(path, leaf, named)
+        for axis, nodes in enumerate(value.nodes):
+            if state is not None:
+                units.join_all(nodes, leaves[state].nodes[axis])
+                continue
+            units.use(nodes)
+            where = f"of the result {path!r}" if path else "of the result"
+            units.fix_all(nodes, f"it reaches axis {axis} {where}")
+    for value in leaves.values():
+        for nodes in value.nodes:
+            unused = units.unused(nodes)
+            if unused.any():
+                units.fix_all(nodes[unused], "no result depends on it")
+    treedef = jax.tree.structure(params)
+    found, atoms = _grouped(units, leaves, walk.roles)
+    entries = tuple(_fixed(units, leaves, found))
+    shapes = {path: tuple(np.shape(leaf)) for path, leaf in named}
+    groups = ChannelGroups(tuple(found), entries, shapes, treedef)
+    return Graph(trace, units, jax.tree.structure(out_shape), groups, atoms, leaves)
+
+
+def struct(x: Any) -> Any:
+    """The abstract value of an array; others stay."""
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return x
+    kind = jax.typeof(x)
+    return jax.ShapeDtypeStruct(kind.shape, kind.dtype, weak_type=kind.weak_type)
+
+
+def _traced(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> tuple[Any, Any]:
+    abstract = jax.tree.map(struct, (params, *inputs))
+    # A function of our own, so that no earlier trace is reused.
+    trace = jax.make_jaxpr(lambda *args: apply(*args), return_shape=True)
+    try:
+        closed, out_shape = trace(*abstract)
+    except Exception as error:
+        shapes = [f"{path or i}: {leaf.shape}" for i, x in enumerate(abstract[1:])
+                  for path, leaf in _tree.named_leaves(x)]  # fmt: skip
+        raise ValueError(
+            f"apply(params, *inputs) cannot be traced with inputs of shapes [{', '.join(shapes)}]: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    if closed.effects:
+        raise ValueError(
+            f"apply has side effects ({', '.join(map(str, closed.effects))}); it must be a pure "
+            "function of its arguments. Remove prints and callbacks."
+        )
+    for value in closed.consts:
+        if isinstance(value, jax.core.Tracer):
+            raise ValueError(
+                "apply closes over a traced value; it must be a pure function of its arguments. "
+                "Group and shrink outside of jit, grad and vmap, or pass the value in."
+            )
+    return closed, out_shape
+
+
+def _leaf(units: Units, i: int, leaf: Any) -> Tracked:
+    if not jax.numpy.issubdtype(leaf.dtype, np.generic):
+        return fixed(np.shape(leaf))
+    axes = [fresh(units, n, zero=True) for n in np.shape(leaf)]
+    source = tuple(frozenset({(i, axis)}) for axis in range(len(axes)))
+    return Tracked(tuple(n for n, _ in axes), tuple(z for _, z in axes), None, source)
+
+
+def _input(units: Units, path: str, leaf: Any) -> Tracked:
+    nodes = tuple(
+        units.new_fixed(n, f"it meets axis {axis} of input {path}")
+        for axis, n in enumerate(np.shape(leaf))
+    )
+    return Tracked(nodes, tuple(np.ones(len(axis), bool) for axis in nodes))
+
+
+def _state_of(path: str, leaf: Any, named: Sequence[tuple[str, Any]]) -> str | None:
+    """The leaf of the parameters that a result replaces: new running statistics."""
+    parts = path.split("/") if path else []
+    found = [
+        (name, x)
+        for name, x in named
+        if parts[-len(name.split("/")) :] == name.split("/")
+        or (len(parts) > 2 and name.split("/")[-len(parts) + 1 :] == parts[1:])
+    ]
+    if len(found) != 1:
+        return None
+    ((name, x),) = found
+    return name if (np.shape(x), x.dtype) == (leaf.shape, leaf.dtype) else None
+
+
+def _grouped(
+    units: Units, leaves: dict[str, Tracked], roles: dict[tuple[int, int], str]
+) -> tuple[list[Group], list[np.ndarray]]:
+    """Units that share an axis, or the same part of one, are one group."""
+    columns = []  # (rank of the role, path, axis, role, atom of each position or -1)
+    for i, (path, value) in enumerate(leaves.items()):
+        for axis, nodes in enumerate(value.nodes):
+            parts = units.parts(nodes)
+            role = roles.get((i, axis), "along")
+            for part in range(max(map(len, parts), default=0)):
+                atoms = np.array([p[part] if part < len(p) else -1 for p in parts], np.int64)
+                columns.append((path, axis, role, atoms))
+    parent: dict[int, int] = {}
+
+    def root(atom: int) -> int:
+        while parent.setdefault(atom, atom) != atom:
+            atom = parent[atom]
+        return atom
+
+    for *_, atoms in columns:
+        present = dict.fromkeys(atoms[atoms >= 0].tolist())
+        first = next(iter(present))
+        for atom in present:
+            parent[root(atom)] = root(first)
+    by_group: dict[int, list[Any]] = defaultdict(list)
+    for column in columns:
+        by_group[root(int(column[3].max()))].append(column)
+    groups, all_atoms = [], []
+    for members in by_group.values():
+        made = sorted(members, key=lambda column: ("out", "along", "in").index(column[2]))
+        order = dict.fromkeys(a for *_, atoms in made for a in atoms.tolist() if a >= 0)
+        number = {atom: k for k, atom in enumerate(order)} | {-1: -1}
+        if len(order) == 1:
+            (atom,) = order
+            units.fix_all(np.array([atom]), "it is the only channel of its group")
+            continue
+        groups.append(
+            Group(
+                made[0][0],
+                len(order),
+                tuple(
+                    Member(path, axis, role, np.array([number[a] for a in atoms.tolist()]))
+                    for path, axis, role, atoms in made
+                ),
+            )
+        )
+        all_atoms.append(np.array(list(order), np.int64))
+    return groups, all_atoms
+
+
+def _fixed(units: Units, leaves: dict[str, Tracked], groups: Sequence[Group]) -> list[FixedAxis]:
+    entries = []
+    for path, value in leaves.items():
+        for axis, nodes in enumerate(value.nodes):
+            stuck = units.is_fixed(nodes)
+            counts: dict[str, int] = defaultdict(int)
+            for reason in units.reasons(nodes[stuck]):
+                counts[str(reason)] += 1
+            entries += [FixedAxis(path, axis, n, reason) for reason, n in counts.items()]
+    return entries

@@ -1,0 +1,281 @@
+"""Following axes through operations that only move entries about."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.extend.core import JaxprEqn
+
+from jaxprune.structured._rule import Kept, Rule, Step, shape_of, whole_then_taken, with_params
+from jaxprune.structured._tracked import Tracked, fixed, fresh, merged, split
+from jaxprune.structured._units import FIXED, Units
+
+Operands = Sequence[Tracked]
+NONE: frozenset[tuple[int, int]] = frozenset()
+
+
+def _broadcast(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    value, shape = operands[0], eqn.params["shape"]
+    place = {new: old for old, new in enumerate(eqn.params["broadcast_dimensions"])}
+    zero = value.number is not None and not np.any(value.number)
+    nodes, zeros, source = [], [], []
+    for axis, n in enumerate(shape):
+        old = place.get(axis)
+        if old is not None and len(value.nodes[old]) == n:
+            nodes.append(value.nodes[old])
+            zeros.append(value.zeros[old])
+            source.append(NONE if value.source is None else value.source[old])
+            continue
+        if old is not None:
+            units.fix_all(value.nodes[old], "it is repeated")
+        axis_nodes, axis_zeros = fresh(units, n, zero=zero)
+        nodes.append(axis_nodes)
+        zeros.append(axis_zeros)
+        source.append(NONE)
+    sources = None if value.source is None else tuple(source)
+    return [Tracked(tuple(nodes), tuple(zeros), value.number, sources)]
+
+
+def _reshape(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    value, new = operands[0], shape_of(eqn.outvars[0])
+    if math.prod(new) == 0 or eqn.params.get("dimensions") is not None:
+        for nodes in value.nodes:
+            units.fix_all(nodes, "it is rearranged in a way that is not followed")
+        return [fixed(new)]
+    for nodes in value.nodes:
+        if len(nodes) == 1:
+            units.fix_all(nodes, "it is dropped as an axis of size one")
+    nodes: list[np.ndarray] = [np.full(1, FIXED, np.int64)] * len(new)
+    zeros: list[np.ndarray] = [np.ones(1, bool)] * len(new)
+    source = [NONE] * len(new)
+    for old_axes, new_axes in _runs(value.shape, new):
+        one, one_zeros = merged(units, value, old_axes)
+        if len(new_axes) == 1:
+            parts, parts_zeros = [one], [one_zeros]
+        else:
+            parts, parts_zeros = split(units, one, one_zeros, [new[a] for a in new_axes])
+        for axis, part, part_zeros in zip(new_axes, parts, parts_zeros, strict=True):
+            nodes[axis], zeros[axis] = part, part_zeros
+            if value.source is not None:
+                source[axis] = NONE.union(*(value.source[a] for a in old_axes))
+    sources = None if value.source is None else tuple(source)
+    return [Tracked(tuple(nodes), tuple(zeros), value.number, sources)]
+
+
+def _runs(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """The shortest runs of axes, of size above one, that hold equally many entries."""
+    left = [a for a, n in enumerate(old) if n > 1]
+    right = [a for a, n in enumerate(new) if n > 1]
+    runs = []
+    while left:
+        ours, theirs = [left.pop(0)], [right.pop(0)]
+        before, after = old[ours[0]], new[theirs[0]]
+        while before != after:
+            if before < after:
+                ours.append(left.pop(0))
+                before *= old[ours[-1]]
+            else:
+                theirs.append(right.pop(0))
+                after *= new[theirs[-1]]
+        runs.append((ours, theirs))
+    return runs
+
+
+def _squeeze(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    value = operands[0]
+    dropped = {d % len(value.nodes) for d in eqn.params["dimensions"]}
+    for axis in dropped:
+        units.fix_all(value.nodes[axis], "it is dropped as an axis of size one")
+    rest = [a for a in range(len(value.nodes)) if a not in dropped]
+    return [value.with_axes(rest)._replace(number=value.number)]
+
+
+def _transpose(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    del units
+    value = operands[0]
+    return [value.with_axes(eqn.params["permutation"])._replace(number=value.number)]
+
+
+def _picked(value: Tracked, axis: int, positions: np.ndarray) -> Tracked:
+    nodes, zeros = list(value.nodes), list(value.zeros)
+    nodes[axis], zeros[axis] = nodes[axis][positions], zeros[axis][positions]
+    return value._replace(nodes=tuple(nodes), zeros=tuple(zeros))
+
+
+def _slices(eqn: JaxprEqn) -> list[np.ndarray]:
+    """The positions that a slice takes of each axis."""
+    start, limit = eqn.params["start_indices"], eqn.params["limit_indices"]
+    strides = eqn.params["strides"] or (1,) * len(start)
+    return [np.arange(*triple) for triple in zip(start, limit, strides, strict=True)]
+
+
+def _slice(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    del units
+    value = operands[0]
+    for axis, positions in enumerate(_slices(eqn)):
+        value = _picked(value, axis, positions)
+    return [value]
+
+
+def _evaluate_slice(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
+    array = arrays[0]
+    for axis, positions in enumerate(_slices(step.eqn)):
+        stays = kept.positions(step.operands[0].nodes[axis])
+        wanted = (np.cumsum(stays) - 1)[positions[stays[positions]]]
+        if len(wanted) == array.shape[axis]:
+            continue
+        steps = np.unique(np.diff(wanted))
+        if len(wanted) and len(steps) <= 1:
+            stride = int(steps[0]) if len(steps) else 1
+            start, stop = int(wanted[0]), int(wanted[-1]) + 1
+            array = jax.lax.slice_in_dim(array, start, stop, stride, axis)
+        else:
+            array = array.take(wanted, axis=axis)
+    return [array]
+
+
+def _rev(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    del units
+    value = operands[0]
+    for axis in eqn.params["dimensions"]:
+        value = _picked(value, axis, np.arange(len(value.nodes[axis]))[::-1])
+    return [value]
+
+
+def _tile(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    del units
+    value = operands[0]
+    for axis, times in enumerate(eqn.params["reps"]):
+        value = _picked(value, axis, np.tile(np.arange(len(value.nodes[axis])), times))
+    return [value]
+
+
+def _concatenate(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    along, first = eqn.params["dimension"], operands[0]
+    nodes, zeros = list(first.nodes), list(first.zeros)
+    for axis in range(len(nodes)):
+        if axis == along:
+            nodes[axis] = np.concatenate([value.nodes[axis] for value in operands])
+            zeros[axis] = np.concatenate([value.zeros[axis] for value in operands])
+            continue
+        for value in operands[1:]:
+            units.join_all(nodes[axis], value.nodes[axis])
+        zeros[axis] = np.logical_and.reduce([value.zeros[axis] for value in operands])
+    return [Tracked(tuple(nodes), tuple(zeros), None, _all_sources(operands))]
+
+
+def _all_sources(operands: Operands) -> Any:
+    if any(value.source is None for value in operands):
+        return None
+    sources = [value.source for value in operands if value.source is not None]
+    return tuple(NONE.union(*axes) for axes in zip(*sources, strict=True))
+
+
+def _stack(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    at = eqn.params["axis"] % (len(operands[0].nodes) + 1)
+    nodes, zeros = list(operands[0].nodes), list(operands[0].zeros)
+    for axis in range(len(nodes)):
+        for value in operands[1:]:
+            units.join_all(nodes[axis], value.nodes[axis])
+        zeros[axis] = np.logical_and.reduce([value.zeros[axis] for value in operands])
+    nodes.insert(at, np.full(len(operands), FIXED, np.int64))
+    zeros.insert(at, np.ones(len(operands), bool))
+    source = _all_sources(operands)
+    if source is not None:
+        source = (*source[:at], NONE, *source[at:])
+    return [Tracked(tuple(nodes), tuple(zeros), None, source)]
+
+
+def _unstack(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    value = operands[0]
+    at = eqn.params["axis"] % len(value.nodes)
+    units.fix_all(value.nodes[at], "it is unstacked")
+    rest = [a for a in range(len(value.nodes)) if a != at]
+    return [value.with_axes(rest)] * len(eqn.outvars)
+
+
+def _split(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    del units
+    edges = np.cumsum([0, *eqn.params["sizes"]])
+    pieces = itertools.pairwise(edges)
+    return [_picked(operands[0], eqn.params["axis"], np.arange(*piece)) for piece in pieces]
+
+
+def _pad(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    value, filling = operands
+    padded_with_zero = filling.number is not None and not np.any(filling.number)
+    config = eqn.params["padding_config"]
+    nodes, zeros = [], []
+    for axis, (low, high, interior) in enumerate(config):
+        old, old_zeros = value.nodes[axis], value.zeros[axis]
+        if any(any(c) for a, c in enumerate(config) if a != axis):
+            old_zeros = old_zeros & (padded_with_zero | units.is_fixed(old))
+        if interior:
+            units.fix_all(old, "it is padded between its positions")
+            result = fixed((shape_of(eqn.outvars[0])[axis],))
+            nodes.append(result.nodes[0])
+            zeros.append(result.zeros[0])
+            continue
+        stays = slice(max(-low, 0), len(old) - max(-high, 0))
+        ends = [fresh(units, max(n, 0), zero=padded_with_zero) for n in (low, high)]
+        nodes.append(np.concatenate([ends[0][0], old[stays], ends[1][0]]))
+        zeros.append(np.concatenate([ends[0][1], old_zeros[stays], ends[1][1]]))
+    source = None if filling.source is None else value.source
+    return [Tracked(tuple(nodes), tuple(zeros), None, source)]
+
+
+def _pad_params(kept: Kept, step: Step) -> dict[str, Any]:
+    config = []
+    for axis, (low, high, interior) in enumerate(step.eqn.params["padding_config"]):
+        old, new = step.operands[0].nodes[axis], step.results[0].nodes[axis]
+        if not interior:
+            # What is added is counted in the result, what is cut off in the operand.
+            low = kept.count(new[:low]) if low > 0 else -kept.count(old[:-low])
+            high = kept.count(new[len(new) - high :]) if high > 0 else -kept.count(
+                old[len(old) + high :]
+            )  # fmt: skip
+        config.append((low, high, interior))
+    return {"padding_config": tuple(config)}
+
+
+def _iota(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    del operands
+    axes = [fresh(units, n, zero=False) for n in shape_of(eqn.outvars[0])]
+    nodes, zeros = tuple(n for n, _ in axes), tuple(z for _, z in axes)
+    return [Tracked(nodes, zeros, None, (NONE,) * len(nodes))]
+
+
+def _random_bits(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    for nodes in operands[0].nodes:
+        units.fix_all(nodes, "it is an axis of random keys")
+    return [_iota(units, eqn, ())[0]._replace(source=None)]
+
+
+def _new_shape(name: str) -> Any:
+    return with_params(lambda kept, step: {name: kept.shape(step.results[0])})
+
+
+def _split_params(kept: Kept, step: Step) -> dict[str, Any]:
+    axis = step.eqn.params["axis"]
+    return {"sizes": tuple(kept.count(piece.nodes[axis]) for piece in step.results)}
+
+
+RULES = {
+    "broadcast_in_dim": Rule(_broadcast, _new_shape("shape")),
+    "reshape": Rule(_reshape, _new_shape("new_sizes")),
+    "squeeze": Rule(_squeeze),
+    "transpose": Rule(_transpose),
+    "slice": Rule(_slice, _evaluate_slice),
+    "rev": Rule(_rev),
+    "tile": Rule(_tile),
+    "concatenate": Rule(_concatenate),
+    "stack": Rule(_stack),
+    "unstack": Rule(_unstack),
+    "split": Rule(_split, with_params(_split_params)),
+    "pad": Rule(_pad, with_params(_pad_params)),
+    "iota": Rule(_iota, whole_then_taken),
+    "random_bits": Rule(_random_bits, whole_then_taken),
+}

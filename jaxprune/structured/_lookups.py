@@ -1,0 +1,84 @@
+"""Following axes through operations that take or write positions by index."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.extend.core import JaxprEqn
+
+from jaxprune.structured._rule import Kept, Rule, Step, shape_of, with_params
+from jaxprune.structured._tracked import Tracked, fixed
+from jaxprune.structured._units import FIXED, Units
+
+Operands = Sequence[Tracked]
+
+_TEXT = "positions on it are looked up by index"
+
+
+def _fix(units: Units, nodes: np.ndarray) -> None:
+    units.use(nodes)
+    units.fix_all(nodes, _TEXT)
+
+
+def _gather(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    value, indices = operands
+    numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
+    shape = shape_of(eqn.outvars[0])
+    nodes, zeros = list(fixed(shape).nodes), list(fixed(shape).zeros)
+    inside = [
+        axis
+        for axis in range(len(sizes))
+        if axis not in numbers.collapsed_slice_dims and axis not in numbers.operand_batching_dims
+    ]
+    places = dict(zip(inside, numbers.offset_dims, strict=True))
+    for axis, old in enumerate(value.nodes):
+        whole = sizes[axis] == len(old) and axis not in numbers.start_index_map
+        if axis in places and whole:
+            nodes[places[axis]], zeros[places[axis]] = old, value.zeros[axis]
+        else:
+            _fix(units, old)
+    *batch, vector = indices.nodes
+    units.fix_all(vector, _TEXT)
+    rest = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]
+    for axis, old in zip(rest, batch, strict=True):
+        nodes[axis], zeros[axis] = old, np.zeros(len(old), bool) | units.is_fixed(old)
+    return [Tracked(tuple(nodes), tuple(zeros))]
+
+
+def _sizes(kept: Kept, step: Step) -> dict[str, Any]:
+    sizes = zip(step.eqn.params["slice_sizes"], step.operands[0].nodes, strict=True)
+    return {"slice_sizes": tuple(kept.count(x) if n == len(x) else n for n, x in sizes)}
+
+
+def _dynamic_slice(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    value, sizes = operands[0], eqn.params["slice_sizes"]
+    nodes, zeros = list(value.nodes), list(value.zeros)
+    for axis, n in enumerate(sizes):
+        if n != len(nodes[axis]):
+            _fix(units, nodes[axis])
+            nodes[axis], zeros[axis] = np.full(n, FIXED, np.int64), np.ones(n, bool)
+    data = any(index.source is None for index in operands[1:])
+    return [Tracked(tuple(nodes), tuple(zeros), value.number, None if data else value.source)]
+
+
+def _dynamic_update_slice(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    del eqn
+    value, update = operands[:2]
+    zeros = []
+    for axis, old in enumerate(value.nodes):
+        new = update.nodes[axis]
+        if len(old) == len(new):
+            units.join_all(old, new)
+            zeros.append(value.zeros[axis] & update.zeros[axis])
+        else:
+            _fix(units, old)
+            _fix(units, new)
+            zeros.append(value.zeros[axis])
+    return [Tracked(value.nodes, tuple(zeros))]
+
+
+RULES = {
+    "gather": Rule(_gather, with_params(_sizes)),
+    "dynamic_slice": Rule(_dynamic_slice, with_params(_sizes)),
+    "dynamic_update_slice": Rule(_dynamic_update_slice),
+}

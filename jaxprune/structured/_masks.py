@@ -1,0 +1,143 @@
+"""Masks of groups: every member of a removed unit is zero, so that masked equals removed."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree
+from jaxprune.structured._groups import ChannelGroups, Group, check_kept
+
+
+def masks(groups: ChannelGroups, kept: Sequence[Any]) -> PyTree:
+    """Masks that zero every parameter of the channels that go, norms and statistics included.
+
+    With `jaxprune.apply_mask` they give the network that `shrink` makes small.
+
+    Args:
+      groups: from `channel_groups`.
+      kept: for each group which channels stay, bool ``[size of the group]``; see `select`.
+
+    Returns:
+      A tree like the parameters of bool arrays of their shapes, True = kept; `None` for parameters
+      that belong to no group.
+
+    Raises:
+      ValueError: if an array has another size than its group, or keeps nothing.
+      TypeError: if it is not bool, or traced.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxprune as jp
+      >>> def apply(params, x):
+      ...     return jnp.tanh(x @ params["a"]) @ params["b"]
+      >>> params = {"a": jnp.ones((1, 3)), "b": jnp.ones((3, 1))}
+      >>> groups = jp.structured.channel_groups(apply, params, jnp.ones((1, 1)))
+      >>> jp.structured.masks(groups, [jnp.array([True, False, True])])["a"]
+      Array([[ True, False,  True]], dtype=bool)
+    """
+    stays = kept_positions(groups, check_kept(groups, kept))
+    leaves = []
+    for path, shape in groups.shapes.items():
+        mask = None
+        for axis, n in enumerate(shape):
+            if (path, axis) in stays:
+                whole = np.ones(shape, bool) if mask is None else mask
+                aligned = [1] * len(shape)
+                aligned[axis] = n
+                mask = whole & stays[path, axis].reshape(aligned)
+        leaves.append(None if mask is None else jnp.asarray(mask))
+    return groups.treedef.unflatten(leaves)
+
+
+def kept_positions(
+    groups: ChannelGroups, kept: Sequence[np.ndarray]
+) -> dict[tuple[str, int], np.ndarray]:
+    """Which positions stay of each axis that a group has, bool ``[size]``, by (path, axis)."""
+    stays: dict[tuple[str, int], np.ndarray] = {}
+    for group, chosen in zip(groups, kept, strict=True):
+        for member in group.members:
+            # The extra last entry is for positions of no unit of this group: they stay.
+            ours = np.append(chosen, True)[member.owners]
+            key = (member.path, member.axis)
+            stays[key] = stays[key] & ours if key in stays else ours
+    return stays
+
+
+def kept_of(groups: ChannelGroups, masks: PyTree) -> list[np.ndarray]:
+    """Reads off masks which units stay.
+
+    A unit goes if every mask that there is for its members is False at all its positions. Masks
+    may hold other zeros beside; `None` has no say.
+
+    Args:
+      groups: from `channel_groups`.
+      masks: a tree like the parameters, bool arrays or `None`.
+
+    Returns:
+      One bool array a group, see `masks`.
+
+    Raises:
+      ValueError: if masks are of another tree, a unit is gone in one member and not in another, or
+        nothing is left of a group.
+      TypeError: if a mask is not bool, or traced.
+    """
+    leaves = _leaves(groups, masks)
+    alive_along: dict[tuple[str, int], np.ndarray] = {}
+    for path, mask in leaves.items():
+        for axis in range(mask.ndim):
+            others = tuple(a for a in range(mask.ndim) if a != axis)
+            alive_along[path, axis] = mask.any(others)
+    kept = []
+    for group in groups:
+        found = [m for m in group.members if m.path in leaves]
+        alive = [_alive(group, m.owners, alive_along[m.path, m.axis]) for m in found]
+        stays = np.ones(group.size, bool)
+        for ours in alive:
+            stays &= ours != 0
+        # 0: no position of the unit is alive; 1: some are; -1: it has no position there.
+        gone = ~stays
+        for member, ours in zip(found, alive, strict=True):
+            split = gone & (ours == 1)
+            if split.any():
+                unit = int(np.flatnonzero(split)[0])
+                other = next(m for m, a in zip(found, alive, strict=True) if a[unit] == 0)
+                raise ValueError(
+                    f"the masks split channel {unit} of {group.name!r}: {other.path!r} is masked "
+                    f"at {_positions(other, unit)} on axis {other.axis}, but {member.path!r} is "
+                    f"kept at {_positions(member, unit)} on axis {member.axis}. Make them with "
+                    "jp.structured.masks."
+                )
+        kept.append(stays)
+    return check_kept(groups, kept)
+
+
+def _alive(group: Group, owners: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    ours = np.full(group.size, -1)
+    np.maximum.at(ours, owners[owners >= 0], alive[owners >= 0].astype(ours.dtype))
+    return ours
+
+
+def _positions(member: Any, unit: int) -> str:
+    found = np.flatnonzero(member.owners == unit).tolist()
+    shown = ", ".join(map(str, found[:4])) + (", ..." if len(found) > 4 else "")
+    return f"position {shown}" if len(found) == 1 else f"positions {shown}"
+
+
+def _leaves(groups: ChannelGroups, masks: PyTree) -> dict[str, np.ndarray]:
+    shapes = groups.treedef.unflatten(
+        [jax.ShapeDtypeStruct(shape, bool) for shape in groups.shapes.values()]
+    )
+    _tree.check_matches(masks, shapes)
+    found = {}
+    for path, mask in _tree.named_leaves(masks):
+        if isinstance(mask, jax.core.Tracer):
+            raise TypeError(
+                "masks decide shapes: they cannot be traced. Shrink outside of jit."
+            )
+        if mask.dtype != bool:
+            raise TypeError(f"a mask is bool (True = kept), but {path!r} is {mask.dtype}.")
+        found[path] = np.asarray(mask)
+    return found

@@ -1,0 +1,84 @@
+"""Following axes through matrix products and convolutions."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jax.extend.core import JaxprEqn
+
+from jaxprune.structured._reductions import contract
+from jaxprune.structured._rule import Kept, Rule, Step, shape_of, with_params
+from jaxprune.structured._tracked import Tracked, fixed, fresh
+from jaxprune.structured._units import Units
+
+Operands = Sequence[Tracked]
+
+_TEXT = "a product sums over it, and neither operand is zero where it is masked"
+
+
+def _dot(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    (contracted, batch) = eqn.params["dimension_numbers"]
+    lhs, rhs = operands
+    for a, b in zip(*contracted, strict=True):
+        units.join_all(lhs.nodes[a], rhs.nodes[b])
+        contract(units, lhs.nodes[a], lhs.zeros[a] | rhs.zeros[b], _TEXT)
+    nodes, zeros = [], []
+    for a, b in zip(*batch, strict=True):
+        units.join_all(lhs.nodes[a], rhs.nodes[b])
+        nodes.append(lhs.nodes[a])
+        zeros.append(lhs.zeros[a] | rhs.zeros[b])
+    for value, taken, batched in zip(operands, contracted, batch, strict=True):
+        for axis in range(len(value.nodes)):
+            if axis not in taken and axis not in batched:
+                nodes.append(value.nodes[axis])
+                zeros.append(value.zeros[axis])
+    return [Tracked(tuple(nodes), tuple(zeros))]
+
+
+def _conv(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    lhs, kernel = operands
+    numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
+    shape = shape_of(eqn.outvars[0])
+    if eqn.params["batch_group_count"] != 1:
+        for nodes in (*lhs.nodes, *kernel.nodes):
+            units.use(nodes)
+            units.fix_all(nodes, "the convolution groups its batch")
+        return [fixed(shape)]
+    (n, c, *spatial), (o, i, *window) = numbers.lhs_spec, numbers.rhs_spec
+    for nodes in (*(lhs.nodes[a] for a in spatial), *(kernel.nodes[a] for a in window)):
+        units.use(nodes)
+        units.fix_all(nodes, "the convolution moves along it")
+    outputs = kernel.nodes[o]
+    if groups == 1:
+        units.join_all(lhs.nodes[c], kernel.nodes[i])
+        contract(units, kernel.nodes[i], lhs.zeros[c] | kernel.zeros[i], _TEXT)
+    else:
+        # Channel (k, i) of the input meets the outputs (k, d); either a whole group k goes, or
+        # channel i of every group, or output d of every group.
+        per_group, each = len(kernel.nodes[i]), len(outputs) // groups
+        group, _ = fresh(units, groups, zero=True)
+        filters, _ = fresh(units, each, zero=True)
+        inputs = units.merge_all(np.repeat(group, per_group), np.tile(kernel.nodes[i], groups))
+        units.join_all(lhs.nodes[c], inputs)
+        units.use(lhs.nodes[c])
+        units.join_all(outputs, units.merge_all(np.repeat(group, each), np.tile(filters, groups)))
+        zero = lhs.zeros[c].reshape(groups, per_group).all(0) | kernel.zeros[i]
+        contract(units, kernel.nodes[i], zero, _TEXT)
+    out = list(fixed(shape).nodes), list(fixed(shape).zeros)
+    batch_out, feature_out = numbers.out_spec[:2]
+    out[0][batch_out], out[1][batch_out] = lhs.nodes[n], lhs.zeros[n]
+    out[0][feature_out], out[1][feature_out] = outputs, kernel.zeros[o]
+    return [Tracked(tuple(out[0]), tuple(out[1]))]
+
+
+def _conv_params(kept: Kept, step: Step) -> dict[str, Any]:
+    if step.eqn.params["feature_group_count"] == 1:
+        return {}
+    lhs, kernel = step.operands
+    numbers = step.eqn.params["dimension_numbers"]
+    channels = kept.count(lhs.nodes[numbers.lhs_spec[1]])
+    per_group = kept.count(kernel.nodes[numbers.rhs_spec[1]])
+    return {"feature_group_count": channels // per_group}
+
+
+RULES = {"dot_general": Rule(_dot), "conv_general_dilated": Rule(_conv, with_params(_conv_params))}

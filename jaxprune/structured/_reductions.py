@@ -1,0 +1,100 @@
+"""Following axes through operations that put the entries of an axis together."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jax.extend.core import JaxprEqn
+
+from jaxprune.structured._rule import Rule, shape_of
+from jaxprune.structured._tracked import Tracked, fixed
+from jaxprune.structured._units import FIXED, Units
+
+Operands = Sequence[Tracked]
+
+# A slice that is zero (or False) adds nothing to these.
+_SUMS = frozenset({"reduce_sum", "reduce_or", "reduce_xor"})
+
+
+def contract(units: Units, nodes: np.ndarray, zero: np.ndarray, text: str) -> None:
+    """An axis is summed over: exact where what vanishes is zero already."""
+    units.use(nodes)
+    stays = ~(zero | units.is_fixed(nodes))
+    if stays.any():
+        units.fix_all(nodes[stays], text)
+
+
+def _reduce(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    name = eqn.primitive.name
+    axes = {a % len(operands[0].nodes) for a in eqn.params["axes"]}
+    for value in operands:
+        for axis in axes:
+            nodes, zeros = value.nodes[axis], value.zeros[axis]
+            if name in _SUMS:
+                text = "it is summed over, and what is summed is not zero where it is masked"
+                contract(units, nodes, zeros, text)
+            else:
+                units.use(nodes)
+                units.fix_all(nodes, "it is reduced over")
+    rest = [a for a in range(len(operands[0].nodes)) if a not in axes]
+    return [value.with_axes(rest)._replace(source=None) for value in operands[: len(eqn.outvars)]]
+
+
+def _along(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    """Sorts and running sums: the axis keeps its length, and positions depend on each other."""
+    name = eqn.primitive.name
+    rank = len(operands[0].nodes)
+    axis = eqn.params["dimension" if name == "sort" else "axis"] % rank
+    results = []
+    for value in operands:
+        units.use(value.nodes[axis])
+        units.fix_all(value.nodes[axis], "positions along it depend on each other")
+        for a in range(rank):
+            units.join_all(operands[0].nodes[a], value.nodes[a])
+        zeros = value.zeros
+        if name == "cumlogsumexp":
+            zeros = tuple(np.zeros_like(z) for z in zeros)
+        results.append(Tracked(operands[0].nodes, zeros))
+    return results
+
+
+def _top_k(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    value = operands[0]
+    axis = eqn.params.get("axis", -1) % len(value.nodes)
+    units.use(value.nodes[axis])
+    units.fix_all(value.nodes[axis], "positions along it depend on each other")
+    n = shape_of(eqn.outvars[0])[axis]
+    nodes, zeros = list(value.nodes), list(value.zeros)
+    nodes[axis], zeros[axis] = np.full(n, FIXED, np.int64), np.ones(n, bool)
+    # The indices of equal entries are 0, 1, ...: not zero.
+    flags = tuple(np.zeros_like(z) for z in zeros)
+    return [Tracked(tuple(nodes), tuple(zeros)), Tracked(tuple(nodes), flags)]
+
+
+def _windows(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    value, params = operands[0], eqn.params
+    shape = shape_of(eqn.outvars[0])
+    nodes, zeros = list(value.nodes), list(value.zeros)
+    for axis, n in enumerate(shape):
+        names = ("window_dimensions", "window_strides", "base_dilation", "window_dilation")
+        settings = [params[name][axis] for name in names]
+        if settings == [1, 1, 1, 1] and tuple(params["padding"][axis]) == (0, 0):
+            continue
+        units.use(nodes[axis])
+        units.fix_all(nodes[axis], "windows run along it")
+        ((nodes[axis],), (zeros[axis],)) = fixed((n,))[:2]
+    return [Tracked(tuple(nodes), tuple(zeros))]
+
+
+_REDUCTIONS = (
+    "reduce_sum", "reduce_max", "reduce_min", "reduce_prod", "reduce_or", "reduce_and",
+    "reduce_xor", "argmax", "argmin",
+)  # fmt: skip
+
+_RUNNING = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort")
+
+RULES = {
+    **{name: Rule(_reduce) for name in _REDUCTIONS},
+    **{name: Rule(_along) for name in _RUNNING},
+    **{f"reduce_window_{kind}": Rule(_windows) for kind in ("sum", "max", "min")},
+    "top_k": Rule(_top_k),
+}

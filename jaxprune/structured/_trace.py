@@ -1,0 +1,132 @@
+"""A jaxpr, followed: what is known of every value in it, calls and loop bodies included."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jax.extend.core import JaxprEqn, Literal
+
+from jaxprune.structured import _elementwise, _layout, _lookups, _products, _reductions
+from jaxprune.structured._rule import Kept, Rule, Step, as_it_is, shape_of
+from jaxprune.structured._tracked import Source, Tracked, constant, fixed
+from jaxprune.structured._units import Units
+
+RULES: dict[str, Rule] = {
+    **_elementwise.RULES,
+    **_layout.RULES,
+    **_lookups.RULES,
+    **_products.RULES,
+    **_reductions.RULES,
+}
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A jaxpr whose equations have all been followed.
+
+    Attributes:
+      jaxpr: without its constants.
+      consts: the captured constants.
+      captured: what is known of them.
+      steps: one for each equation.
+      results: what is known of the results.
+    """
+
+    jaxpr: Any
+    consts: Sequence[Any]
+    captured: Sequence[Tracked]
+    steps: Sequence[Step]
+    results: Sequence[Tracked]
+
+
+@dataclass
+class Walk:
+    """Follows jaxprs.
+
+    Attributes:
+      units: the positions that vanish together, as far as found.
+      control: what to do at primitives that hold functions.
+      roles: for (leaf, axis) whether products sum over it ("in") or not ("out").
+      remembered: derivatives of custom rules, which are traced once.
+      differentiating: whether a derivative is being followed.
+    """
+
+    units: Units
+    control: Mapping[str, Callable[["Walk", JaxprEqn, Sequence[Tracked]], Step]]
+    roles: dict[tuple[int, int], str] = field(default_factory=dict)
+    remembered: dict[Any, Any] = field(default_factory=dict)
+    differentiating: bool = False
+
+    def run(self, jaxpr: Any, operands: Sequence[Tracked]) -> Trace:
+        """Follows a jaxpr, closed or open, from its operands to its results."""
+        opened = getattr(jaxpr, "jaxpr", jaxpr)
+        consts = getattr(jaxpr, "consts", ()) if opened.constvars else ()
+        captured = [constant(self.units, x) for x in consts]
+        env = dict(zip(opened.constvars, captured, strict=True))
+        env.update(zip(opened.invars, operands, strict=True))
+
+        def read(atom: Any) -> Tracked:
+            if isinstance(atom, Literal):
+                return constant(self.units, np.asarray(atom.val, atom.aval.dtype))
+            return env[atom]
+
+        steps = []
+        for eqn in opened.eqns:
+            step = self._step(eqn, [read(v) for v in eqn.invars])
+            env.update(zip(eqn.outvars, step.results, strict=True))
+            steps.append(step)
+        return Trace(opened, consts, captured, steps, [read(v) for v in opened.outvars])
+
+    def _step(self, eqn: JaxprEqn, operands: Sequence[Tracked]) -> Step:
+        name = eqn.primitive.name
+        self.units.primitive = name
+        if name in self.control:
+            return self.control[name](self, eqn, operands)
+        if name in RULES:
+            results = RULES[name].follow(self.units, eqn, operands)
+            self._note_roles(eqn, operands)
+            return Step(eqn, operands, results, RULES[name].evaluate)
+        # All positions are fixed, so that it can be evaluated as it is.
+        return Step(eqn, operands, self._stop(eqn, operands), as_it_is)
+
+    def _stop(self, eqn: JaxprEqn, operands: Sequence[Tracked]) -> list[Tracked]:
+        for value in operands:
+            for nodes in value.nodes:
+                self.units.use(nodes)
+                self.units.fix_all(nodes, "it is not followed through")
+        return [fixed(shape_of(var)) for var in eqn.outvars]
+
+    def _note_roles(self, eqn: JaxprEqn, operands: Sequence[Tracked]) -> None:
+        name, params = eqn.primitive.name, eqn.params
+        if name == "dot_general":
+            for value, taken in zip(operands, params["dimension_numbers"][0], strict=True):
+                self._note(value.source, lambda axis, taken=taken: axis in taken)
+        elif name == "conv_general_dilated":
+            summed = params["dimension_numbers"].rhs_spec[1]
+            self._note(operands[1].source, lambda axis: axis == summed)
+        elif name == "gather":
+            self._note(operands[0].source, lambda axis: False)
+
+    def _note(self, source: Source, is_summed: Callable[[int], bool]) -> None:
+        for axis, origins in enumerate(source or ()):
+            for origin in origins:
+                self.roles.setdefault(origin, "in" if is_summed(axis) else "out")
+
+
+def evaluate(trace: Trace, kept: Kept, arrays: Sequence[Any]) -> list[Any]:
+    """Computes what is kept of a followed jaxpr's results from what is kept of its operands."""
+    consts = [kept.take(x, v) for x, v in zip(trace.consts, trace.captured, strict=True)]
+    env: dict[Any, Any] = dict(zip(trace.jaxpr.constvars, consts, strict=True))
+    env.update(zip(trace.jaxpr.invars, arrays, strict=True))
+
+    def read(atom: Any, value: Tracked) -> Any:
+        if isinstance(atom, Literal):
+            return kept.take(np.asarray(atom.val, atom.aval.dtype), value)
+        return env[atom]
+
+    for step in trace.steps:
+        operands = [read(v, x) for v, x in zip(step.eqn.invars, step.operands, strict=True)]
+        results = step.evaluate(kept, step, operands)
+        env.update(zip(step.eqn.outvars, results, strict=True))
+    return [read(v, x) for v, x in zip(trace.jaxpr.outvars, trace.results, strict=True)]

@@ -1,0 +1,107 @@
+"""What must hold of any shrunk network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxprune as jp
+
+
+def random_params(params, seed=0):
+    """Random values of the leaves' shapes, so that no norm or bias is at its neutral start."""
+    rng = np.random.default_rng(seed)
+
+    def leaf(path, x):
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            return x
+        name = jax.tree_util.keystr(path)
+        fan_in = max(int(np.prod(x.shape[:-1])), 1) if len(x.shape) > 1 else 1
+        value = rng.normal(size=x.shape) / np.sqrt(fan_in)
+        if "var" in name:  # variances
+            value = 0.5 + np.abs(value)
+        return jnp.asarray(value, x.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, params)
+
+
+def random_kept(groups, fraction, seed=0):
+    """Removes a fraction of every group at random; at least one channel stays."""
+    rng = np.random.default_rng(seed)
+    kept = []
+    for group in groups:
+        gone = min(round(fraction * group.size), group.size - 1)
+        stays = np.ones(group.size, bool)
+        stays[rng.permutation(group.size)[:gone]] = False
+        kept.append(stays)
+    return kept
+
+
+def prunable_fraction(groups):
+    """Of all entries of axes of matrices and kernels that products make, those in a group."""
+    made = {(m.path, m.axis): (m.owners >= 0).sum() for g in groups for m in g.role("out")}
+    return {path: int(n) for (path, _), n in made.items()}
+
+
+def close(a, b, rtol=1e-5):
+    """Equal to float round-off, measured against the largest entry of each array."""
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert x.shape == y.shape
+        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * max(np.abs(x).max(initial=0), 1e-30))
+
+
+def check_shrunk(
+    apply, params, inputs, fraction, *, gradients=True, export=False, other=None, rtol=1e-5, seed=0
+):
+    """Masked = shrunk: results, gradients, another batch size, export. Returns the small tree."""
+    groups = jp.structured.channel_groups(apply, params, *inputs)
+    masks = jp.structured.masks(groups, random_kept(groups, fraction, seed))
+    masked = jp.apply_mask(params, masks)
+    small_apply, small = jp.structured.shrink(apply, params, masks, *inputs)
+
+    def cut(tree):
+        return jp.structured.cut(tree, groups, masks)
+
+    jitted = jax.jit(small_apply)
+    close(cut(jax.jit(apply)(masked, *inputs)), jitted(small, *inputs), rtol)
+    if gradients:
+        close(
+            cut(gradient(apply, masked, inputs)), gradient(small_apply, small, inputs), 10 * rtol
+        )
+    if other is not None:
+        close(cut(jax.jit(apply)(masked, *other)), jitted(small, *other), rtol)
+    if export:
+        exported = jax.export.export(jitted)(small, *inputs)
+        again = jax.export.deserialize(exported.serialize())
+        close(jitted(small, *inputs), again.call(small, *inputs), rtol)
+    return small
+
+
+def gradient(apply, params, inputs):
+    """Of a function of all floating results, by all floating parameters."""
+    moving, rest = split_floating(params)
+
+    def loss(moving):
+        out = apply(join(moving, rest), *inputs)
+        # A weight that does not depend on how many entries there are: state shrinks.
+        return sum(
+            jnp.sum(jnp.sin(x.astype(jnp.float32)))
+            for path, x in jax.tree_util.tree_leaves_with_path(out)
+            if jnp.issubdtype(x.dtype, jnp.floating) and len(path) < 2
+        )
+
+    return jax.jit(jax.grad(loss))(moving)
+
+
+def split_floating(params):
+    """The floating leaves, and the others, each with `None` in place of the rest."""
+    floating = lambda x: jnp.issubdtype(x.dtype, jnp.floating)  # noqa: E731
+    moving = jax.tree.map(lambda x: x if floating(x) else None, params)
+    return moving, jax.tree.map(lambda x: None if floating(x) else x, params)
+
+
+def join(moving, rest):
+    """The inverse of `split_floating`."""
+    return jax.tree.map(
+        lambda a, b: b if a is None else a, moving, rest, is_leaf=lambda x: x is None
+    )
