@@ -23,16 +23,17 @@ METHODS = (
     "set",
     "static",
     "ac_dc",
+    "sfp",
 )
 # What the recipes of one phase need to be told beside the sparsity, which some do not control.
-TIMED = ("random", "gmp", "gmp_recover", "dpf", "cs", "rigl", "set", "ac_dc")
+TIMED = ("random", "gmp", "gmp_recover", "dpf", "cs", "rigl", "set", "ac_dc", "sfp")
 KEYED = ("random", "rigl", "set", "static")
 UNCONTROLLED = ("str", "cs", "dst")
 GROWING = ("random", "gmp", "gmp_recover", "dpf")  # an N:M pattern fixes what these let grow
-PATTERNED = (*ITERATIVE, *GROWING, "dnw", "rigl", "set", "static", "ac_dc")
+PATTERNED = (*ITERATIVE, *GROWING, "dnw", "rigl", "set", "static", "ac_dc", "sfp")
 # Which hyperparameters of their own they take here, and under which name.
 INTERVAL = {
-    **dict.fromkeys(("gmp", "gmp_recover", "random", "dpf", "rigl", "set"), "interval"),
+    **dict.fromkeys(("gmp", "gmp_recover", "random", "dpf", "rigl", "set", "sfp"), "interval"),
     "ac_dc": "compressed_steps",
 }
 PENALTY = {"lc": "weight_decay", "cs": "penalty", "dst": "penalty"}
@@ -52,8 +53,8 @@ class Config:
     """imp: train dense, then prune and retrain in cycles. bimp: the same inside the budget of
     `epochs + cycles * retrain-epochs`, with a linear dense schedule and ALLR. Every other method
     trains for that budget in one phase, under the dense schedule: dense, random (gradual, drawn),
-    gmp, gmp_recover (weights can come back), gsm, lc, dpf, dnw, rigl, set, static, ac_dc end with
-    `sparsity`; str, cs and dst do not control theirs."""
+    gmp, gmp_recover (weights can come back), gsm, lc, dpf, dnw, rigl, set, static, ac_dc, sfp
+    (filters of convolutions) end with `sparsity`; str, cs and dst do not control theirs."""
 
     data: str = "digits"
     """Data set: digits (embedded), or a prepared set of tensorflow-datasets by name, such as mnist,
@@ -127,7 +128,8 @@ class Config:
     """What decides which weights stay."""
 
     allocation: Literal["global", "uniform", "uniform_plus", "erk", "lamp"] | None = None
-    """How the total is spread over layers; default: global, but erk for rigl, set and static.
+    """How the total is spread over layers; default: global, but erk for rigl, set and static, and
+    uniform for sfp.
     global (one threshold), uniform (every layer loses the same fraction), uniform_plus (the first
     convolution stays dense, the last layer loses at most 80 percent), erk (Erdős–Rényi-Kernel:
     small layers stay denser) or lamp (one threshold on layer-adaptive scores)."""
@@ -135,11 +137,12 @@ class Config:
     pattern: Literal["unstructured", "nm_2_4", "nm_1_4", "block_4_4", "channels"] = "unstructured"
     """Which weights go together: single ones, n of every m along the input channels (n stay; this
     fixes the sparsity, 0.5 or 0.75, and goes with one cycle), blocks of 4 x 4 channels, or whole
-    output channels of each layer. What does not fill a group stays."""
+    output channels of each layer. What does not fill a group stays. For sfp, unstructured means its
+    own: whole filters of convolutions."""
 
     interval: float | None = None
-    """Epochs between moves of the mask (gmp, gmp_recover, random, dpf, rigl, set), or the length of
-    a phase (ac_dc); default: the method's own, mostly a tenth of training."""
+    """Epochs between moves of the mask (gmp, gmp_recover, random, dpf, rigl, set, sfp), or the
+    length of a phase (ac_dc); default: the method's own, mostly a tenth of training."""
 
     penalty: float | None = None
     """Strength of what drives weights to zero: the selective weight decay of lc (which replaces

@@ -3,14 +3,13 @@
 import gc
 import math
 import random
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 
-LEVEL = 0.95
+from jaxprune.metrics import MedianInterval, median_interval
 
 
 class Runner(NamedTuple):
@@ -25,20 +24,6 @@ class Runner(NamedTuple):
     carry: Any
 
 
-class Ratio(NamedTuple):
-    """The median of ratios of paired times and its interval.
-
-    Attributes:
-      median: of the ratios.
-      low: lower end of the interval.
-      high: its upper end.
-    """
-
-    median: float
-    low: float
-    high: float
-
-
 class Pairs(NamedTuple):
     """Seconds a step of both sides of every pair, in the order in which the pairs were run."""
 
@@ -46,39 +31,9 @@ class Pairs(NamedTuple):
     other: tuple[float, ...]
 
     @property
-    def ratio(self) -> Ratio:
+    def ratio(self) -> MedianInterval:
         """Other over base."""
         return median_interval([b / a for a, b in zip(self.base, self.other, strict=True)])
-
-
-def median_interval(values: Sequence[float], *, level: float = LEVEL) -> Ratio:
-    """The median and an interval for it that assumes no distribution.
-
-    The number of values below the true median is binomial with p = 1/2, so the order statistics
-    number j + 1 from below and from above enclose it with probability 1 - 2 P(Bin(n, 1/2) <= j).
-    j is the largest for which that is at least ``level``: the 8th and the 18th of 25.
-
-    Args:
-      values: independent measurements.
-      level: in (0, 1).
-
-    Returns:
-      The median and the interval.
-
-    Raises:
-      ValueError: if there are too few values for that level.
-    """
-    n = len(values)
-    outside, last = 0.0, -1
-    for j in range(n):
-        outside += 2 * math.comb(n, j) / 2**n
-        if 1 - outside < level:
-            break
-        last = j
-    if last < 0:
-        raise ValueError(f"{n} values are too few for an interval of level {level}.")
-    ordered = sorted(values)
-    return Ratio(statistics.median(ordered), ordered[last], ordered[n - 1 - last])
 
 
 def interleaved(

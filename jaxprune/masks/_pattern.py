@@ -61,6 +61,8 @@ def resolve(pattern: Pattern | None, scores: PyTree) -> tuple[PatternSpec | None
         raise TypeError(f"pattern is a function such as jp.masks.nm(2, 4); got {pattern!r}.")
     specs = tuple(_checked(pattern(path, leaf), path, leaf.shape) for path, leaf in named)
     for (path, leaf), spec in zip(named, specs, strict=True):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            continue
         squares = spec is not None and spec.kept is None and spec.norm == "l2"
         if squares and _tree.is_floating(leaf) and _tree.known(jnp.any(leaf < 0)):
             raise ValueError(

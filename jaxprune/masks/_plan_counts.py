@@ -89,6 +89,47 @@ def leaf_counts(
     )
 
 
+def count_removed(
+    like: PyTree,
+    sparsity: float,
+    *,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+) -> int:
+    """Counts on the host how many entries `make` removes of all leaves together.
+
+    Args:
+      like: as for `leaf_counts`.
+      sparsity: a Python number.
+      allocation: as for `make`.
+      pattern: as for `make`.
+
+    Returns:
+      The count: weights and groups that go whole; of leaves with an N:M pattern the weights.
+
+    Raises:
+      ValueError: what `make` raises without looking at any score.
+      TypeError: if a leaf or an argument is of the wrong kind.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxprune as jp
+      >>> count_removed({"w": jnp.ones((4, 4))}, 0.75, pattern=jp.masks.channels(-1))
+      3
+    """
+    specs = _pattern.resolve(pattern, like)
+    found: list[Any] = []
+
+    def trace(scores: PyTree) -> None:
+        _, pools = (allocation or globally())(scores, None)
+        found.append(_make.counts_of(pools, sparsity, _tree.named_leaves(scores), specs)[1])
+
+    jax.eval_shape(trace, like)
+    leaves = jax.tree.leaves(like)
+    fixed = sum(_removed_nm(x, spec) for x, spec in zip(leaves, specs, strict=True))
+    return fixed + sum(_limbs.from_limbs(count) for count in found[0])
+
+
 def plan_counts(
     like: PyTree, counts: Sequence[Sequence[int]], *, pattern: Pattern | None = None
 ) -> Plan:

@@ -21,6 +21,7 @@ from jaxprune.methods._method import Method as Method
 from jaxprune.methods._random import random as random
 from jaxprune.methods._rigl import rigl as rigl
 from jaxprune.methods._set import set_ as set_
+from jaxprune.methods._sfp import sfp as sfp
 from jaxprune.methods._sr_ste import sr_ste as sr_ste
 from jaxprune.methods._static import static as static
 from jaxprune.methods._str import str_ as str_
@@ -39,6 +40,7 @@ METHODS = {
     "random": random,
     "rigl": rigl,
     "set": set_,
+    "sfp": sfp,
     "sr_ste": sr_ste,
     "static": static,
     "str": str_,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import optax
 
 from jaxprune import _tree, masks, metrics, transforms
@@ -76,15 +77,33 @@ class Method(NamedTuple):
         if self.final_prune is not None:
             mask = self.final_prune(params)
         mask = masks.dense(params) if mask is None else mask
-        if prunes_itself and self.sparsity and not _tree.is_traced(mask):
+        if prunes_itself and self.sparsity and not _tree.is_traced(mask, opt_state):
             kept, size = metrics.counts(mask)
-            if size - kept < masks.count(self.sparsity, size) - len(jax.tree.leaves(mask)):
+            less = size - kept < masks.count(self.sparsity, size) - len(jax.tree.leaves(mask))
+            if less and not self._has_run_through(opt_state):
                 warnings.warn(
                     f"{self.name} ends at sparsity {(size - kept) / size:.4g}, not "
                     f"{self.sparsity:.4g}: it was made for {self.total_steps} steps of training.",
                     stacklevel=2,
                 )
         return masks.apply_mask(params, mask), mask
+
+    def _has_run_through(self, opt_state: PyTree) -> bool:
+        """Whether the mask has moved as planned: what is missing then is rounding to groups."""
+
+        def is_moving(x: Any) -> bool:
+            return isinstance(x, transforms.MovingMaskState)
+
+        found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_moving) if is_moving(x)]
+        steps, frozen = (
+            jax.tree.leaves([getattr(x, name) for x in found]) for name in ("step", "frozen")
+        )
+        return (
+            self.total_steps is not None
+            and bool(found)
+            and all((np.asarray(x) >= self.total_steps).all() for x in steps)
+            and not any(np.any(x) for x in frozen)
+        )
 
 
 def checked(method: Method) -> Method:

@@ -1,8 +1,17 @@
 """What a mask or a pruning did, in numbers."""
 
+from jaxprune.metrics._bytes import LeafBytes as LeafBytes
+from jaxprune.metrics._bytes import SizeInBytes as SizeInBytes
+from jaxprune.metrics._bytes import size_in_bytes as size_in_bytes
 from jaxprune.metrics._flops import Flops as Flops
 from jaxprune.metrics._flops import LayerMacs as LayerMacs
 from jaxprune.metrics._flops import flops as flops
+from jaxprune.metrics._latency import Latency as Latency
+from jaxprune.metrics._latency import LatencyComparison as LatencyComparison
+from jaxprune.metrics._latency import compare_latency as compare_latency
+from jaxprune.metrics._latency import latency as latency
+from jaxprune.metrics._median import MedianInterval as MedianInterval
+from jaxprune.metrics._median import median_interval as median_interval
 from jaxprune.metrics._norms import relative_norm_drop as relative_norm_drop
 from jaxprune.metrics._overlap import LeafOverlap as LeafOverlap
 from jaxprune.metrics._overlap import hamming as hamming

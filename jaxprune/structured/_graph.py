@@ -112,11 +112,9 @@ def build(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> G
             units.use(nodes)
             where = f"of the result {path!r}" if path else "of the result"
             units.fix_all(nodes, f"it reaches axis {axis} {where}")
-    for value in leaves.values():
-        for nodes in value.nodes:
-            unused = units.unused(nodes)
-            if unused.any():
-                units.fix_all(nodes[unused], "no result depends on it")
+    axes = [nodes for value in leaves.values() for nodes in value.nodes]
+    nodes = np.concatenate([np.zeros(0, np.int64), *axes])
+    units.fix_all(nodes[units.unused(nodes)], "no result depends on it")
     treedef = jax.tree.structure(params)
     found, atoms = _grouped(units, leaves, walk.roles)
     entries = tuple(_fixed(units, leaves, found))

@@ -170,12 +170,15 @@ class Units:
     def unused(self, nodes: np.ndarray) -> np.ndarray:
         """Which nodes of an int array nothing depends on, bool."""
         used = np.zeros(self._n, bool)
-        for some in (*self._used, np.zeros(1, np.int64)):
-            used[self.roots(some)] = True
+        used[self.roots(np.concatenate([np.zeros(1, np.int64), *self._used]))] = True
         for root in np.flatnonzero(used & self._is_composite[: self._n]).tolist():
             used[list(self._atoms(root))] = True
         roots = self.roots(nodes)
-        return np.array([not any(used[a] for a in self._atoms(x)) for x in roots.tolist()], bool)
+        composite = self._is_composite[roots]
+        idle = ~used[roots]
+        for i in np.flatnonzero(composite):
+            idle[i] = not any(used[atom] for atom in self._atoms(int(roots[i])))
+        return idle
 
     def parts(self, nodes: np.ndarray) -> list[tuple[int, ...]]:
         """The atoms that each node vanishes with one of; none where it is fixed."""

@@ -25,5 +25,6 @@ from jaxprune.transforms._one_shot import one_shot as one_shot
 from jaxprune.transforms._prune_at import prune_at as prune_at
 from jaxprune.transforms._rigl import rigl as rigl
 from jaxprune.transforms._set import set_ as set_
+from jaxprune.transforms._soft import soft as soft
 from jaxprune.transforms._static import static as static
 from jaxprune.transforms._zero_updates import zero_updates as zero_updates

@@ -95,5 +95,10 @@ def split_key(key: Any, *, name: str) -> tuple[jax.Array, jax.Array]:
             f"{name} draws its first mask from a JAX random key; got key={got:.60}. Pass one, "
             "e.g. key=jax.random.key(0)."
         )
-    first, moves = jax.random.split(key)
+    if _tree.is_traced(key):
+        first, moves = jax.random.split(key)
+    else:
+        # A transform that is built while something is traced can be used after it.
+        with jax.ensure_compile_time_eval():
+            first, moves = jax.random.split(key)
     return first, moves

@@ -7,6 +7,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.masks import PatternSpec
+from jaxprune.masks._plan_counts import count_removed, leaf_counts
 from tests.masks import oracle
 
 nm, block, channels = jp.masks.nm, jp.masks.block, jp.masks.channels
@@ -192,6 +193,14 @@ class TestGroups:
         assert [bool(mask[:, 2 * i : 2 * i + 2].any()) for i in range(3)] == [
             i != first for i in range(3)
         ]
+
+    @pytest.mark.parametrize("norm", ["l1", "l2", "max", "mean"])
+    def test_shapes_are_enough_to_count(self, norm):
+        like = {"w": jax.ShapeDtypeStruct((3, 8), jnp.float32)}
+        rules = {"allocation": jp.masks.uniform(), "pattern": channels(norm=norm)}
+        assert leaf_counts(like, 0.25, **rules) == ((8,), (2,))
+        assert count_removed(like, 0.25, **rules) == 2
+        assert count_removed(like, 0.25, pattern=nm(3, 4, axis=1)) == 6
 
     def test_block_axes(self):
         scores = jnp.round(random_scores(4, 3, 6), 1) + 5

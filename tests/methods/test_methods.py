@@ -36,6 +36,7 @@ def test_the_table_names_every_public_recipe():
         (lambda: jp.methods.static(1.0, key=KEY), "sparsity"),
         (lambda: jp.methods.rigl(0.5, key=KEY, total_steps=10, interval=11), "interval"),
         (lambda: jp.methods.set_(0.5, key=KEY, total_steps=10, interval=11), "interval"),
+        (lambda: jp.methods.sfp(0.3, total_steps=10, interval=10), "nothing grow back"),
         (lambda: jp.methods.ac_dc(0.5, total_steps=10, final_steps=20), "step"),
     ],
 )
@@ -71,6 +72,26 @@ def test_finish_without_what_it_needs():
         jp.methods.gmp(0.5, total_steps=4, interval=2).finish(params, optax.sgd(0.1).init(params))
     with pytest.raises(ValueError, match="dpf has a parametrization: pass the state"):
         jp.methods.dpf(0.5, total_steps=4, interval=2).finish(params, None)
+
+
+def test_filters_that_do_not_add_up_to_the_sparsity_are_no_short_training():
+    params = {"kernel": jnp.arange(1.0, 109.0).reshape(3, 3, 2, 6)}
+    method = jp.methods.sfp(0.25, total_steps=4, interval=2)  # 1.5 of 6 filters: 2
+    denser = jp.methods.sfp(0.4, total_steps=4, interval=2)  # 2.4 of 6 filters: 2
+    for made in (method, denser):
+        tx = made.transform(optax.sgd(0.0))
+        state, end = tx.init(params), params
+        for _ in range(4):
+            updates, state = tx.update(params, state, end)
+            end = optax.apply_updates(end, updates)
+        assert int((end["kernel"] == 0).sum()) == 2 * 18
+        final, mask = made.finish(end, state)
+        assert final["kernel"].tolist() == end["kernel"].tolist()
+        assert jp.metrics.counts(mask) == (4 * 18, 6 * 18)
+    with pytest.warns(UserWarning, match=r"ends at sparsity 0, not 0.4: it was made for 4 steps"):
+        denser.finish(params, denser.transform(optax.sgd(0.0)).init(params))
+    with pytest.warns(UserWarning, match="ends at sparsity"):
+        denser.finish(end, jp.transforms.freeze(state))
 
 
 def test_training_that_was_too_short():

@@ -27,6 +27,7 @@ RECIPES = {
     "set": lambda: jp.methods.set_(0.5, key=KEY, total_steps=T),
     "static": lambda: jp.methods.static(0.5, key=KEY),
     "ac_dc": lambda: jp.methods.ac_dc(0.5, total_steps=T),
+    "sfp": lambda: jp.methods.sfp(0.5, total_steps=T, pattern=lambda path, leaf: None),
     "str": lambda: jp.methods.str_(initial=-1.5),
     "cs": lambda: jp.methods.cs(total_steps=T, initial=-0.01),
     "dst": lambda: jp.methods.dst(penalty=1e-2),
