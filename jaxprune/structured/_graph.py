@@ -1,6 +1,6 @@
 """From a function to the groups of its channels."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -117,7 +117,7 @@ def build(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> G
     units.fix_all(nodes[units.unused(nodes)], "no result depends on it")
     treedef = jax.tree.structure(params)
     found, atoms = _grouped(units, leaves, walk.roles)
-    entries = tuple(_fixed(units, leaves, found))
+    entries = tuple(_fixed(units, leaves))
     shapes = {path: tuple(np.shape(leaf)) for path, leaf in named}
     groups = ChannelGroups(tuple(found), entries, shapes, treedef)
     return Graph(trace, units, jax.tree.structure(out_shape), groups, atoms, leaves)
@@ -236,13 +236,22 @@ def _grouped(
             )
         )
         all_atoms.append(np.array(list(order), np.int64))
-    return groups, all_atoms
+    times = Counter(group.name for group in groups)
+    named = [
+        group._replace(name=f"{group.name}:{group.members[0].axis}")
+        if times[group.name] > 1
+        else group
+        for group in groups
+    ]
+    return named, all_atoms
 
 
-def _fixed(units: Units, leaves: dict[str, Tracked], groups: Sequence[Group]) -> list[FixedAxis]:
+def _fixed(units: Units, leaves: dict[str, Tracked]) -> list[FixedAxis]:
     entries = []
     for path, value in leaves.items():
         for axis, nodes in enumerate(value.nodes):
+            if len(nodes) == 1:
+                continue
             stuck = units.is_fixed(nodes)
             counts: dict[str, int] = defaultdict(int)
             for reason in units.reasons(nodes[stuck]):

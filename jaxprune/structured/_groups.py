@@ -34,7 +34,8 @@ class Group(NamedTuple):
     """Units that share axes. A unit is a channel with all that vanishes with it.
 
     Attributes:
-      name: the path of the first parameter that makes the channels.
+      name: the path of the first parameter that makes the channels; where one parameter makes
+        those of several groups (heads and the features of each), with the axis: ``"a/kernel:1"``.
       size: the number of units.
       members: the axes on which the units have positions. An axis stands there twice where one
         position belongs to two units at once (an axis of heads times features).
@@ -71,7 +72,7 @@ class ChannelGroups:
 
     Attributes:
       groups: in program order of their parameters.
-      fixed: what cannot vanish, with reasons.
+      fixed: what cannot vanish, with reasons; axes of size one are left out.
       shapes: of all leaves of the parameters, by path.
       treedef: of the parameters.
     """
@@ -102,8 +103,12 @@ class ChannelGroups:
         found = [i for i, g in enumerate(self.groups) if g.name == name]
         if not found:
             found = [
-                i for i, g in enumerate(self.groups) if name in [m.path for m in g.role("out")]
+                i
+                for i, group in enumerate(self.groups)
+                for m in group.role("out")
+                if name in (m.path, f"{m.path}:{m.axis}")
             ]
+            found = list(dict.fromkeys(found))
         if len(found) == 1:
             return found[0]
         if found:

@@ -64,11 +64,12 @@ def _conv(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
         units.join_all(outputs, units.merge_all(np.repeat(group, each), np.tile(filters, groups)))
         zero = lhs.zeros[c].reshape(groups, per_group).all(0) | kernel.zeros[i]
         contract(units, kernel.nodes[i], zero, _TEXT)
-    out = list(fixed(shape).nodes), list(fixed(shape).zeros)
+    nodes = [units.new_fixed(size, "it is an axis of an image") for size in shape]
+    zeros = [np.ones(size, bool) for size in shape]
     batch_out, feature_out = numbers.out_spec[:2]
-    out[0][batch_out], out[1][batch_out] = lhs.nodes[n], lhs.zeros[n]
-    out[0][feature_out], out[1][feature_out] = outputs, kernel.zeros[o]
-    return [Tracked(tuple(out[0]), tuple(out[1]))]
+    nodes[batch_out], zeros[batch_out] = lhs.nodes[n], lhs.zeros[n]
+    nodes[feature_out], zeros[feature_out] = outputs, kernel.zeros[o]
+    return [Tracked(tuple(nodes), tuple(zeros))]
 
 
 def _conv_params(kept: Kept, step: Step) -> dict[str, Any]:

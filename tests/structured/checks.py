@@ -43,11 +43,15 @@ def prunable_fraction(groups):
 
 
 def close(a, b, rtol=1e-5):
-    """Equal to float round-off, measured against the largest entry of each array."""
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    """Equal to float round-off, measured against the largest entry of the tree."""
+    pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    for x, y in pairs:
         assert x.shape == y.shape
-        x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * max(np.abs(x).max(initial=0), 1e-30))
+    pairs = [(np.asarray(x, np.float64), np.asarray(y, np.float64)) for x, y in pairs]
+    largest = max((np.abs(x).max(initial=0) for x, _ in pairs), default=0)
+    assert largest > 0
+    for x, y in pairs:
+        np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * largest)
 
 
 def check_shrunk(
