@@ -114,15 +114,7 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
     params, model_state = models.init(model, keys[0], dataset.image_shape)
     optimizer = partial(make_optimizer, config)
     loss_fn = models.make_loss_fn(model)
-    batch_at = data.make_batch_at(
-        dataset.train,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        mean=dataset.mean,
-        std=dataset.std,
-        augment=dataset.augmentation,
-        dtype=dtype,
-    )
+    batch_at = _batches(config, dataset)
     options: dict[str, Any] = {"recalibrate": None}
     if config.recalibrate:
         options["recalibrate"] = jp.training.make_recalibrate(loss_fn, batch_at, steps=epoch_steps)
@@ -138,20 +130,8 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
         state, loss_fn, optimizer = prepared.state, prepared.loss_fn, prepared.make_optimizer
         steps = jnp.arange(config.total_epochs() * epoch_steps)
         options["learning_rates"] = jax.vmap(dense_schedule(config, epoch_steps))(steps)
-    # XLA's CPU backend runs products well inside a compiled loop, convolutions badly.
-    has_convolutions = any(leaf.ndim > 2 for leaf in jax.tree.leaves(params))
-    train = jp.training.make_loop(
-        jp.training.make_train_step(loss_fn, optimizer),
-        batch_at,
-        chunk_steps=min(epoch_steps, 50),
-        compile_chunks=None if has_convolutions else True,
-    )
-    normalise = partial(data.normalise, mean=dataset.mean, std=dataset.std)
-    eval_fn = models.make_eval_fn(model, normalise)
-    evaluate, evaluate_validation = (
-        jp.training.make_evaluate(eval_fn, dict(split), batch_size=config.eval_batch_size)
-        for split in (dataset.test, dataset.validation)
-    )
+    evaluate, evaluate_validation = _evaluations(config, model, dataset)
+    train = _loop(loss_fn, optimizer, batch_at, params, epoch_steps)
     return Setup(
         state=state,
         train=train,
@@ -162,6 +142,60 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
         options=options,
         prepared=prepared,
     )
+
+
+def loop_and_evaluation(
+    config: Config, model: Any, params: Any, dataset: data.Dataset
+) -> tuple[TrainLoop, jp.training.Evaluate]:
+    """The training loop and the evaluation on the test set of another network on the same data.
+
+    Args:
+      config: the configuration.
+      model: has ``apply`` as a Linen module has it: a module, or `models.Shrunk`.
+      params: its parameters.
+      dataset: the data.
+
+    Returns:
+      Plain training, without a method, and ``evaluate(state)``.
+    """
+    epoch_steps = data.steps_per_epoch(len(dataset.train["label"]), config.batch_size)
+    optimizer = partial(make_optimizer, config)
+    loss_fn = models.make_loss_fn(model)
+    train = _loop(loss_fn, optimizer, _batches(config, dataset), params, epoch_steps)
+    return train, _evaluations(config, model, dataset)[0]
+
+
+def _batches(config: Config, dataset: data.Dataset) -> Callable[[jax.Array], Any]:
+    return data.make_batch_at(
+        dataset.train,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        mean=dataset.mean,
+        std=dataset.std,
+        augment=dataset.augmentation,
+        dtype=jnp.dtype(config.precision),
+    )
+
+
+def _loop(loss_fn: Any, optimizer: Any, batch_at: Any, params: Any, epoch_steps: int) -> TrainLoop:
+    # XLA's CPU backend runs products well inside a compiled loop, convolutions badly.
+    has_convolutions = any(leaf.ndim > 2 for leaf in jax.tree.leaves(params))
+    return jp.training.make_loop(
+        jp.training.make_train_step(loss_fn, optimizer),
+        batch_at,
+        chunk_steps=min(epoch_steps, 50),
+        compile_chunks=None if has_convolutions else True,
+    )
+
+
+def _evaluations(config: Config, model: Any, dataset: data.Dataset) -> list[jp.training.Evaluate]:
+    """On the test set and on the validation set."""
+    normalise = partial(data.normalise, mean=dataset.mean, std=dataset.std)
+    eval_fn = models.make_eval_fn(model, normalise)
+    return [
+        jp.training.make_evaluate(eval_fn, dict(split), batch_size=config.eval_batch_size)
+        for split in (dataset.test, dataset.validation)
+    ]
 
 
 def make_method(config: Config, params: Any, key: jax.Array, epoch_steps: int) -> jp.methods.Method:

@@ -4,8 +4,12 @@ import os
 import shutil
 import tempfile
 
-# Before JAX is imported: sharded cases run on eight host devices.
-os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
+# Before JAX is imported: sharded cases run on eight host devices. LLVM does not optimise, because
+# tests compile much and compute little: a third of their time.
+os.environ.setdefault(
+    "XLA_FLAGS",
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax

@@ -14,11 +14,9 @@ on two CPU cores.
 """
 
 import dataclasses
-import datetime
 import json
 import os
 import pathlib
-import shlex
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -29,7 +27,7 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments.bench import _baselines, _machine, _methods, _report, _shapes, _timing
+from experiments.bench import _baselines, _document, _machine, _methods, _report, _shapes, _timing
 
 _LEAST_REPEATS = 7
 
@@ -134,14 +132,14 @@ def run(settings: Settings, *, console: Console | None = None) -> str:
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     backend = jax.default_backend()
     document: dict[str, Any] = {
-        "command": shlex.join(["python", "-m", "experiments.bench.masks", *_arguments(settings)]),
+        "command": _document.command("experiments.bench.masks", settings),
         "settings": {
             **dataclasses.asdict(settings),
             "sizes": sizes,
             "out": os.fspath(settings.out),
         },
         "machine": _machine.describe(),
-        "started": _now(),
+        "started": _document.now(),
         "load_before": _machine.load(),
         "results": [],
     }
@@ -154,7 +152,7 @@ def run(settings: Settings, *, console: Console | None = None) -> str:
             ratios=_report.ratios(results),
             targets=_report.targets(results, backend=backend),
             load_after=_machine.load(),
-            finished=_now(),
+            finished=_document.now(),
         )
         settings.out.write_text(json.dumps(document, indent=2) + "\n")
         table = _report.markdown(document)
@@ -235,21 +233,6 @@ def _prepare(
         except _timing.Unavailable as reason:
             reasons[name] = str(reason)
     return methods, reasons
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _arguments(settings: Settings) -> list[str]:
-    """The command-line arguments that repeat a measurement: what differs from the defaults."""
-    words = []
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if value != field.default:
-            words.append("--" + field.name.replace("_", "-"))
-            words += map(str, value if isinstance(value, tuple) else [value])
-    return words
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -14,11 +14,9 @@ eight minutes on two CPU cores, by what else runs there.
 """
 
 import dataclasses
-import datetime
 import json
 import os
 import pathlib
-import shlex
 import sys
 from functools import partial
 from typing import Any, Literal
@@ -28,7 +26,7 @@ import tyro
 from rich.console import Console
 
 import jaxprune as jp
-from experiments.bench import _machine, _optimizers, _overhead_report, _pairs, _problems
+from experiments.bench import _document, _machine, _optimizers, _overhead_report, _pairs, _problems
 
 _LEAST_PAIRS, _LEAST_MLP_BATCH = 25, 128
 _PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax")
@@ -253,16 +251,14 @@ def run(settings: Settings, *, console: Console | None = None) -> str:
     check(settings)
     settings.out.parent.mkdir(parents=True, exist_ok=True)
     document: dict[str, Any] = {
-        "command": shlex.join(
-            ["python", "-m", "experiments.bench.overhead", *_arguments(settings)]
-        ),
+        "command": _document.command("experiments.bench.overhead", settings),
         "settings": {
             **dataclasses.asdict(settings),
             **sizes(settings)._asdict(),
             "out": os.fspath(settings.out),
         },
         "machine": _machine.describe(_PACKAGES),
-        "started": _now(),
+        "started": _document.now(),
         "load_before": _machine.load(),
         "bytes_per_second": _pairs.copy_bytes_per_second(_copied_bytes()),
         "results": [],
@@ -276,7 +272,7 @@ def run(settings: Settings, *, console: Console | None = None) -> str:
             results=results,
             targets=_overhead_report.targets(results),
             load_after=_machine.load(),
-            finished=_now(),
+            finished=_document.now(),
         )
         settings.out.write_text(json.dumps(document, indent=2) + "\n")
         table = _overhead_report.markdown(document)
@@ -288,21 +284,6 @@ def run(settings: Settings, *, console: Console | None = None) -> str:
 def _copied_bytes() -> int:
     """More than caches hold."""
     return 1 << (28 if jax.devices()[0].platform == "cpu" else 31)
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _arguments(settings: Settings) -> list[str]:
-    """The command-line arguments that repeat a measurement: what differs from the defaults."""
-    words = []
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if value != field.default:
-            words.append("--" + field.name.replace("_", "-"))
-            words += map(str, value if isinstance(value, tuple) else [value])
-    return words
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,6 +13,9 @@ from ._objective import make_eval_fn as make_eval_fn
 from ._objective import make_loss_fn as make_loss_fn
 from ._recurrent import Recurrent as Recurrent
 from ._resnet import ResNet as ResNet
+from ._shrunk import Shrunk as Shrunk
+from ._shrunk import shrink as shrink
+from ._shrunk import training_apply as training_apply
 from ._small_cnn import SmallCNN as SmallCNN
 from ._vgg import VGG16 as VGG16
 from ._vit import ViT as ViT

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from jaxprune._rearrangement import bind
+from jaxprune._rearrangement import aval, bind
 from jaxprune.structured._rule import Rule, shape_of
 from jaxprune.structured._tracked import Source, Tracked
 from jaxprune.structured._units import Units
@@ -84,7 +84,7 @@ _known: dict[Any, Any] = {}
 
 def _on_numbers(eqn: JaxprEqn, numbers: Sequence[Any]) -> Any:
     """The operation on scalars; `None` where that is no number."""
-    dtypes = [var.aval.dtype for var in eqn.invars]
+    dtypes = [aval(var).dtype for var in eqn.invars]
     if not all(jnp.issubdtype(dtype, np.generic) for dtype in dtypes):
         return None
     arrays = [np.asarray(x).astype(dtype) for x, dtype in zip(numbers, dtypes, strict=True)]

@@ -150,7 +150,7 @@ def _traced(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) ->
             "function of its arguments. Remove prints and callbacks."
         )
     for value in closed.consts:
-        if isinstance(value, jax.core.Tracer):
+        if _tree.is_traced(value):
             raise ValueError(
                 "apply closes over a traced value; it must be a pure function of its arguments. "
                 "Group and shrink outside of jit, grad and vmap, or pass the value in."

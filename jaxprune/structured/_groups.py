@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from jaxprune import _tree
@@ -172,7 +171,7 @@ def check_kept(groups: ChannelGroups, kept: Sequence[Any]) -> list[np.ndarray]:
         raise ValueError(f"there are {len(groups)} groups, but `kept` has {len(kept)} entries.")
     arrays = []
     for group, stays in zip(groups, kept, strict=True):
-        if isinstance(stays, jax.core.Tracer):
+        if _tree.is_traced(stays):
             raise TypeError("which channels stay decides shapes: it cannot be traced.")
         stays = np.asarray(stays)
         if stays.dtype != bool:

@@ -42,12 +42,12 @@ def _broadcast(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]
 def _reshape(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     value, new = operands[0], shape_of(eqn.outvars[0])
     if math.prod(new) == 0 or eqn.params.get("dimensions") is not None:
-        for nodes in value.nodes:
-            units.fix_all(nodes, "it is rearranged in a way that is not followed")
+        for old in value.nodes:
+            units.fix_all(old, "it is rearranged in a way that is not followed")
         return [fixed(new)]
-    for nodes in value.nodes:
-        if len(nodes) == 1:
-            units.fix_all(nodes, "it is dropped as an axis of size one")
+    for old in value.nodes:
+        if len(old) == 1:
+            units.fix_all(old, "it is dropped as an axis of size one")
     nodes: list[np.ndarray] = [np.full(1, FIXED, np.int64)] * len(new)
     zeros: list[np.ndarray] = [np.ones(1, bool)] * len(new)
     source = [NONE] * len(new)

@@ -26,7 +26,8 @@ def masks(groups: ChannelGroups, kept: Sequence[Any]) -> PyTree:
       that belong to no group.
 
     Raises:
-      ValueError: if an array has another size than its group, or keeps nothing.
+      ValueError: if an array has another size than its group, or keeps nothing of it or of a
+        parameter.
       TypeError: if it is not bool, or traced.
 
     Example:
@@ -55,7 +56,11 @@ def masks(groups: ChannelGroups, kept: Sequence[Any]) -> PyTree:
 def kept_positions(
     groups: ChannelGroups, kept: Sequence[np.ndarray]
 ) -> dict[tuple[str, int], np.ndarray]:
-    """Which positions stay of each axis that a group has, bool ``[size]``, by (path, axis)."""
+    """Which positions stay of each axis that a group has, bool ``[size]``, by (path, axis).
+
+    Raises:
+      ValueError: if none stays.
+    """
     stays: dict[tuple[str, int], np.ndarray] = {}
     for group, chosen in zip(groups, kept, strict=True):
         for member in group.members:
@@ -63,6 +68,11 @@ def kept_positions(
             ours = np.append(chosen, True)[member.owners]
             key = (member.path, member.axis)
             stays[key] = stays[key] & ours if key in stays else ours
+    for (path, axis), alive in stays.items():
+        if not alive.any():
+            raise ValueError(
+                f"nothing is left of {path!r} along axis {axis}. Keep at least one of its channels."
+            )
     return stays
 
 
@@ -89,7 +99,7 @@ def kept_of(groups: ChannelGroups, masks: PyTree) -> list[np.ndarray]:
     for path, mask in leaves.items():
         for axis in range(mask.ndim):
             others = tuple(a for a in range(mask.ndim) if a != axis)
-            alive_along[path, axis] = mask.any(others)
+            alive_along[path, axis] = np.asarray(mask.any(others))
     kept = []
     for group in groups:
         found = [m for m in group.members if m.path in leaves]
@@ -133,10 +143,8 @@ def _leaves(groups: ChannelGroups, masks: PyTree) -> dict[str, np.ndarray]:
     _tree.check_matches(masks, shapes)
     found = {}
     for path, mask in _tree.named_leaves(masks):
-        if isinstance(mask, jax.core.Tracer):
-            raise TypeError(
-                "masks decide shapes: they cannot be traced. Shrink outside of jit."
-            )
+        if _tree.is_traced(mask):
+            raise TypeError("masks decide shapes: they cannot be traced. Shrink outside of jit.")
         if mask.dtype != bool:
             raise TypeError(f"a mask is bool (True = kept), but {path!r} is {mask.dtype}.")
         found[path] = np.asarray(mask)

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
+from jaxprune._rearrangement import aval
 from jaxprune.structured import _elementwise, _layout, _lookups, _products, _reductions
 from jaxprune.structured._rule import Kept, Rule, Step, as_it_is, shape_of
 from jaxprune.structured._tracked import Source, Tracked, constant, fixed
@@ -68,7 +69,7 @@ class Walk:
 
         def read(atom: Any) -> Tracked:
             if isinstance(atom, Literal):
-                return constant(self.units, np.asarray(atom.val, atom.aval.dtype))
+                return constant(self.units, np.asarray(atom.val, aval(atom).dtype))
             return env[atom]
 
         steps = []
@@ -122,7 +123,7 @@ def evaluate(trace: Trace, kept: Kept, arrays: Sequence[Any]) -> list[Any]:
 
     def read(atom: Any, value: Tracked) -> Any:
         if isinstance(atom, Literal):
-            return kept.take(np.asarray(atom.val, atom.aval.dtype), value)
+            return kept.take(np.asarray(atom.val, aval(atom).dtype), value)
         return env[atom]
 
     for step in trace.steps:

@@ -103,4 +103,4 @@ def split(
     units.join_all(nodes, rows)
     shaped = zeros.reshape(tuple(sizes))
     others = [tuple(j for j in range(len(sizes)) if j != i) for i in range(len(sizes))]
-    return axes, [shaped.all(other) for other in others]
+    return axes, [np.asarray(shaped.all(other)) for other in others]

@@ -126,18 +126,21 @@ class Units:
                 self._fix(other, self._code_of(one))
                 return
         ours, theirs = self._live(a), self._live(b)
-        if len(ours) > 1 and len(theirs) > 1:
-            if len(ours) != len(theirs):
-                ours, theirs = (*ours, *theirs)[1:], (ours[0],) * (len(ours) + len(theirs) - 1)
+        if len(ours) > 1 and len(ours) == len(theirs):
             for x, y in zip(ours, theirs, strict=True):
                 self.join(x, y)
+        elif len(ours) > 1 and len(theirs) > 1:
+            for x in (*ours[1:], *theirs):
+                self.join(ours[0], x)
         elif len(ours) == len(theirs) == 1:
             if ours[0] == a and theirs[0] == b:
                 self._parent[b] = a
             else:
                 self.join(ours[0], theirs[0])
         else:
-            (atom,), composite, parts = (theirs, a, ours) if len(ours) > 1 else (ours, b, theirs)
+            atom, composite, parts = (
+                (ours[0], b, theirs) if len(ours) == 1 else (theirs[0], a, ours)
+            )
             if atom in self._atoms(composite):
                 for x in parts:
                     self.join(atom, x)
@@ -206,12 +209,12 @@ class Units:
             node = int(parent[node])
         return node
 
-    def _live(self, root: int) -> tuple[int, ...]:
+    def _live(self, root: int) -> list[int]:
         """A node's parts that can vanish, one level deep; itself if it is an atom."""
         if root not in self._parts:
-            return (root,)
+            return [root]
         roots = (self._root(part) for part in self._parts[root])
-        return tuple(dict.fromkeys(part for part in roots if not self._never(part)))
+        return list(dict.fromkeys(part for part in roots if not self._never(part)))
 
     def _atoms(self, node: int) -> tuple[int, ...]:
         root = self._root(node)

@@ -1,0 +1,208 @@
+"""How much faster networks are whose channels were removed, next to what counting promises.
+
+    python -m experiments.bench.shrink
+
+ResNet-20 and 56, VGG-16, ResNet-50 and the dense layers of a transformer, in inference: of every
+group of channels a fraction is removed, those of the smallest L1 norm, the network is shrunk, its
+results are compared with those of the masked network, and both are timed in pairs. The table has
+the measured speedup over the theoretical one and the multiply-accumulates a second of both.
+
+The result goes to a JSON file and, as Markdown, beside it.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+import sys
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+from rich.console import Console
+
+import jaxprune as jp
+from experiments.bench import _document, _machine, _shrink_problems, _shrink_report
+
+_PACKAGES = ("jax", "jaxlib", "numpy", "flax")
+_CLOSE = 1e-4  # of the largest result; float32 sums of thousands of terms in another order
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Time networks before and after channels are removed."""
+
+    networks: tuple[str, ...] = ("resnet20", "resnet56", "vgg16", "resnet50", "transformer_mlp")
+    """Networks: resnet20, resnet56, vgg16, resnet50, transformer_mlp."""
+
+    fractions: tuple[float, ...] = (0.3, 0.5, 0.7)
+    """Fractions of the channels of every group that are removed, in (0, 1)."""
+
+    round_to: int = 1
+    """Multiple to which the kept channels of a group are rounded up: 8 or 16 suit some devices."""
+
+    repeats: int = 15
+    """Timed pairs, at least 6."""
+
+    min_seconds: float = 0.1
+    """How long each side of a pair runs at least, in whole calls."""
+
+    seed: int = 0
+    """Seed of weights, inputs and the order within pairs."""
+
+    out: pathlib.Path = pathlib.Path("runs/bench/shrink.json")
+    """File for the result; the table goes beside it, with the suffix .md."""
+
+
+def check(settings: Settings) -> None:
+    """Raises for what can be seen wrong before anything is measured.
+
+    Raises:
+      ValueError: with the value and the repair.
+    """
+    known = _shrink_problems.problems(on_cpu=True)
+    for name in settings.networks:
+        if name not in known:
+            raise ValueError(f"unknown name {name!r} in networks. Known: {', '.join(known)}.")
+    for fraction in settings.fractions:
+        if not 0 < fraction < 1:
+            raise ValueError(f"fractions are those removed, in (0, 1); got {fraction}.")
+    if not settings.networks or not settings.fractions:
+        raise ValueError("networks and fractions must not be empty.")
+    if settings.repeats < 6 or settings.round_to < 1 or settings.min_seconds < 0:
+        raise ValueError(
+            "repeats is at least 6, round_to at least 1 and min_seconds at least 0; got "
+            f"{settings.repeats}, {settings.round_to} and {settings.min_seconds}."
+        )
+
+
+def measure(
+    name: str, problem: _shrink_problems.Problem, settings: Settings
+) -> list[_shrink_report.Row]:
+    """Shrinks one network by every fraction and times it beside the dense one.
+
+    Raises:
+      RuntimeError: if a small network gives other results than the masked one.
+    """
+    apply, variables, x = problem.apply, problem.variables, problem.x
+    start = time.perf_counter()
+    groups = jp.structured.channel_groups(apply, variables, x)
+    grouping = time.perf_counter() - start
+    scores = jp.structured.magnitude(groups, variables)
+    dense = jax.jit(apply)
+    dense_macs = jp.metrics.flops(apply, variables, x).macs
+    rows = []
+    for fraction in settings.fractions:
+        kept = jp.structured.select(
+            groups,
+            scores,
+            fraction,
+            allocation=jp.structured.uniform(),
+            round_to=settings.round_to,
+        )
+        masks = jp.structured.masks(groups, kept)
+        small_apply, small = jp.structured.shrink(apply, variables, masks, x)
+        small_jit = jax.jit(small_apply)
+        wanted = np.asarray(dense(jp.apply_mask(variables, masks), x), np.float64)
+        error = np.abs(np.asarray(small_jit(small, x), np.float64) - wanted).max()
+        error = float(error / np.abs(wanted).max())
+        if not error <= _CLOSE:
+            raise RuntimeError(
+                f"{name} at {fraction:g}: small and masked results differ by {error:.1e} of the "
+                "largest. No time of it is reported."
+            )
+        rows.append(
+            _shrink_report.row(
+                name,
+                problem.what,
+                fraction,
+                weights=(_size(variables), _size(small)),
+                macs=(dense_macs, jp.metrics.flops(small_apply, small, x).macs),
+                largest_error=error,
+                grouping_seconds=grouping,
+                measured=jp.metrics.compare_latency(
+                    dense=(dense, (variables, x)),
+                    small=(small_jit, (small, x)),
+                    batch_size=x.shape[0],
+                    repeats=settings.repeats,
+                    min_seconds=settings.min_seconds,
+                    seed=settings.seed,
+                ),
+            )
+        )
+    return rows
+
+
+def _size(variables: Any) -> int:
+    """Trainable parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def run(settings: Settings, *, console: Console | None = None) -> str:
+    """Measures all networks and writes the JSON file and the table, after each network anew.
+
+    Args:
+      settings: the settings.
+      console: where progress goes; standard output if omitted.
+
+    Returns:
+      The table, in Markdown.
+
+    Raises:
+      ValueError, OSError: before anything is measured, for bad input.
+      RuntimeError: as `measure`; what was measured before is in the file.
+    """
+    console = console or Console()
+    check(settings)
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    backend = jax.default_backend()
+    document: dict[str, Any] = {
+        "command": _document.command("experiments.bench.shrink", settings),
+        "settings": {**dataclasses.asdict(settings), "out": os.fspath(settings.out)},
+        "machine": _machine.describe(_PACKAGES),
+        "started": _document.now(),
+        "load_before": _machine.load(),
+        "results": [],
+    }
+    table = ""
+    known = _shrink_problems.problems(on_cpu=backend == "cpu")
+    for name in settings.networks:
+        console.print(f"{name} ...")
+        results = [*document["results"], *measure(name, known[name](settings.seed), settings)]
+        document.update(
+            results=results,
+            targets=_shrink_report.targets(results, backend=backend),
+            load_after=_machine.load(),
+            finished=_document.now(),
+        )
+        settings.out.write_text(json.dumps(document, indent=2) + "\n")
+        table = _shrink_report.markdown(document)
+        settings.out.with_suffix(".md").write_text(table + "\n")
+    return table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status (0, 1 wrong results, 2 bad input, 130 interrupted).
+
+    A missed target is printed and is no error.
+    """
+    settings = tyro.cli(Settings, args=arguments, prog="python -m experiments.bench.shrink")
+    console = Console()
+    try:
+        console.print(run(settings, console=console), markup=False, highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted; the networks that were done are in {settings.out}.")
+        return 130
+    except RuntimeError as error:
+        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
+        return 1
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""Geometric median: channels that the others of their group can replace go first."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree
+from jaxprune.scores._geometric_median import _distances as distances
+from jaxprune.structured._groups import ChannelGroups
+from jaxprune.structured._unit_rows import arrays_of, holds, unit_rows
+
+
+def geometric_median(groups: ChannelGroups, params: PyTree) -> tuple[jax.Array, ...]:
+    r"""Scores every channel by the sum of its distances to the others of its group.
+
+    $$\mathrm{score}_u = \sum_m \sum_v \lVert w_m[u] - w_m[v] \rVert_2$$
+
+    over the kernels m that make channels of the group and the channels v that each makes. For a
+    kernel that makes a group alone this is `jaxprune.scores.geometric_median`.
+
+    Args:
+      groups: from `channel_groups`.
+      params: the parameters that were grouped.
+
+    Returns:
+      One array a group, float32 at least, ``[size of the group]``.
+
+    Raises:
+      ValueError: if no kernel makes some channel of a group, or ``params`` are not those that were
+        grouped; outside `jit`, if a weight is NaN or infinite.
+      TypeError: if a kernel is not a floating array.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxprune as jp
+      >>> def apply(params, x):
+      ...     return jnp.tanh(x @ params["a"]) @ params["b"]
+      >>> params = {"a": jnp.array([[0.0, 1.0, 5.0]]), "b": jnp.ones((3, 1))}
+      >>> groups = jp.structured.channel_groups(apply, params, jnp.ones((1, 1)))
+      >>> jp.structured.geometric_median(groups, params)
+      (Array([6., 5., 9.], dtype=float32),)
+
+    References:
+      He et al., Filter Pruning via Geometric Median for Deep Convolutional Neural Networks
+      Acceleration, CVPR 2019, section 3.
+    """
+    arrays = arrays_of(groups, params)
+    scores = []
+    for group in groups:
+        makers = [(m, holds(group, m)) for m in group.role("out")]
+        made = np.any([there for _, there in makers], axis=0) & np.ones(group.size, bool)
+        if not made.all():
+            unit = int(np.flatnonzero(~made)[0])
+            raise ValueError(
+                f"no kernel makes channel {unit} of {group.name!r}, so it has no filter to "
+                "compare."
+            )
+        totals = []
+        for member, there in makers:
+            rows = unit_rows(arrays[member.path], group, member)
+            total = distances(rows[there], 0)[:, 0]
+            totals.append(jnp.zeros(group.size, total.dtype).at[there].set(total))
+        dtype = _tree.wide_dtype(*(x.dtype for x in totals))
+        scores.append(jnp.sum(jnp.stack([x.astype(dtype) for x in totals]), axis=0))
+    return tuple(scores)

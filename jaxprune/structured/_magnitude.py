@@ -1,0 +1,128 @@
+"""Magnitude: the norms of what would go with a channel."""
+
+from collections.abc import Callable
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree
+from jaxprune.structured._groups import ChannelGroups, Group, Member
+from jaxprune.structured._options import check_choice
+from jaxprune.structured._unit_rows import arrays_of, holds, unit_rows
+
+Members: TypeAlias = Literal["first", "out", "kernels"] | Callable[[Member], bool]
+OverMembers: TypeAlias = Literal["sum", "mean", "max"]
+
+_NORMS = {
+    "l1": lambda rows: jnp.sum(jnp.abs(rows), axis=1),
+    "l2": lambda rows: jnp.sqrt(jnp.sum(jnp.square(rows), axis=1)),
+}
+
+
+def magnitude(
+    groups: ChannelGroups,
+    params: PyTree,
+    *,
+    norm: Literal["l1", "l2"] = "l1",
+    members: Members = "out",
+    over_members: OverMembers = "mean",
+    normalize: Literal["mean", "max"] | None = None,
+) -> tuple[jax.Array, ...]:
+    r"""Scores every channel by the norm of its weights.
+
+    $$\mathrm{score}_u = \operatorname{mean}_{m \ni u} \lVert w_m[u] \rVert_p$$
+
+    over the members m that hold unit u, where $w_m[u]$ are all entries of the parameter that belong
+    to the unit: the whole filter of a convolution, of several positions all their entries together.
+    For a channel that one convolution makes (the first one of a residual block) the defaults are
+    the L1 norm of its filter, the criterion of filter pruning (PFEC); ``norm="l2"`` is that of soft
+    filter pruning.
+
+    Statistics of norms are no weights, and nothing in a tree tells them from biases and scales.
+    Therefore only kernels count, unless a function says which else.
+
+    Args:
+      groups: from `channel_groups`.
+      params: the parameters that were grouped.
+      norm: "l1" or "l2".
+      members: which members count: "out", all kernels that make the channel; "first", of these the
+        first that holds it, in the order of the group's members; "kernels", those that read it, too
+        (roles "out" and "in"); or ``members(member) -> bool``, for instance
+        ``lambda m: m.role != "along" or m.path.endswith("scale")``.
+      over_members: how the norms of several members become one score: "sum", "mean" or "max", over
+        the members that hold the unit.
+      normalize: "mean" or "max" divides the scores of each group by their mean or largest, so that
+        groups can be compared (`globally`); groups of zeros stay.
+
+    Returns:
+      One array a group, float32 at least, ``[size of the group]``.
+
+    Raises:
+      ValueError: if an option is unknown, if no member that counts holds some unit of a group, or
+        ``params`` are not those that were grouped; outside `jit`, if a weight is NaN or infinite.
+      TypeError: if a member that counts is not a floating array.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxprune as jp
+      >>> def apply(params, x):
+      ...     return jnp.tanh(x @ params["a"]) @ params["b"]
+      >>> params = {"a": jnp.array([[1.0, -2.0], [0.0, 3.0]]), "b": jnp.array([[4.0], [0.0]])}
+      >>> groups = jp.structured.channel_groups(apply, params, jnp.ones((1, 2)))
+      >>> jp.structured.magnitude(groups, params)
+      (Array([1., 5.], dtype=float32),)
+      >>> jp.structured.magnitude(groups, params, members="kernels", over_members="sum")
+      (Array([5., 5.], dtype=float32),)
+
+    References:
+      Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017, section 3.1 (L1). He et al.,
+      Soft Filter Pruning for Accelerating Deep Convolutional Neural Networks, IJCAI 2018, equation
+      2 (L2). Fang et al., DepGraph, CVPR 2023, section 3.4 (over all members of a group).
+    """
+    check_choice("norm", norm, _NORMS)
+    check_choice("over_members", over_members, ("sum", "mean", "max"))
+    check_choice("normalize", normalize, (None, "mean", "max"))
+    if not callable(members):
+        check_choice("members", members, ("first", "out", "kernels"), hint="or pass a function")
+    arrays = arrays_of(groups, params)
+    scores = []
+    for group in groups:
+        chosen = _chosen(group, members)
+        present = _present(group, chosen, members)
+        norms = [_NORMS[norm](unit_rows(arrays[m.path], group, m)) for m in chosen]
+        dtype = _tree.wide_dtype(*(x.dtype for x in norms))
+        table = jnp.where(present, jnp.stack([x.astype(dtype) for x in norms]), 0)
+        one_each = jnp.max(table, axis=0) if over_members == "max" else jnp.sum(table, axis=0)
+        if over_members == "mean":
+            one_each = one_each / present.sum(0).astype(dtype)
+        scores.append(_normalized(one_each, normalize))
+    return tuple(scores)
+
+
+def _chosen(group: Group, members: Members) -> list[Member]:
+    if callable(members):
+        return [member for member in group.members if members(member)]
+    roles = ("out", "in") if members == "kernels" else ("out",)
+    return [member for member in group.members if member.role in roles]
+
+
+def _present(group: Group, chosen: list[Member], members: Members) -> np.ndarray:
+    """Which members count for which units, bool ``[members, size of the group]``."""
+    table = np.array([holds(group, member) for member in chosen]).reshape(-1, group.size)
+    if not table.any(0).all():
+        unit = int(np.flatnonzero(~table.any(0))[0])
+        there = [(m.path, m.role) for m in group.members if holds(group, m)[unit]]
+        raise ValueError(
+            f"no member that counts holds channel {unit} of {group.name!r}; those that hold it are "
+            f"{there}. Pass `members` as a function that takes one of them."
+        )
+    return table & (table.cumsum(0) == 1) if members == "first" else table
+
+
+def _normalized(scores: jax.Array, normalize: str | None) -> jax.Array:
+    if normalize is None:
+        return scores
+    unit = jnp.mean(scores) if normalize == "mean" else jnp.max(scores)
+    return scores / jnp.where(unit > 0, unit, jnp.ones_like(unit))
