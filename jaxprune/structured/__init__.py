@@ -1,12 +1,29 @@
 """Structured pruning: channels removed for good, from any JAX model."""
 
+from jaxprune.structured._allocation import Allocation as Allocation
+from jaxprune.structured._allocation import Pool as Pool
+from jaxprune.structured._average import average as average
 from jaxprune.structured._cut import cut as cut
 from jaxprune.structured._cut import widths as widths
+from jaxprune.structured._geometric_median import geometric_median as geometric_median
+from jaxprune.structured._globally import globally as globally
 from jaxprune.structured._graph import channel_groups as channel_groups
 from jaxprune.structured._groups import ChannelGroups as ChannelGroups
 from jaxprune.structured._groups import FixedAxis as FixedAxis
 from jaxprune.structured._groups import Group as Group
 from jaxprune.structured._groups import Member as Member
+from jaxprune.structured._hrank import hrank as hrank
+from jaxprune.structured._isomorphic import isomorphic as isomorphic
+from jaxprune.structured._magnitude import magnitude as magnitude
 from jaxprune.structured._masks import kept_of as kept_of
 from jaxprune.structured._masks import masks as masks
+from jaxprune.structured._norm_scale import norm_scale as norm_scale
+from jaxprune.structured._pfec import natural_order as natural_order
+from jaxprune.structured._pfec import pfec as pfec
+from jaxprune.structured._random import random as random
+from jaxprune.structured._ratios import ratios as ratios
+from jaxprune.structured._select import select as select
 from jaxprune.structured._shrink import shrink as shrink
+from jaxprune.structured._taylor import taylor as taylor
+from jaxprune.structured._to_widths import to_widths as to_widths
+from jaxprune.structured._uniform import uniform as uniform

@@ -17,14 +17,14 @@ NAMES = frozenset(
     {
         "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh",
         "bessel_i0e", "bessel_i1e", "bitcast_convert_type", "cbrt", "ceil", "clamp", "clz",
-        "convert_element_type", "copy", "copy_p", "cos", "cosh", "device_put", "digamma", "div",
-        "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge", "gt", "igamma",
-        "igammac", "imag", "integer_pow", "is_finite", "le", "lgamma", "log", "log1p", "logistic",
-        "lt", "max", "min", "mul", "name", "ne", "neg", "nextafter", "not", "optimization_barrier",
-        "or", "polygamma", "population_count", "pow", "real", "reduce_precision", "rem", "round",
-        "rsqrt", "select_n", "sharding_constraint", "shift_left", "shift_right_arithmetic",
-        "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub",
-        "tan", "tanh", "xor", "zeta",
+        "complex", "conj", "convert_element_type", "copy", "copy_p", "cos", "cosh", "device_put",
+        "digamma", "div", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge",
+        "gt", "igamma", "igammac", "imag", "integer_pow", "is_finite", "le", "lgamma", "log",
+        "log1p", "logistic", "lt", "max", "min", "mul", "name", "ne", "neg", "nextafter", "not",
+        "optimization_barrier", "or", "polygamma", "population_count", "pow", "real",
+        "reduce_precision", "rem", "round", "rsqrt", "select_n", "sharding_constraint",
+        "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sinh",
+        "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor", "zeta",
     }
 )  # fmt: skip
 
@@ -46,8 +46,13 @@ def _follow(units: Units, eqn: JaxprEqn, operands: Sequence[Tracked]) -> list[Tr
                 units.fix_all(value.nodes[axis], "it is repeated")
     numbers = [value.number for value in operands]
     number = None if any(n is None for n in numbers) else _on_numbers(eqn, numbers)
-    zeros = tuple(_zeros(eqn, operands, axis, n) for axis, n in enumerate(shape))
-    return [Tracked(tuple(nodes), zeros, number, _source(operands, len(shape)))]
+    zeros = []
+    for axis, n in enumerate(shape):
+        axis_zeros, infinite = _at_zero(eqn, operands, axis, n)
+        zeros.append(axis_zeros)
+        if infinite.any():
+            units.fix_all(nodes[axis][infinite], "it is not finite where it is masked")
+    return [Tracked(tuple(nodes), tuple(zeros), number, _source(operands, len(shape)))]
 
 
 def _source(operands: Sequence[Tracked], rank: int) -> Source:
@@ -57,8 +62,11 @@ def _source(operands: Sequence[Tracked], rank: int) -> Source:
     return tuple(frozenset().union(*axes) for axes in zip(*full, strict=True))
 
 
-def _zeros(eqn: JaxprEqn, operands: Sequence[Tracked], axis: int, n: int) -> np.ndarray:
-    name = eqn.primitive.name
+def _at_zero(
+    eqn: JaxprEqn, operands: Sequence[Tracked], axis: int, n: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where the result is zero, and where infinite or no number, once operands are zero."""
+    name, never = eqn.primitive.name, np.zeros(n, bool)
 
     def of(value: Tracked) -> np.ndarray:
         if not value.nodes or len(value.nodes[axis]) != n:  # a scalar, or repeated
@@ -67,16 +75,18 @@ def _zeros(eqn: JaxprEqn, operands: Sequence[Tracked], axis: int, n: int) -> np.
 
     flags = [of(value) for value in operands]
     if name in ("mul", "and"):
-        return np.logical_or.reduce(flags)
+        return np.logical_or.reduce(flags), never
     if name in ("div", "rem"):
-        return flags[0]
+        return flags[0] & ~flags[1], flags[1]
     if name == "select_n":
-        return np.logical_and.reduce(flags[1:])
+        return np.logical_and.reduce(flags[1:]), never
     at = _on_numbers(eqn, [0 if value.number is None else value.number for value in operands])
-    if at is None or np.any(at):
-        return np.zeros(n, bool)
+    if at is None or (np.any(at) and np.all(np.isfinite(at))):
+        return never, never
     unknown = [flag for flag, value in zip(flags, operands, strict=True) if value.number is None]
-    return np.logical_and.reduce([np.ones(n, bool), *unknown])
+    if np.any(at):
+        return never, np.logical_and.reduce(unknown) if unknown else never
+    return np.logical_and.reduce([np.ones(n, bool), *unknown]), never
 
 
 _known: dict[Any, Any] = {}

@@ -52,8 +52,7 @@ def geometric_median(groups: ChannelGroups, params: PyTree) -> tuple[jax.Array, 
         if not made.all():
             unit = int(np.flatnonzero(~made)[0])
             raise ValueError(
-                f"no kernel makes channel {unit} of {group.name!r}, so it has no filter to "
-                "compare."
+                f"no kernel makes channel {unit} of {group.name!r}, so it has no filter to compare."
             )
         totals = []
         for member, there in makers:

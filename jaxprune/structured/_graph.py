@@ -180,8 +180,12 @@ def _state_of(path: str, leaf: Any, named: Sequence[tuple[str, Any]]) -> str | N
     found = [
         (name, x)
         for name, x in named
-        if parts[-len(name.split("/")) :] == name.split("/")
-        or (len(parts) > 2 and name.split("/")[-len(parts) + 1 :] == parts[1:])
+        # The third leaf of some list and the third result have nothing to do with each other.
+        if not name.replace("/", "").isdigit()
+        and (
+            parts[-len(name.split("/")) :] == name.split("/")
+            or (len(parts) > 2 and name.split("/")[-len(parts) + 1 :] == parts[1:])
+        )
     ]
     if len(found) != 1:
         return None
@@ -236,14 +240,20 @@ def _grouped(
             )
         )
         all_atoms.append(np.array(list(order), np.int64))
-    times = Counter(group.name for group in groups)
-    named = [
-        group._replace(name=f"{group.name}:{group.members[0].axis}")
-        if times[group.name] > 1
-        else group
-        for group in groups
-    ]
-    return named, all_atoms
+    return _with_names(groups), all_atoms
+
+
+def _with_names(groups: Sequence[Group]) -> list[Group]:
+    """Where several have one name, it goes on with the axis, and then with a number."""
+    times, seen, named = Counter(group.name for group in groups), Counter(), []
+    for group in groups:
+        name = group.name
+        if times[name] > 1:
+            name = f"{name}:{group.members[0].axis}"
+            seen[name] += 1
+            name += f"#{seen[name]}" if seen[name] > 1 else ""
+        named.append(group._replace(name=name))
+    return named
 
 
 def _fixed(units: Units, leaves: dict[str, Tracked]) -> list[FixedAxis]:

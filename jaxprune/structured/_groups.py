@@ -34,7 +34,8 @@ class Group(NamedTuple):
 
     Attributes:
       name: the path of the first parameter that makes the channels; where one parameter makes
-        those of several groups (heads and the features of each), with the axis: ``"a/kernel:1"``.
+        those of several groups, with the axis: ``"a/kernel:1"``; where one axis does (heads and
+        the features of each), with a number, too: ``"a/kernel:1"``, ``"a/kernel:1#2"``.
       size: the number of units.
       members: the axes on which the units have positions. An axis stands there twice where one
         position belongs to two units at once (an axis of heads times features).

@@ -31,7 +31,15 @@ def _gather(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
         if axis not in numbers.collapsed_slice_dims and axis not in numbers.operand_batching_dims
     ]
     places = dict(zip(inside, numbers.offset_dims, strict=True))
+    # Axes along which operand and indices go in step, as in a mapped lookup.
+    in_step = dict(
+        zip(numbers.start_indices_batching_dims, numbers.operand_batching_dims, strict=True)
+    )
+    for theirs, ours in in_step.items():
+        units.join_all(value.nodes[ours], indices.nodes[theirs])
     for axis, old in enumerate(value.nodes):
+        if axis in in_step.values():
+            continue
         whole = sizes[axis] == len(old) and axis not in numbers.start_index_map
         if axis in places and whole:
             nodes[places[axis]], zeros[places[axis]] = old, value.zeros[axis]
@@ -40,8 +48,9 @@ def _gather(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     *batch, vector = indices.nodes
     units.fix_all(vector, _TEXT)
     rest = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]
-    for axis, old in zip(rest, batch, strict=True):
-        nodes[axis], zeros[axis] = old, np.zeros(len(old), bool) | units.is_fixed(old)
+    for i, (axis, old) in enumerate(zip(rest, batch, strict=True)):
+        zero = value.zeros[in_step[i]] if i in in_step else np.zeros(len(old), bool)
+        nodes[axis], zeros[axis] = old, zero | units.is_fixed(old)
     return [Tracked(tuple(nodes), tuple(zeros))]
 
 

@@ -2,11 +2,12 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
-from jaxprune.structured._groups import ChannelGroups
-from jaxprune.structured._unit_rows import arrays_of, unit_rows
+from jaxprune.structured._groups import ChannelGroups, Group
+from jaxprune.structured._unit_rows import arrays_of, holds, unit_rows
 
 
 def taylor(groups: ChannelGroups, params: PyTree, grads: PyTree) -> tuple[jax.Array, ...]:
@@ -22,7 +23,7 @@ def taylor(groups: ChannelGroups, params: PyTree, grads: PyTree) -> tuple[jax.Ar
     over the members m that read the channel (role "in") and their entries s at the unit. That is
     exact if the products use their kernels as they are, or as a linear function of them.
 
-    Channels of a group that no kernel reads, such as the features of queries and keys, which meet
+    Channels that no kernel reads, such as the features of queries and keys, which meet
     each other, have the gate directly behind the kernels that make them (role "out"), by the same
     identity.
 
@@ -38,8 +39,9 @@ def taylor(groups: ChannelGroups, params: PyTree, grads: PyTree) -> tuple[jax.Ar
       without more (`globally`).
 
     Raises:
-      ValueError: if ``params`` are not those that were grouped, or ``grads`` are of other paths or
-        shapes; outside `jit`, if a weight or a gradient is NaN or infinite.
+      ValueError: if ``params`` are not those that were grouped, ``grads`` are of other paths or
+        shapes, or no kernel reads or makes a channel; outside `jit`, if a weight or a gradient is
+        NaN or infinite.
       TypeError: if a kernel or its gradient is not a floating array.
 
     Example:
@@ -59,11 +61,10 @@ def taylor(groups: ChannelGroups, params: PyTree, grads: PyTree) -> tuple[jax.Ar
     """
     arrays = arrays_of(groups, params)
     gradients = dict(_tree.named_leaves(grads))
-    scores = []
-    for group in groups:
-        gated = group.role("in") or group.role("out")
-        parts = []
-        for member in gated:
+
+    def gate(group: Group, role: str) -> tuple[jax.Array, np.ndarray]:
+        total, held = jnp.zeros(group.size), np.zeros(group.size, bool)
+        for member in group.role(role):
             g = gradients.get(member.path)
             if g is None or tuple(g.shape) != groups.shapes[member.path]:
                 raise ValueError(
@@ -72,8 +73,20 @@ def taylor(groups: ChannelGroups, params: PyTree, grads: PyTree) -> tuple[jax.Ar
                     "respect to the whole parameter tree that was grouped."
                 )
             w = unit_rows(arrays[member.path], group, member)
-            products = w * unit_rows(g, group, member, what="gradients").astype(w.dtype)
-            parts.append(jnp.sum(products, axis=1))
-        dtype = _tree.wide_dtype(*(x.dtype for x in parts))
-        scores.append(jnp.square(jnp.sum(jnp.stack([x.astype(dtype) for x in parts]), axis=0)))
+            part = jnp.sum(w * unit_rows(g, group, member, what="gradients").astype(w.dtype), 1)
+            dtype = _tree.wide_dtype(total.dtype, part.dtype)
+            total, held = total.astype(dtype) + part.astype(dtype), held | holds(group, member)
+        return total, held
+
+    scores = []
+    for group in groups:
+        slope, read = gate(group, "in")
+        if not read.all():
+            behind, made = gate(group, "out")
+            if not (read | made).all():
+                unit = int(np.flatnonzero(~(read | made))[0])
+                raise ValueError(f"no kernel reads or makes channel {unit} of {group.name!r}.")
+            dtype = _tree.wide_dtype(slope.dtype, behind.dtype)
+            slope = jnp.where(read, slope.astype(dtype), behind.astype(dtype))
+        scores.append(jnp.square(slope))
     return tuple(scores)

@@ -1,0 +1,126 @@
+"""HRank: channels whose feature maps have a low rank carry little information."""
+
+from collections.abc import Callable, Container, Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune._tree import PyTree
+from jaxprune.structured._feature_maps import Maps, feature_maps
+from jaxprune.structured._graph import build, struct
+from jaxprune.structured._groups import ChannelGroups, check_params
+from jaxprune.structured._named import group_numbers
+
+
+def hrank(
+    groups: ChannelGroups,
+    apply: Callable[..., Any],
+    params: PyTree,
+    batches: Iterable[Any],
+    *,
+    skip: Sequence[str] = (),
+) -> tuple[jax.Array | None, ...]:
+    r"""Scores every channel by the mean rank of its feature maps.
+
+    $$\mathrm{score}_u = \frac{1}{N} \sum_{n=1}^{N} \operatorname{rank} x_n[u], \qquad
+      x_n[u] \in \mathbb{R}^{H \times W},$$
+
+    over N calibration images (the paper takes 500), where x is what reads channel u: the input of a
+    convolution, or of a sum, mean or maximum over the image before a dense layer. Where several
+    read it (the blocks of a stage that shares a shortcut) the mean goes over them, too. The paper's
+    codes take ranks directly behind the ReLU, which is the same unless pooling comes in between.
+
+    The rank counts singular values above ``max(H, W) * eps`` times the largest, in float32 at
+    least, as `numpy.linalg.matrix_rank`.
+
+    Args:
+      groups: from `channel_groups`.
+      apply: the function that was grouped, in inference mode.
+      params: the parameters that were grouped.
+      batches: iterable of example inputs: each a tuple of the ``*inputs`` of ``apply``, or its one
+        input. Any number of images a batch; compiled once per shape.
+      skip: paths, as in `ratios`, of groups to leave out; their score is `None`, and `select` keeps
+        them whole.
+
+    Returns:
+      One array a group, ``[size of the group]``, `None` for groups that are skipped.
+
+    Raises:
+      ValueError: if there is no batch, if other channels hang together than in ``groups``, or if no
+        convolution and no pooling over the image reads some channel of a group outside of loops and
+        branches: that of a dense layer, or of images flattened into one.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> import jaxprune as jp
+      >>> def conv(x, kernel):
+      ...     return jax.lax.conv(x, kernel, (1, 1), "SAME")
+      >>> def apply(params, x):
+      ...     return conv(conv(x, params["a"]), params["b"])
+      >>> params = {"a": jnp.array([[[[1.0]]], [[[0.0]]]]), "b": jnp.ones((1, 2, 1, 1))}
+      >>> images = jnp.array([[[[1.0, 1.0], [1.0, 1.0]]], [[[1.0, 0.0], [0.0, 1.0]]]])
+      >>> groups = jp.structured.channel_groups(apply, params, images)
+      >>> jp.structured.hrank(groups, apply, params, [images])
+      (Array([1.5, 0. ], dtype=float32),)
+
+    References:
+      Lin et al., HRank: Filter Pruning using High-Rank Feature Map, CVPR 2020, equation 4.
+    """
+    check_params(groups, params)
+    skipped = group_numbers(groups, skip, what="skip")
+    compiled: dict[Any, Callable[..., list[Maps]]] = {}
+    total: list[Maps] = []
+    for batch in batches:
+        inputs = batch if isinstance(batch, tuple) else (batch,)
+        leaves, treedef = jax.tree.flatten(inputs)
+        key = treedef, tuple((struct(x).shape, struct(x).dtype) for x in leaves)
+        if key not in compiled:
+            compiled[key] = _ranks(groups, apply, params, inputs, skipped)
+        new = compiled[key](params, inputs)
+        total = new if not total else jax.tree.map(jnp.add, total, new)
+    if not total:
+        raise ValueError(
+            "`batches` is empty. Pass at least one batch (a used-up iterator has none)."
+        )
+    scores: list[jax.Array | None] = []
+    for i, (group, found) in enumerate(zip(groups, total, strict=True)):
+        if i in skipped:
+            scores.append(None)
+            continue
+        without = np.flatnonzero(np.asarray(found.number) == 0)
+        if len(without):
+            raise ValueError(
+                f"channel {int(without[0])} of {group.name!r} has no feature map: no convolution "
+                "and no pooling over the image reads it, outside of loops and branches. Leave the "
+                f"group out: skip=[{group.name!r}]."
+            )
+        scores.append(found.total / found.number)
+    return tuple(scores)
+
+
+def _ranks(
+    groups: ChannelGroups,
+    apply: Callable[..., Any],
+    params: PyTree,
+    inputs: Sequence[Any],
+    skip: Container[int],
+) -> Callable[..., list[Maps]]:
+    graph = build(apply, params, inputs)
+    ours = [(group.name, group.size, [m.path for m in group.members]) for group in groups]
+    now = [(group.name, group.size, [m.path for m in group.members]) for group in graph.groups]
+    if ours != now:
+        shapes = [np.shape(x) for x in jax.tree.leaves(tuple(inputs))]
+        raise ValueError(
+            f"with inputs of shapes {shapes} other channels hang together than in `groups`. Group "
+            "this function with inputs of these shapes."
+        )
+
+    @jax.jit
+    def ranks(params: PyTree, inputs: Any) -> list[Maps]:
+        return feature_maps(
+            graph, jax.tree.leaves((params, inputs)), jnp.linalg.matrix_rank, skip=skip
+        )
+
+    return ranks

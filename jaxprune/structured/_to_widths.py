@@ -1,0 +1,54 @@
+"""Widths: how many channels each group that is named keeps."""
+
+import numbers
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jaxprune.structured._allocation import Allocation, Pool, refused
+from jaxprune.structured._groups import ChannelGroups
+from jaxprune.structured._named import numbers_by_group
+
+
+def to_widths(kept: Mapping[str, int]) -> Allocation:
+    """Keeps a given number of channels of each group that is named; others keep all.
+
+    Args:
+      kept: ``{path: channels that stay}``; paths as in `ratios`. See `pfec` for published numbers.
+
+    Returns:
+      An allocation for `select`, which then takes no sparsity. It raises ValueError if a path makes
+      no channels that can be removed, or has fewer than are to stay.
+
+    Raises:
+      TypeError: if a number is no integer.
+      ValueError: if a number is below 1.
+
+    Example:
+      >>> import jax.numpy as jnp, jaxprune as jp
+      >>> def apply(params, x):
+      ...     return jnp.tanh(jnp.tanh(x @ params["a"]) @ params["b"]) @ params["c"]
+      >>> params = {"a": jnp.ones((1, 2)), "b": jnp.ones((2, 4)), "c": jnp.ones((4, 1))}
+      >>> groups = jp.structured.channel_groups(apply, params, jnp.ones((1, 1)))
+      >>> scores = [jnp.array([9.0, 8.0]), jnp.array([1.0, 2.0, 3.0, 4.0])]
+      >>> kept = jp.structured.select(groups, scores, allocation=to_widths({"b": 1}))
+      >>> [k.tolist() for k in kept]
+      [[True, True], [False, False, False, True]]
+    """
+    for path, width in kept.items():
+        if isinstance(width, bool) or not isinstance(width, numbers.Integral):
+            raise TypeError(f"to_widths holds whole channels; got {width!r} for {path!r}.")
+        if width < 1:
+            raise ValueError(f"to_widths keeps at least one channel; got {width} for {path!r}.")
+
+    def allocate(groups: ChannelGroups, open_: Sequence[int], sparsity: Any) -> Sequence[Pool]:
+        refused(sparsity, "to_widths(...)")
+        found = numbers_by_group(groups, kept, what="to_widths")
+        for i, width in found.items():
+            if width > groups[i].size:
+                raise ValueError(
+                    f"to_widths keeps {width} channels of {groups[i].name!r}, which has "
+                    f"{groups[i].size}."
+                )
+        return [Pool((i,), groups[i].size - int(found[i])) for i in open_ if i in found]
+
+    return allocate
