@@ -52,10 +52,10 @@ class Grid:
     model: str = "small_cnn"
     """Network."""
 
-    epochs: int = 8
+    epochs: int = 5
     """Length of dense training, in epochs."""
 
-    retrain_epochs: int = 2
+    retrain_epochs: int = 1
     """Length of retraining, in epochs."""
 
     fractions: tuple[float, ...] = (0.5, 0.75)

@@ -123,7 +123,7 @@ def natural_order(names: Iterable[str]) -> list[str]:
 
     def key(name: str) -> list[tuple[bool, int, str]]:
         parts = re.split(r"(\d+)", name)
-        return [(not x.isdigit(), int(x) if x.isdigit() else 0, x) for x in parts]
+        return [(not x.isdecimal(), int(x) if x.isdecimal() else 0, x) for x in parts]
 
     return sorted(names, key=key)
 

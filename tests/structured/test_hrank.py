@@ -12,9 +12,7 @@ DIMS = ("NHWC", "HWIO", "NHWC")
 
 
 def _conv(x, kernel, stride=1):
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), "SAME", dimension_numbers=DIMS
-    )
+    return jax.lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=DIMS)
 
 
 def _maps(params, x):
