@@ -37,6 +37,7 @@ from experiments.setup import Setup, build, loop_and_evaluation, make_optimizer
 from jaxprune.structured import ChannelGroups
 
 _KEYS = ("seed", "fraction", "score", "schedule")
+_SCHEDULES = ("ft", "lrw", "slr", "clr", "llr", "allr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Grid:
     scores: tuple[str, ...] = ("l1", "random")
     """What says which filters stay."""
 
-    schedules: tuple[str, ...] = ("ft", "lrw", "slr", "clr", "llr", "allr")
+    schedules: tuple[str, ...] = _SCHEDULES
     """Retraining schedules."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -214,7 +215,7 @@ def _rates(cell: Cell, dense: Dense, masks: Any, steps: int) -> jax.Array:
             before, after, pruned_fraction=cell["fraction"], **lengths
         )
     schedule = jp.schedules.retraining(cell["schedule"], dense.parts.pretraining, **options)
-    return jax.vmap(schedule)(jnp.arange(steps))
+    return jnp.asarray(jax.vmap(schedule)(jnp.arange(steps)))
 
 
 def markdown(grid: Grid, done: list[Cell]) -> str:
@@ -260,9 +261,8 @@ def check(grid: Grid) -> None:
         if score not in ("l1", "random"):
             raise ValueError(f"unknown score {score!r}. Known: l1, random.")
     for schedule in grid.schedules:
-        if schedule not in jp.schedules.RETRAINING:
-            known = ", ".join(jp.schedules.RETRAINING)
-            raise ValueError(f"unknown schedule {schedule!r}. Known: {known}.")
+        if schedule not in _SCHEDULES:
+            raise ValueError(f"unknown schedule {schedule!r}. Known: {', '.join(_SCHEDULES)}.")
     for fraction in grid.fractions:
         if not 0 < fraction < 1:
             raise ValueError(f"fractions are those removed, in (0, 1); got {fraction}.")

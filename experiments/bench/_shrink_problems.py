@@ -88,7 +88,7 @@ def _problem(model: nn.Module, shape: tuple[int, ...], what: str, seed: int) -> 
 
     variables = jax.tree_util.tree_map_with_path(leaf, structs)
 
-    def apply(variables: Any, x: jax.Array) -> jax.Array:
+    def apply(variables: Any, x: jax.Array) -> Any:
         return model.apply(variables, x, train=False)
 
     return Problem(apply, variables, x, what)

@@ -85,9 +85,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     machine = document["machine"]
     lines = [
         "| network | channels removed | weights | MACs | theoretical speedup | measured "
-        "| 95 % interval | measured / theoretical | dense ms | small ms | dense GMAC/s "
-        "| small GMAC/s |  |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
+        "| 95 % interval | measured / theoretical | ms | examples/s | GMAC/s |  |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for r in document["results"]:
         cells = [
@@ -99,10 +98,9 @@ def markdown(document: Mapping[str, Any]) -> str:
             f"{r['speedup']:.2f}",
             f"{r['speedup_low']:.2f}–{r['speedup_high']:.2f}",
             f"{r['of_theory']:.2f}",
-            _ms(r["dense_seconds"]),
-            _ms(r["small_seconds"]),
-            f"{r['dense_gmacs_per_second']:.0f}",
-            f"{r['small_gmacs_per_second']:.0f}",
+            f"{_ms(r['dense_seconds'])} → {_ms(r['small_seconds'])}",
+            f"{r['dense_examples_per_second']:,.0f} → {r['small_examples_per_second']:,.0f}",
+            f"{r['dense_gmacs_per_second']:.0f} → {r['small_gmacs_per_second']:.0f}",
             "slow dense baseline" if r["slow_dense_baseline"] else "",
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -120,8 +118,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     load = f"load {before[0]} before, {after[0]} after" if before and after else "load unknown"
     lines += [
         "",
-        f"Inputs: {'; '.join(inputs)}; float32, inference. Tracing and grouping: {seconds}. "
-        "A ratio above 1.1 of theory is flagged: there the dense network runs below the speed of "
+        f"Dense → small; inputs: {'; '.join(inputs)}; float32, inference. Tracing and grouping: "
+        f"{seconds}. A ratio above 1.1 of theory is flagged: there the dense network runs below the speed of "
         "the machine, which is no merit of the small one.",
         f"{machine['cpus']} × {machine['cpu']}, device {machine['device']}; {load}. {versions}; "
         f"Python {machine['python']}; commit {machine['commit'] or 'unknown'}.",

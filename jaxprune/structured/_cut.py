@@ -15,7 +15,8 @@ from jaxprune.structured._masks import kept_of, kept_positions
 def cut(tree: PyTree, groups: ChannelGroups, masks: PyTree) -> PyTree:
     """Takes the channels that stay out of every array of a tree that belongs to a parameter.
 
-    Parameters, gradients, moving averages, and the states of optimizers: a leaf belongs to the
+    Parameters, gradients, moving averages, the states of optimizers, a whole `TrainState`: a leaf
+    belongs to the
     parameter whose path its own path ends with (the parameter's first part may be missing, as
     when only ``variables["params"]`` is optimized). Scalars and leaves of no parameter stay.
 

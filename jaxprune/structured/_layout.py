@@ -220,9 +220,11 @@ def _pad(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
             zeros.append(result.zeros[0])
             continue
         stays = slice(max(-low, 0), len(old) - max(-high, 0))
-        ends = [fresh(units, max(n, 0), zero=padded_with_zero) for n in (low, high)]
-        nodes.append(np.concatenate([ends[0][0], old[stays], ends[1][0]]))
-        zeros.append(np.concatenate([ends[0][1], old_zeros[stays], ends[1][1]]))
+        # Not `fresh`: what is added beside other positions can vanish even if it is one only.
+        below, above = units.new(max(low, 0)), units.new(max(high, 0))
+        nodes.append(np.concatenate([below, old[stays], above]))
+        added = [np.full(len(end), padded_with_zero) for end in (below, above)]
+        zeros.append(np.concatenate([added[0], old_zeros[stays], added[1]]))
     source = None if filling.source is None else value.source
     return [Tracked(tuple(nodes), tuple(zeros), None, source)]
 

@@ -39,6 +39,23 @@ def _reduce(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     return [value.with_axes(rest)._replace(source=None) for value in operands[: len(eqn.outvars)]]
 
 
+def _mapped(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    """Sums and maxima over a mapped axis, which `vmap` has made an axis of each operand."""
+    axes = eqn.params["axes"]
+    placed = all(isinstance(axis, int) for axis in axes)
+    if not placed or eqn.params["axis_index_groups"] is not None:
+        for nodes in (nodes for value in operands for nodes in value.nodes):
+            units.use(nodes)
+            units.fix_all(nodes, "it is not followed through")
+        return [fixed(shape_of(var)) for var in eqn.outvars]
+    for value in operands:
+        for axis in axes:
+            zeros = value.zeros[axis] & (eqn.primitive.name == "psum")
+            contract(units, value.nodes[axis], zeros, "it is reduced over")
+    rest = [axis for axis in range(len(operands[0].nodes)) if axis not in axes]
+    return [value.with_axes(rest)._replace(source=None) for value in operands]
+
+
 def _along(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     """Sorts and running sums: the axis keeps its length, and positions depend on each other."""
     name = eqn.primitive.name
@@ -97,4 +114,5 @@ RULES = {
     **{name: Rule(_along) for name in _RUNNING},
     **{f"reduce_window_{kind}": Rule(_windows) for kind in ("sum", "max", "min")},
     "top_k": Rule(_top_k),
+    **{name: Rule(_mapped) for name in ("psum", "pmax", "pmin")},
 }

@@ -126,28 +126,45 @@ class Units:
                 self._fix(other, self._code_of(one))
                 return
         ours, theirs = self._live(a), self._live(b)
-        if len(ours) > 1 and len(ours) == len(theirs):
-            for x, y in zip(ours, theirs, strict=True):
-                self.join(x, y)
-        elif len(ours) > 1 and len(theirs) > 1:
-            for x in (*ours[1:], *theirs):
-                self.join(ours[0], x)
-        elif len(ours) == len(theirs) == 1:
+        shared = set(ours) & set(theirs)
+        if not shared and len(ours) == len(theirs) == 1:
             if ours[0] == a and theirs[0] == b:
                 self._parent[b] = a
             else:
                 self.join(ours[0], theirs[0])
-        else:
-            atom, composite, parts = (
-                (ours[0], b, theirs) if len(ours) == 1 else (theirs[0], a, ours)
-            )
+        elif not shared and 1 in (len(ours), len(theirs)):
+            (atom,), composite, parts = (theirs, a, ours) if len(ours) > 1 else (ours, b, theirs)
             if atom in self._atoms(composite):
-                for x in parts:
-                    self.join(atom, x)
+                self._fix_others(atom, parts)
             elif self._is_composite[atom]:
                 self.join(atom, composite)
             else:
                 self._parent[atom] = composite
+        else:
+            ours = tuple(x for x in ours if x not in shared)
+            theirs = tuple(x for x in theirs if x not in shared)
+            if not ours or not theirs:
+                self._fix_others(next(iter(shared)), (*ours, *theirs))
+                return
+            if len(ours) != len(theirs):
+                ours, theirs = (*ours, *theirs)[1:], (ours[0],) * (len(ours) + len(theirs) - 1)
+            for x, y in zip(ours, theirs, strict=True):
+                self.join(x, y)
+
+    def _fix_others(self, atom: int, parts: Iterable[int]) -> None:
+        """Something vanishes with the atom alone, and with all of these: the others must stay.
+
+        To make them one with the atom would do, too, but they run across many atoms, which would
+        all become one.
+        """
+        code = self._code(Reason("it runs across channels that vanish without it", self.primitive))
+        for part in parts:
+            if part == atom:
+                continue
+            if atom in self._atoms(part):
+                self._fix_others(atom, self._live(part))
+            else:
+                self._fix(part, code)
 
     def fix_all(self, nodes: np.ndarray, text: str) -> None:
         """Makes nodes stay for good; a first reason is kept."""

@@ -82,7 +82,7 @@ def test_wrong_results_are_not_timed(monkeypatch):
         return lambda params, x: apply(params, x) + 1.0, small
 
     monkeypatch.setattr(shrink.jp.structured, "shrink", wrong)
-    with pytest.raises(RuntimeError, match="small and masked results differ by .* of the largest"):
+    with pytest.raises(RuntimeError, match=r"small and masked results differ by .* of the largest"):
         shrink.measure("transformer_mlp", problem, shrink.Settings(fractions=(0.5,)))
 
 

@@ -44,7 +44,7 @@ def prunable_fraction(groups):
 
 def close(a, b, rtol=1e-5):
     """Equal to float round-off, measured against the largest entry of the tree."""
-    pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+    pairs = list(zip(_leaves(a), _leaves(b), strict=True))
     for x, y in pairs:
         assert x.shape == y.shape
     pairs = [(np.asarray(x, np.float64), np.asarray(y, np.float64)) for x, y in pairs]
@@ -52,6 +52,11 @@ def close(a, b, rtol=1e-5):
     assert largest > 0
     for x, y in pairs:
         np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol * largest)
+
+
+def _leaves(tree):
+    keys = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
+    return [jax.random.key_data(x) if keys(x) else x for x in jax.tree.leaves(tree)]
 
 
 def check_shrunk(

@@ -1,0 +1,294 @@
+"""Every architecture of the experiments, small, and the largest as shapes only."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxprune as jp
+from experiments import models
+from tests.structured.checks import check_shrunk, prunable_fraction, random_params
+
+
+def images(side, batch=2, channels=3):
+    return jax.random.normal(jax.random.key(1), (batch, side, side, channels))
+
+
+TOKENS = jnp.arange(16).reshape(2, 8) % 11
+
+
+def variables_of(model, x):
+    keys = {"params": jax.random.key(0), "dropout": jax.random.key(0)}
+    return jax.eval_shape(lambda x: model.init(keys, x, train=False), x)
+
+
+def apply_of(model, train):
+    """A pure function of the variables: logits, and in training the new statistics."""
+
+    def apply(variables, x):
+        options = {"mutable": ["batch_stats"], "rngs": {"dropout": jax.random.key(3)}}
+        return model.apply(variables, x, train=train, **(options if train else {}))
+
+    return apply
+
+
+def short(name):
+    """A path without what all paths have."""
+    return name.removeprefix("params/").replace("/kernel", "")
+
+
+VGG_WIDTHS = (4, 4, 6, 6, 8, 8, 8, 8, 8, 8, 8, 8, 8)
+
+CASES = {
+    # name: (model, input, {group: size}, train modes)
+    "vgg16": (
+        models.VGG16(10, widths=VGG_WIDTHS, hidden_width=12),
+        images(16),
+        {**{f"conv{i}": n for i, n in enumerate(VGG_WIDTHS)}, "dense_hidden": 12},
+        (True, False),
+    ),
+    "resnet": (
+        models.ResNet(10, 2, widths=(4, 6, 8)),
+        images(8),
+        # Option A: all stages' channels hang together where the shortcuts carry them on; those
+        # that a shortcut pads are the later stages' own.
+        {
+            "conv_in": 8,
+            **{f"stage{s}_block{b}/conv0": n for s, n in enumerate((4, 6, 8)) for b in (0, 1)},
+        },
+        (True, False),
+    ),
+    "imagenet resnet, basic": (
+        models.ImageNetResNet(10, (1, 2), widths=(4, 6)),
+        images(16),
+        {
+            "conv_in": 4,
+            "stage0_block0/conv0": 4,
+            "stage1_block0/conv0": 6,
+            "stage1_block0/conv1": 6,
+            "stage1_block1/conv0": 6,
+        },
+        (True, False),
+    ),
+    "imagenet resnet, bottleneck": (
+        models.ImageNetResNet(10, (1, 2), bottleneck=True, widths=(3, 4)),
+        images(16),
+        {
+            "conv_in": 3,
+            **{f"stage{s}_block{b}/conv{i}": n
+               for s, b, n in ((0, 0, 3), (1, 0, 4), (1, 1, 4)) for i in (0, 1)},
+            "stage0_block0/conv2": 12,
+            "stage1_block0/conv2": 16,
+        },
+        (True,),
+    ),
+    "densenet": (
+        models.DenseNet(10, layers=2, blocks=2, growth=3, stem_width=4),
+        images(8),
+        # Everything in a dense block is read by norms side by side: one group, channel by channel.
+        {"block0_layer0_conv": 10, "block1_layer0_conv": 16},
+        (True, False),
+    ),
+    "mobilenet": (
+        models.MobileNetV2(
+            10, widths=(4, 4, 6), blocks=(1, 2, 1), strides=(1, 2, 2), expansions=(1, 2, 3),
+            stem_width=4, head_width=10,
+        ),
+        images(8),
+        {
+            "conv_head": 10,
+            "conv_in": 4,
+            "stage0_block0/conv_project": 4,
+            "stage1_block0/conv_depthwise": 8,
+            "stage1_block0/conv_project": 4,
+            "stage1_block1/conv_depthwise": 8,
+            "stage2_block0/conv_depthwise": 12,
+            "stage2_block0/conv_project": 6,
+        },
+        (True, False),
+    ),
+    "vit": (
+        models.ViT(10, patch=4, width=12, depth=2, heads=3),
+        images(8),
+        {
+            **{f"block{b}/{name}": n for b in (0, 1)
+               for name, n in (("attention/key:1", 3), ("attention/key:2", 4),
+                               ("attention/value", 4), ("mlp_in", 48))},
+            "embed": 12,
+        },
+        (False,),
+    ),
+    "vit, mean": (
+        models.ViT(10, patch=4, width=6, depth=1, heads=2, pool="mean", dropout=0.1),
+        images(8),
+        {"block0/attention/key:1": 2, "block0/attention/key:2": 3, "block0/attention/value": 3,
+         "block0/mlp_in": 24, "embed": 6},
+        (True,),
+    ),
+    "gpt": (
+        models.GPT(11, max_length=12, width=12, depth=2, heads=3, dropout=0.1),
+        TOKENS,
+        {
+            **{f"block{b}/{name}": n for b in (0, 1)
+               for name, n in (("attention/key:1", 3), ("attention/key:2", 4),
+                               ("attention/value", 4), ("mlp_in", 48))},
+            "block0/attention/out": 12,
+        },
+        (True,),
+    ),
+    "gpt, untied": (
+        models.GPT(11, max_length=12, width=6, depth=1, heads=2, tied=False),
+        TOKENS,
+        {"block0/attention/key:1": 2, "block0/attention/key:2": 3, "block0/attention/value": 3,
+         "block0/mlp_in": 24, "block0/attention/out": 6},
+        (False,),
+    ),
+    "lstm": (
+        models.Recurrent(5, 11, 6, (8, 4)),
+        TOKENS,
+        {"embed_tokens/embedding": 6, "layer0/hf": 8, "layer1/hf": 4},
+        (False,),
+    ),
+    "gru": (
+        models.Recurrent(5, None, widths=(8,), cell="gru"),
+        jax.random.normal(jax.random.key(1), (2, 5, 3)),
+        {"layer0/hn": 8},
+        (False,),
+    ),
+    "lenet5": (
+        models.LeNet5(10, widths=(3, 4, 8, 6)),
+        images(12, channels=1),
+        {"Conv_0": 3, "Conv_1": 4, "Dense_0": 8, "Dense_1": 6},
+        (False,),
+    ),
+    "small cnn": (
+        models.SmallCNN(10, widths=(4, 6, 8)),
+        images(8),
+        {"Conv_0": 4, "Conv_1": 6, "Dense_0": 8},
+        (False,),
+    ),
+    "mlp": (
+        models.MLP(10, widths=(8, 6)), images(4), {"Dense_0": 8, "Dense_1": 6}, (False,)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_groups(name):
+    model, x, expected, modes = CASES[name]
+    variables = variables_of(model, x)
+    for train in modes:
+        groups = jp.structured.channel_groups(apply_of(model, train), variables, x)
+        assert {short(g.name): g.size for g in groups} == expected
+        assert unexpectedly_fixed(groups) == []
+
+
+def unexpectedly_fixed(groups):
+    """What cannot vanish for another reason than that it is an input, a result or an image."""
+    good = ("it meets axis", "it reaches axis", "moves along it", "looked up by index")
+    return [f for f in groups.fixed if not any(text in f.reason for text in good)]
+
+
+FRACTIONS = {"mobilenet": (0.3,), "small cnn": (0.3, 0.5, 0.7), "gpt": (0.5,)}
+
+
+@pytest.mark.parametrize(
+    ("name", "train"), [(name, train) for name, case in CASES.items() for train in case[3]]
+)
+def test_shrunk_is_masked(name, train):
+    model, x, _, _ = CASES[name]
+    params = random_params(variables_of(model, x))
+    for fraction in FRACTIONS.get(name, (0.5,)):
+        # In inference the derivatives are those of training with other statistics.
+        gradients = train or len(CASES[name][3]) == 1
+        small = check_shrunk(
+            apply_of(model, train), params, (x,), fraction, gradients=gradients
+        )
+        assert size(small) < size(params)
+
+
+def size(tree):
+    return sum(x.size for x in jax.tree.leaves(tree))
+
+
+@pytest.mark.parametrize("name", ["vgg16", "vit, mean", "lstm"])
+def test_other_batch_sizes_and_export(name):
+    model, x, _, _ = CASES[name]
+    params = random_params(variables_of(model, x))
+    check_shrunk(
+        apply_of(model, False), params, (x,), 0.7, gradients=False, other=(x[:1],), export=True
+    )
+
+
+# The models at their full size, as shapes only.
+
+FULL = {
+    # name: (image side, number of groups, channels)
+    "resnet110": (32, 55, 64 + 54 * 0 + sum(18 * n for n in (16, 32, 64))),
+    "resnet18": (224, 8 + 4, 1920 + 960),
+    "resnet34": (224, 16 + 4, None),
+    "resnet50": (224, 37, None),
+    "vgg16_bn": (32, 14, 4224 + 512),
+    "mobilenet_v2": (224, None, None),
+    "densenet40": (32, 3, None),
+    "vit_s16": (224, 1 + 12 * 4, 384 + 12 * (6 + 64 + 64 + 1536)),
+}
+
+
+def full(name):
+    model = models.create(name, 1000 if FULL[name][0] > 32 else 10)
+    x = jax.ShapeDtypeStruct((2, FULL[name][0], FULL[name][0], 3), jnp.float32)
+    return model, variables_of(model, x), x
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL)
+def test_full_size(name):
+    _, n_groups, n_channels = FULL[name]
+    model, variables, x = full(name)
+    groups = jp.structured.channel_groups(apply_of(model, True), variables, x)
+    print(name, len(groups), sum(g.size for g in groups))
+    assert unexpectedly_fixed(groups) == []
+    # All that products make can go, but for the logits.
+    made = prunable_fraction(groups)
+    for path, leaf in _named(variables):
+        if path.endswith("/kernel") and "dense_out" not in path:
+            axes = 2 if "attention" in path and "out" not in path else 1
+            assert made[path] in leaf.shape[-axes:], path
+    assert n_groups is None or len(groups) == n_groups
+    assert n_channels is None or sum(g.size for g in groups) == n_channels
+
+
+def _named(tree):
+    return [
+        ("/".join(k.key for k in path), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet110", "resnet50"])
+def test_time(name):
+    model, variables, x = full(name)
+    apply = apply_of(model, True)
+    jax.eval_shape(apply, variables, x)
+    start = time.process_time()
+    jp.structured.channel_groups(apply, variables, x)
+    took = time.process_time() - start
+    print(f"{name}: {took:.2f} s")
+    assert took < 5
+
+
+@pytest.mark.slow
+def test_a_full_size_network_is_cut_by_shapes_alone():
+    model, variables, x = full("resnet50")
+    apply = apply_of(model, False)
+    groups = jp.structured.channel_groups(apply, variables, x)
+    kept = [np.arange(g.size) % 2 == 0 for g in groups]
+    masks = jp.structured.masks(groups, kept)
+    small_apply, small = jp.structured.shrink(apply, variables, masks, x)
+    assert jax.eval_shape(small_apply, small, x).shape == (2, 1000)
+    assert small["params"]["conv_in"]["kernel"].shape == (7, 7, 3, 32)
+    assert small["params"]["dense_out"]["kernel"].shape == (1024, 1000)
