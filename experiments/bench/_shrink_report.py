@@ -119,8 +119,8 @@ def markdown(document: Mapping[str, Any]) -> str:
     lines += [
         "",
         f"Dense → small; inputs: {'; '.join(inputs)}; float32, inference. Tracing and grouping: "
-        f"{seconds}. A ratio above 1.1 of theory is flagged: there the dense network runs below the speed of "
-        "the machine, which is no merit of the small one.",
+        f"{seconds}. A ratio above {SLOW_BASELINE} of theory is flagged: there the dense network "
+        "runs below the speed of the machine, which is no merit of the small one.",
         f"{machine['cpus']} × {machine['cpu']}, device {machine['device']}; {load}. {versions}; "
         f"Python {machine['python']}; commit {machine['commit'] or 'unknown'}.",
     ]
