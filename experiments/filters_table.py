@@ -211,8 +211,12 @@ def _rates(cell: Cell, dense: Dense, masks: Any, steps: int) -> jax.Array:
     if cell["schedule"] == "allr":
         before = dense.variables["params"]
         after = jp.apply_mask(before, masks["params"])
+        # Of all weights: removed filters take those with them that read them.
+        kept, _ = jp.metrics.counts(masks["params"])
+        masked = sum(mask.size for mask in jax.tree.leaves(masks["params"]))
+        pruned = (masked - kept) / sum(x.size for x in jax.tree.leaves(before))
         options["discount"] = jp.schedules.allr_discount(
-            before, after, pruned_fraction=cell["fraction"], **lengths
+            before, after, pruned_fraction=pruned, **lengths
         )
     schedule = jp.schedules.retraining(cell["schedule"], dense.parts.pretraining, **options)
     return jnp.asarray(jax.vmap(schedule)(jnp.arange(steps)))
