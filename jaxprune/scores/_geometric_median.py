@@ -62,13 +62,13 @@ def geometric_median(
         along = operator.index(axis(path, leaf) if callable(axis) else axis)
         if not -leaf.ndim <= along < leaf.ndim:
             raise ValueError(f"axis {along} is out of range for {path!r} of shape {leaf.shape}.")
-        return _distances(leaf, along)
+        return distances(leaf, along)
 
     return jax.tree_util.tree_map_with_path(score, weights)
 
 
 @partial(jax.jit, static_argnums=1)
-def _distances(leaf: Any, axis: int) -> jax.Array:
+def distances(leaf: Any, axis: int) -> jax.Array:
     (w,) = _operands.widened(leaf)
     moved = jnp.moveaxis(w, axis, 0)
     filters = moved.reshape(moved.shape[0], -1)

@@ -1,6 +1,6 @@
 """Feature maps: what convolutions and pooling over the image read, channel by channel."""
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,46 +23,29 @@ _CALLS = frozenset(
 )  # fmt: skip
 
 
-class Maps(NamedTuple):
-    """What was measured of the feature maps of each channel of a group.
+class Reading(NamedTuple):
+    """An operand whose maps something reads.
 
     Attributes:
-      total: the sum over maps, float32 ``[size of the group]``.
-      number: how many maps, float32 ``[size of the group]``.
+      axes: of its channels, images, heights and widths.
+      channels: which channels belong to a unit.
+      units: for each group of which there are some: for each of its units there the index in
+        ``channels``, and the unit; ``[2, units]``.
     """
 
-    total: jax.Array
-    number: jax.Array
+    axes: tuple[int, int, int, int]
+    channels: np.ndarray
+    units: dict[int, np.ndarray]
 
 
-class _Reader(NamedTuple):
-    """The axes of an operand ``[images, channels, H, W]``, in any order."""
+def readings(graph: Graph, *, skip: Container[int] = ()) -> dict[int, Reading]:
+    """Finds what reads feature maps, in the order in which it runs, by the id of its step.
 
-    channels: int
-    images: int
-    height: int
-    width: int
-
-
-def feature_maps(
-    graph: Graph,
-    arrays: Sequence[Any],
-    measure: Callable[[jax.Array], jax.Array],
-    *,
-    skip: Container[int] = (),
-) -> list[Maps]:
-    """Runs a followed function, and measures the feature maps of every channel.
-
-    Calls are looked into; loops and branches run as they are, and their insides count nothing.
+    Calls are looked into. Loops and branches are not: their values cannot be taken out of them.
 
     Args:
-      graph: the function.
-      arrays: the leaves of its parameters and inputs.
-      measure: from maps ``[n, H, W]``, float32 at least, to a number each, ``[n]``.
+      graph: a followed function.
       skip: the numbers of groups to leave out.
-
-    Returns:
-      One entry a group.
     """
     owners = {
         atom: (i, unit)
@@ -70,38 +53,55 @@ def feature_maps(
         if i not in skip
         for unit, atom in enumerate(graph.units.roots(np.array(atoms)).tolist())
     }
-    found = [Maps(jnp.zeros(group.size), jnp.zeros(group.size)) for group in graph.groups]
-
-    def tap(step: Step, operand: Any) -> None:
-        reader = _reader(graph, step)
-        if reader is None:
-            return
-        parts = graph.units.parts(step.operands[0].nodes[reader.channels])
-        held = [
-            (k, *owners[atom]) for k, atoms in enumerate(parts) for atom in atoms if atom in owners
-        ]
-        if not held:
-            return
-        maps = jnp.transpose(operand, reader).astype(_tree.wide_dtype(operand.dtype))
-        read = sorted({k for k, _, _ in held})
-        images, (height, width) = maps.shape[1], maps.shape[2:]
-        numbers = measure(maps[np.array(read)].reshape(-1, height, width))
-        sums = jnp.sum(numbers.reshape(len(read), images), axis=1, dtype=jnp.float32)
-        for i in {i for _, i, _ in held}:
-            rows, units = np.array([(read.index(k), u) for k, j, u in held if j == i]).T
-            total, number = found[i]
-            found[i] = Maps(total.at[units].add(sums[rows]), number.at[units].add(images))
-
-    _run(graph.trace, arrays, tap)
+    found = {}
+    for step in _steps(graph.trace):
+        axes = _axes(graph, step)
+        if axes is None:
+            continue
+        parts = graph.units.parts(step.operands[0].nodes[axes[0]])
+        held = [(k, owners[a]) for k, atoms in enumerate(parts) for a in atoms if a in owners]
+        if held:
+            channels = np.unique([k for k, _ in held])
+            units: dict[int, list[tuple[int, int]]] = {}
+            for k, (i, unit) in held:
+                units.setdefault(i, []).append((int(np.searchsorted(channels, k)), unit))
+            tables = {i: np.array(pairs).T for i, pairs in units.items()}
+            found[id(step)] = Reading(axes, channels, tables)
     return found
 
 
-def _reader(graph: Graph, step: Step) -> _Reader | None:
-    """The axes of a step's first operand, if it reads images with channels."""
+def feature_maps(
+    graph: Graph, found: Mapping[int, Reading], arrays: Sequence[Any]
+) -> list[jax.Array]:
+    """Runs a followed function, and returns the maps of each reading.
+
+    Args:
+      graph: the function.
+      found: what `readings` found in it.
+      arrays: the leaves of its parameters and inputs.
+
+    Returns:
+      For each reading ``[its channels, images, H, W]``, float32 at least.
+    """
+    maps: list[jax.Array] = []
+    _run(graph.trace, arrays, found, maps)
+    return maps
+
+
+def _steps(trace: Trace) -> Iterator[Step]:
+    for step in trace.steps:
+        if step.eqn.primitive.name in _CALLS:
+            yield from _steps(step.inner[0])
+        else:
+            yield step
+
+
+def _axes(graph: Graph, step: Step) -> tuple[int, int, int, int] | None:
+    """The axes of a step's first operand, if that is images with channels."""
     name, params = step.eqn.primitive.name, step.eqn.params
     if name == "conv_general_dilated" and len(params["dimension_numbers"].lhs_spec) == 4:
         images, channels, height, width = params["dimension_numbers"].lhs_spec
-        return _Reader(channels, images, height, width)
+        return channels, images, height, width
     if name in ("reduce_sum", "reduce_max") and len(step.operands[0].nodes) == 4:
         rest = [axis for axis in range(4) if axis not in params["axes"]]
         if len(rest) == 2:
@@ -109,11 +109,13 @@ def _reader(graph: Graph, step: Step) -> _Reader | None:
             images, channels = sorted(
                 rest, key=lambda axis: any(graph.units.parts(step.operands[0].nodes[axis]))
             )
-            return _Reader(channels, images, *params["axes"])
+            return channels, images, *params["axes"]
     return None
 
 
-def _run(trace: Trace, arrays: Sequence[Any], tap: Callable[[Step, Any], None]) -> list[Any]:
+def _run(
+    trace: Trace, arrays: Sequence[Any], found: Mapping[int, Reading], maps: list[jax.Array]
+) -> list[Any]:
     env: dict[Any, Any] = dict(zip(trace.jaxpr.constvars, trace.consts, strict=True))
     env.update(zip(trace.jaxpr.invars, arrays, strict=True))
 
@@ -126,10 +128,12 @@ def _run(trace: Trace, arrays: Sequence[Any], tap: Callable[[Step, Any], None]) 
     for step in trace.steps:
         operands = [read(atom) for atom in step.eqn.invars]
         if step.eqn.primitive.name in _CALLS:
-            results = _run(step.inner[0], operands, tap)
+            results = _run(step.inner[0], operands, found, maps)
         else:
-            if operands:
-                tap(step, operands[0])
+            if id(step) in found:
+                reading = found[id(step)]
+                whole = jnp.transpose(operands[0], reading.axes)
+                maps.append(whole[reading.channels].astype(_tree.wide_dtype(whole.dtype)))
             results = bind(step.eqn, operands)
         env.update(zip(step.eqn.outvars, results, strict=True))
     return [read(atom) for atom in trace.jaxpr.outvars]

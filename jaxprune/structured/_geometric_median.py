@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
-from jaxprune.scores._geometric_median import _distances as distances
+from jaxprune.scores._geometric_median import distances
 from jaxprune.structured._groups import ChannelGroups
 from jaxprune.structured._unit_rows import arrays_of, holds, unit_rows
 

@@ -65,8 +65,9 @@ def channel_groups(apply: Callable[..., Any], params: PyTree, *inputs: Any) -> C
       The groups, and what is fixed. Printed, it is a report.
 
     Raises:
-      ValueError: if ``apply`` has side effects, gives another program when traced again, or cannot
-        be traced with these inputs.
+      ValueError: if ``apply`` has side effects, closes over a traced value, or cannot be traced
+        with these inputs.
+      TypeError: if a leaf of the parameters is no array.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -132,17 +133,18 @@ def struct(x: Any) -> Any:
 
 
 def _traced(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> tuple[Any, Any]:
+    _check_arrays(params, inputs)
     abstract = jax.tree.map(struct, (params, *inputs))
     # A function of our own, so that no earlier trace is reused.
     trace = jax.make_jaxpr(lambda *args: apply(*args), return_shape=True)
     try:
         closed, out_shape = trace(*abstract)
     except Exception as error:
-        shapes = [f"{path or i}: {leaf.shape}" for i, x in enumerate(abstract[1:])
-                  for path, leaf in _tree.named_leaves(x)]  # fmt: skip
+        named = _tree.named_leaves(abstract[1:])
+        shapes = [f"{path}: {leaf.shape}" for path, leaf in named]
         raise ValueError(
             f"apply(params, *inputs) cannot be traced with inputs of shapes [{', '.join(shapes)}]: "
-            f"{type(error).__name__}: {error}"
+            f"{type(error).__name__}: {error}\nBind static arguments first (functools.partial)."
         ) from error
     if closed.effects:
         raise ValueError(
@@ -156,6 +158,23 @@ def _traced(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) ->
                 "Group and shrink outside of jit, grad and vmap, or pass the value in."
             )
     return closed, out_shape
+
+
+def _check_arrays(params: PyTree, inputs: Sequence[Any]) -> None:
+    for what, tree in (("parameter", params), ("input", tuple(inputs))):
+        for path, leaf in _tree.named_leaves(tree):
+            if what == "input" and isinstance(leaf, bool | int | float | complex):
+                continue
+            if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+                raise TypeError(
+                    f"{what} {path!r} is a {type(leaf).__name__}, not an array. Bind what is static "
+                    "(functools.partial), or split it off (equinox.partition, nnx.split)."
+                )
+            if not all(isinstance(n, int | np.integer) for n in leaf.shape):
+                raise ValueError(
+                    f"{what} {path!r} has the symbolic shape {leaf.shape}: which channels hang "
+                    "together is found for one shape. Export once for each shape that is needed."
+                )
 
 
 def _leaf(units: Units, i: int, leaf: Any) -> Tracked:

@@ -71,7 +71,7 @@ class ChannelGroups:
     """What `channel_groups` returns.
 
     Attributes:
-      groups: in program order of their parameters.
+      groups: in the order of their first parameters in `jax.tree.leaves`.
       fixed: what cannot vanish, with reasons; axes of size one are left out.
       shapes: of all leaves of the parameters, by path.
       treedef: of the parameters.

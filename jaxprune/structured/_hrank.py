@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._tree import PyTree
-from jaxprune.structured._feature_maps import Maps, feature_maps
+from jaxprune.structured._feature_maps import Reading, feature_maps, readings
 from jaxprune.structured._graph import build, struct
 from jaxprune.structured._groups import ChannelGroups, check_params
 from jaxprune.structured._named import group_numbers
@@ -40,7 +40,7 @@ def hrank(
       apply: the function that was grouped, in inference mode.
       params: the parameters that were grouped.
       batches: iterable of example inputs: each a tuple of the ``*inputs`` of ``apply``, or its one
-        input. Any number of images a batch; compiled once per shape.
+        input. Compiled once per shape. All feature maps of a batch are held at once.
       skip: paths, as in `ratios`, of groups to leave out; their score is `None`, and `select` keeps
         them whole.
 
@@ -70,43 +70,56 @@ def hrank(
     """
     check_params(groups, params)
     skipped = group_numbers(groups, skip, what="skip")
-    compiled: dict[Any, Callable[..., list[Maps]]] = {}
-    total: list[Maps] = []
+    known: dict[Any, tuple[list[Reading], Callable[..., list[jax.Array]]]] = {}
+    total = [np.zeros(group.size) for group in groups]
+    number = [np.zeros(group.size) for group in groups]
     for batch in batches:
         inputs = batch if isinstance(batch, tuple) else (batch,)
         leaves, treedef = jax.tree.flatten(inputs)
         key = treedef, tuple((struct(x).shape, struct(x).dtype) for x in leaves)
-        if key not in compiled:
-            compiled[key] = _ranks(groups, apply, params, inputs, skipped)
-        new = compiled[key](params, inputs)
-        total = new if not total else jax.tree.map(jnp.add, total, new)
-    if not total:
+        if key not in known:
+            known[key] = _maps(groups, apply, params, inputs, skipped)
+        found, maps = known[key]
+        for reading, x in zip(found, maps(params, inputs), strict=True):
+            ranks = np.asarray(_rank(x), np.float64).sum(1)
+            for i, (where, units) in reading.units.items():
+                np.add.at(total[i], units, ranks[where])
+                np.add.at(number[i], units, x.shape[1])
+    if not known:
         raise ValueError(
             "`batches` is empty. Pass at least one batch (a used-up iterator has none)."
         )
     scores: list[jax.Array | None] = []
-    for i, (group, found) in enumerate(zip(groups, total, strict=True)):
+    for i, group in enumerate(groups):
         if i in skipped:
             scores.append(None)
             continue
-        without = np.flatnonzero(np.asarray(found.number) == 0)
-        if len(without):
+        if not number[i].all():
+            unit = int(np.flatnonzero(number[i] == 0)[0])
             raise ValueError(
-                f"channel {int(without[0])} of {group.name!r} has no feature map: no convolution "
-                "and no pooling over the image reads it, outside of loops and branches. Leave the "
-                f"group out: skip=[{group.name!r}]."
+                f"channel {unit} of {group.name!r} has no feature map: no convolution and no "
+                "pooling over the image reads it, outside of loops and branches. Leave the group "
+                f"out: skip=[{group.name!r}]."
             )
-        scores.append(found.total / found.number)
+        scores.append(jnp.asarray(total[i] / number[i], jnp.float32))
     return tuple(scores)
 
 
-def _ranks(
+# Not compiled into one program with the network: that of VGG-16, with a decomposition for each of
+# its thirteen convolutions, never ended in XLA's CPU backend (jaxlib 0.10.2, two cores).
+@jax.jit
+def _rank(maps: jax.Array) -> jax.Array:
+    return jnp.linalg.matrix_rank(maps)
+
+
+def _maps(
     groups: ChannelGroups,
     apply: Callable[..., Any],
     params: PyTree,
     inputs: Sequence[Any],
     skip: Container[int],
-) -> Callable[..., list[Maps]]:
+) -> tuple[list[Reading], Callable[..., list[jax.Array]]]:
+    """What is read with inputs of these shapes, and a function that returns the maps."""
     graph = build(apply, params, inputs)
     ours = [(group.name, group.size, [m.path for m in group.members]) for group in groups]
     now = [(group.name, group.size, [m.path for m in group.members]) for group in graph.groups]
@@ -116,11 +129,10 @@ def _ranks(
             f"with inputs of shapes {shapes} other channels hang together than in `groups`. Group "
             "this function with inputs of these shapes."
         )
+    found = readings(graph, skip=skip)
 
     @jax.jit
-    def ranks(params: PyTree, inputs: Any) -> list[Maps]:
-        return feature_maps(
-            graph, jax.tree.leaves((params, inputs)), jnp.linalg.matrix_rank, skip=skip
-        )
+    def maps(params: PyTree, inputs: Any) -> list[jax.Array]:
+        return feature_maps(graph, found, jax.tree.leaves((params, inputs)))
 
-    return ranks
+    return list(found.values()), maps

@@ -100,28 +100,37 @@ def kept_of(groups: ChannelGroups, masks: PyTree) -> list[np.ndarray]:
         for axis in range(mask.ndim):
             others = tuple(a for a in range(mask.ndim) if a != axis)
             alive_along[path, axis] = np.asarray(mask.any(others))
-    kept = []
-    for group in groups:
-        found = [m for m in group.members if m.path in leaves]
-        alive = [_alive(group, m.owners, alive_along[m.path, m.axis]) for m in found]
-        stays = np.ones(group.size, bool)
-        for ours in alive:
-            stays &= ours != 0
-        # 0: no position of the unit is alive; 1: some are; -1: it has no position there.
-        gone = ~stays
-        for member, ours in zip(found, alive, strict=True):
-            split = gone & (ours == 1)
+    # For each unit 1: some position of it is alive; 0: none is; -1: it has no position there.
+    alive = [
+        [(m, _alive(group, m.owners, alive_along[m.path, m.axis]))
+         for m in group.members if m.path in leaves]
+        for group in groups
+    ]  # fmt: skip
+    kept = [
+        np.max([ours for _, ours in found], axis=0, initial=-1) != 0
+        if found
+        else np.ones(group.size, bool)
+        for group, found in zip(groups, alive, strict=True)
+    ]
+    stays = kept_positions(groups, check_kept(groups, kept))
+    for group, chosen, found in zip(groups, kept, alive, strict=True):
+        for member, ours in found:
+            # A position may be dead because another unit that it belongs to is gone.
+            key = (member.path, member.axis)
+            unexplained = (member.owners >= 0) & stays[key] & ~alive_along[key]
+            split = np.zeros(group.size, bool)
+            split[member.owners[unexplained]] = True
+            split &= chosen & (ours == 0)
             if split.any():
                 unit = int(np.flatnonzero(split)[0])
-                other = next(m for m, a in zip(found, alive, strict=True) if a[unit] == 0)
+                other = next(m for m, there in found if there[unit] == 1)
                 raise ValueError(
-                    f"the masks split channel {unit} of {group.name!r}: {other.path!r} is masked "
-                    f"at {_positions(other, unit)} on axis {other.axis}, but {member.path!r} is "
-                    f"kept at {_positions(member, unit)} on axis {member.axis}. Make them with "
+                    f"the masks split channel {unit} of {group.name!r}: {member.path!r} is masked "
+                    f"at {_positions(member, unit)} on axis {member.axis}, but {other.path!r} is "
+                    f"kept at {_positions(other, unit)} on axis {other.axis}. Make them with "
                     "jp.structured.masks."
                 )
-        kept.append(stays)
-    return check_kept(groups, kept)
+    return kept
 
 
 def _alive(group: Group, owners: np.ndarray, alive: np.ndarray) -> np.ndarray:

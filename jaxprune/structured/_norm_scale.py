@@ -42,7 +42,7 @@ def norm_scale(
       ...     return jnp.tanh(x @ params["kernel"] * params["scale"]) @ params["out"]
       >>> params = {"kernel": jnp.ones((1, 2)), "scale": jnp.array([-3.0, 1.0])}
       >>> params["out"] = jnp.ones((2, 1))
-      >>> groups = jp.structured.channel_groups(apply, params, jnp.ones((1, 1)))
+      >>> groups = jp.structured.channel_groups(apply, params, jnp.ones(1))
       >>> jp.structured.norm_scale(groups, params)
       (Array([3., 1.], dtype=float32),)
 

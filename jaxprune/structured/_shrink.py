@@ -115,6 +115,13 @@ class _SmallApply:
         self._found[_key(small, inputs)] = (graph, kept)
 
     def _check(self, params: PyTree) -> None:
+        if jax.tree.structure(params) != jax.tree.structure(self._full):
+            ours, theirs = (
+                [path for path, _ in _tree.named_leaves(tree)] for tree in (params, self._full)
+            )
+            differ = sorted({*ours} ^ {*theirs})
+            where = f", which differs at {differ[0]!r}" if differ else ""
+            raise ValueError(f"the parameters are of another tree{where}. Pass the small ones.")
         for (path, full), leaf in zip(
             _tree.named_leaves(self._full), jax.tree.leaves(params), strict=True
         ):
@@ -133,14 +140,11 @@ def _key(params: PyTree, inputs: Any) -> Any:
 
 
 def _gone(size: int, members: Any, stays: Stays) -> np.ndarray:
-    """Which units of a group have lost all their positions on some axis."""
-    gone = np.zeros(size, bool)
+    """Which units of a group have positions, and have lost them all."""
+    present, left = np.zeros(size, bool), np.zeros(size, bool)
     for member in members:
         alive = stays.get((member.path, member.axis))
-        if alive is None:
-            continue
-        present, left = np.zeros(size, bool), np.zeros(size, bool)
-        present[member.owners[member.owners >= 0]] = True
-        left[member.owners[(member.owners >= 0) & alive]] = True
-        gone |= present & ~left
-    return gone
+        if alive is not None:
+            present[member.owners[member.owners >= 0]] = True
+            left[member.owners[(member.owners >= 0) & alive]] = True
+    return present & ~left

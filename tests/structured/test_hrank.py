@@ -77,7 +77,7 @@ def test_mean_rank_over_images_and_readers(net):
 
 
 def test_calls_and_custom_rules_are_looked_into(net):
-    groups, params, batches = net
+    _, params, batches = net
 
     @jax.custom_vjp
     def act(x):

@@ -45,7 +45,7 @@ CASES = {
     # name: (model, input, {group: size}, train modes)
     "vgg16": (
         models.VGG16(10, widths=VGG_WIDTHS, hidden_width=12),
-        images(16),
+        images(16, batch=4),
         {**{f"conv{i}": n for i, n in enumerate(VGG_WIDTHS)}, "dense_hidden": 12},
         (True, False),
     ),
@@ -116,7 +116,7 @@ CASES = {
             **{f"block{b}/{name}": n for b in (0, 1)
                for name, n in (("attention/key:1", 3), ("attention/key:2", 4),
                                ("attention/value", 4), ("mlp_in", 48))},
-            "embed": 12,
+            "block0/attention/out": 12,
         },
         (False,),
     ),
@@ -124,7 +124,7 @@ CASES = {
         models.ViT(10, patch=4, width=6, depth=1, heads=2, pool="mean", dropout=0.1),
         images(8),
         {"block0/attention/key:1": 2, "block0/attention/key:2": 3, "block0/attention/value": 3,
-         "block0/mlp_in": 24, "embed": 6},
+         "block0/mlp_in": 24, "block0/attention/out": 6},
         (True,),
     ),
     "gpt": (
@@ -188,7 +188,12 @@ def test_groups(name):
 def unexpectedly_fixed(groups):
     """What cannot vanish for another reason than that it is an input, a result or an image."""
     good = ("it meets axis", "it reaches axis", "moves along it", "looked up by index")
-    return [f for f in groups.fixed if not any(text in f.reason for text in good)]
+    return [
+        f
+        for f in groups.fixed
+        if not any(text in f.reason for text in good)
+        and (f.path, f.axis) != ("params/positions", 1)  # one for each token
+    ]
 
 
 FRACTIONS = {"mobilenet": (0.3,), "small cnn": (0.3, 0.5, 0.7), "gpt": (0.5,)}
@@ -203,8 +208,10 @@ def test_shrunk_is_masked(name, train):
     for fraction in FRACTIONS.get(name, (0.5,)):
         # In inference the derivatives are those of training with other statistics.
         gradients = train or len(CASES[name][3]) == 1
+        # By fourteen batch norms rounding grows; in float64 the two agree to 1e-11.
+        rtol = 1e-4 if name == "vgg16" and train else 1e-5
         small = check_shrunk(
-            apply_of(model, train), params, (x,), fraction, gradients=gradients
+            apply_of(model, train), params, (x,), fraction, gradients=gradients, rtol=rtol
         )
         assert size(small) < size(params)
 

@@ -210,5 +210,5 @@ def test_two_paths_of_one_group_must_agree():
     groups = st.channel_groups(apply, params, jnp.ones((1, 2)))
     scores = st.magnitude(groups, params)
     assert _left(st.select(groups, scores, allocation=st.to_widths({"a": 2, "b": 2}))) == [2]
-    with pytest.raises(ValueError, match="gives 2 for 'a' and 1 for 'b', .* the same channels"):
+    with pytest.raises(ValueError, match=r"gives 2 for 'a' and 1 for 'b', .* the same channels"):
         st.select(groups, scores, allocation=st.to_widths({"a": 2, "b": 1}))
