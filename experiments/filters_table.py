@@ -171,7 +171,8 @@ def run_cell(grid: Grid, cell: Cell, dense: Dense, dataset: data.Dataset) -> Cel
         scores = jp.structured.random(key, groups)
     else:
         scores = jp.structured.magnitude(groups, dense.variables)
-    removed = jp.structured.ratios(dict.fromkeys(dense.filters, cell["fraction"]))
+    fraction: float = cell["fraction"]
+    removed = jp.structured.ratios(dict.fromkeys(dense.filters, fraction))
     kept = jp.structured.select(groups, scores, allocation=removed)
     masks = jp.structured.masks(groups, kept)
     small_model, small = models.shrink(dense.model, dense.variables, masks, dense.x, key)

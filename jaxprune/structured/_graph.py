@@ -167,8 +167,8 @@ def _check_arrays(params: PyTree, inputs: Sequence[Any]) -> None:
                 continue
             if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
                 raise TypeError(
-                    f"{what} {path!r} is a {type(leaf).__name__}, not an array. Bind what is static "
-                    "(functools.partial), or split it off (equinox.partition, nnx.split)."
+                    f"{what} {path!r} is a {type(leaf).__name__}, not an array. Bind what is "
+                    "static (functools.partial), or split it off (equinox.partition, nnx.split)."
                 )
             if not all(isinstance(n, int | np.integer) for n in leaf.shape):
                 raise ValueError(

@@ -12,11 +12,13 @@ def random_params(params, seed=0):
     rng = np.random.default_rng(seed)
 
     def leaf(path, x):
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            return x
+        if not jnp.issubdtype(x.dtype, jnp.floating):  # counters, keys
+            return jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x
         name = jax.tree_util.keystr(path)
         fan_in = max(int(np.prod(x.shape[:-1])), 1) if len(x.shape) > 1 else 1
         value = rng.normal(size=x.shape) / np.sqrt(fan_in)
+        if len(x.shape) == 1:  # biases and scales: not so large that most channels are constant
+            value = value / 4 + ("scale" in name)
         if "var" in name:  # variances
             value = 0.5 + np.abs(value)
         return jnp.asarray(value, x.dtype)
