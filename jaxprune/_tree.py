@@ -65,6 +65,14 @@ def owner(path: str) -> str:
     return parts[-2] if len(parts) > 1 else ""
 
 
+def own_name(path: str) -> str:
+    """Returns what a leaf is called: "scale" of ``"norm/scale"`` and of ``"norm/scale/value"``."""
+    parts = path.split("/")
+    while len(parts) > 1 and parts[-1] in _WRAPPER_NAMES:
+        parts.pop()
+    return parts[-1]
+
+
 def is_absent(x: Any) -> bool:
     """Whether ``x`` stands for "no leaf here": `None`, or optax's `MaskedNode`."""
     return x is None or isinstance(x, optax.MaskedNode)

@@ -249,7 +249,7 @@ def _join(walk: Walk, a: Tracked, b: Tracked) -> None:
 
 
 CONTROL = {
-    **dict.fromkeys(("jit", "pjit", "closed_call", "core_call", "call"), _call),
+    **dict.fromkeys(("jit", "pjit", "closed_call", "core_call", "call", "composite"), _call),
     **dict.fromkeys(("remat", "remat2", "checkpoint"), _remat),
     "custom_jvp_call": _custom_jvp,
     "custom_vjp_call": _custom_vjp,

@@ -1,5 +1,6 @@
 """Cutting removed channels out of trees: parameters, optimizer states, gradients, averages."""
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -98,16 +99,18 @@ def widths(groups: ChannelGroups, masks: PyTree) -> dict[str, int]:
       masks: a tree like the parameters, see `jaxprune.structured.masks`.
 
     Returns:
-      ``{path of a kernel: number of channels that it makes}``.
+      ``{path of a kernel: number of channels that it makes}``; of one that makes them on several
+      axes (heads and their features) ``{"path:axis": number}``.
 
     Raises:
       ValueError: if the masks split a channel or are of other parameters.
     """
     stays = kept_positions(groups, kept_of(groups, masks))
+    made = {(m.path, m.axis) for group in groups for m in group.role("out")}
+    axes = Counter(path for path, _ in made)
     return {
-        member.path: int(stays[member.path, member.axis].sum())
-        for group in groups
-        for member in group.role("out")
+        path if axes[path] == 1 else f"{path}:{axis}": int(stays[path, axis].sum())
+        for path, axis in sorted(made)
     }
 
 
@@ -123,6 +126,8 @@ def _ends(groups: ChannelGroups) -> Callable[[int, tuple[str, ...]], list[str]]:
 
 def _owner(path: str, by_end: Callable[[int, tuple[str, ...]], list[str]]) -> list[str]:
     parts = tuple(path.split("/"))
+    if alone := by_end(0, ("",)):  # the parameters are one bare array
+        return alone
     for missing in (0, 1):
         for start in range(len(parts)):
             found = by_end(missing, parts[start:])

@@ -10,7 +10,7 @@ from jax.extend.core import JaxprEqn
 
 from jaxprune._rearrangement import aval, bind
 from jaxprune.structured._rule import Rule, shape_of
-from jaxprune.structured._tracked import Source, Tracked
+from jaxprune.structured._tracked import Source, Tracked, fixed
 from jaxprune.structured._units import Units
 
 NAMES = frozenset(
@@ -18,22 +18,30 @@ NAMES = frozenset(
         "abs", "acos", "acosh", "add", "add_any", "and", "asin", "asinh", "atan", "atan2", "atanh",
         "bessel_i0e", "bessel_i1e", "bitcast_convert_type", "cbrt", "ceil", "clamp", "clz",
         "complex", "conj", "convert_element_type", "copy", "copy_p", "cos", "cosh", "device_put",
-        "digamma", "div", "eq", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor", "ge",
-        "gt", "igamma", "igammac", "imag", "integer_pow", "is_finite", "le", "lgamma", "log",
-        "log1p", "logistic", "lt", "max", "min", "mul", "name", "ne", "neg", "nextafter", "not",
-        "optimization_barrier", "or", "polygamma", "population_count", "pow", "real",
-        "reduce_precision", "rem", "round", "rsqrt", "select_n", "sharding_constraint",
-        "shift_left", "shift_right_arithmetic", "shift_right_logical", "sign", "sin", "sinh",
-        "sqrt", "square", "stop_gradient", "sub", "tan", "tanh", "xor", "zeta",
+        "digamma", "div", "eq", "eq_to", "erf", "erf_inv", "erfc", "exp", "exp2", "expm1", "floor",
+        "ge", "gt", "igamma", "igamma_grad_a", "igammac", "imag", "integer_pow", "is_finite", "le",
+        "le_to", "lgamma", "log", "log1p", "log2", "logistic", "lt", "lt_to", "max", "min", "mul",
+        "mulhi", "name", "ne", "neg", "nextafter", "not", "one_minus_square",
+        "optimization_barrier", "or", "polygamma", "polynomial", "population_count", "pow",
+        "random_gamma_grad", "real", "reduce_precision", "regularized_incomplete_beta", "rem",
+        "round", "rsqrt", "select_n", "sharding_constraint", "shift_left", "shift_right_arithmetic",
+        "shift_right_logical", "sign", "sin", "sinh", "sqrt", "square", "stop_gradient", "sub",
+        "tan", "tanh", "xor", "zeta",
     }
 )  # fmt: skip
 
 
 def _follow(units: Units, eqn: JaxprEqn, operands: Sequence[Tracked]) -> list[Tracked]:
     """Positions of all operands vanish together; a result is zero where the operation says so."""
-    if eqn.primitive.name == "optimization_barrier":
+    if eqn.primitive.name in ("optimization_barrier", "device_put"):
         return list(operands)
     shape = shape_of(eqn.outvars[0])
+    if len(eqn.outvars) > 1 or any(len(x.nodes) not in (0, len(shape)) for x in operands):
+        for value in operands:  # bits of another width, or what a later JAX makes of a name
+            for nodes in value.nodes:
+                units.use(nodes)
+                units.fix_all(nodes, "it is not followed through")
+        return [fixed(shape_of(var)) for var in eqn.outvars]
     ranked = [value for value in operands if value.nodes]
     nodes = []
     for axis, n in enumerate(shape):
@@ -79,6 +87,9 @@ def _at_zero(
     if name in ("div", "rem"):
         return flags[0] & ~flags[1], flags[1]
     if name == "select_n":
+        which = operands[0].number
+        if which is not None:
+            return flags[1 + int(which)], never
         return np.logical_and.reduce(flags[1:]), never
     at = _on_numbers(eqn, [0 if value.number is None else value.number for value in operands])
     if at is None or (np.any(at) and np.all(np.isfinite(at))):
@@ -106,6 +117,8 @@ def _on_numbers(eqn: JaxprEqn, numbers: Sequence[Any]) -> Any:
             _known[key] = np.asarray(result) if np.shape(result) == () else None
         except (TypeError, ValueError, NotImplementedError):
             _known[key] = None
+        if len(_known) > 4096:
+            return _known.pop(key)
     return _known[key]
 
 

@@ -73,7 +73,8 @@ def channel_groups(apply: Callable[..., Any], params: PyTree, *inputs: Any) -> C
       >>> import jax, jax.numpy as jnp
       >>> import jaxprune as jp
       >>> def apply(params, x):
-      ...     return jax.nn.relu(x @ params["a"]["w"] + params["a"]["b"]) @ params["z"]["w"]
+      ...     h = jax.nn.relu(x @ params["a"]["w"] + params["a"]["b"][None])
+      ...     return h @ params["z"]["w"]
       >>> layer = {"w": jnp.ones((4, 8)), "b": jnp.ones(8)}
       >>> params = {"a": layer, "z": {"w": jnp.ones((8, 2))}}
       >>> groups = jp.structured.channel_groups(apply, params, jnp.ones((1, 4)))
@@ -104,8 +105,11 @@ def build(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> G
     data = [_input(units, path, leaf) for path, leaf in _tree.named_leaves(tuple(inputs))]
     trace = walk.run(closed, [*leaves.values(), *data])
     units.primitive = ""
+    replaced = []
     for (path, leaf), value in zip(_tree.named_leaves(out_shape), trace.results, strict=True):
         state = _state_of(path, leaf, named)
+        if state is not None:
+            replaced.append((path, state))
         for axis, nodes in enumerate(value.nodes):
             if state is not None:
                 units.join_all(nodes, leaves[state].nodes[axis])
@@ -120,7 +124,7 @@ def build(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> G
     found, atoms = _grouped(units, leaves, walk.roles)
     entries = tuple(_fixed(units, leaves))
     shapes = {path: tuple(np.shape(leaf)) for path, leaf in named}
-    groups = ChannelGroups(tuple(found), entries, shapes, treedef)
+    groups = ChannelGroups(tuple(found), entries, tuple(replaced), shapes, treedef)
     return Graph(trace, units, jax.tree.structure(out_shape), groups, atoms, leaves)
 
 
@@ -142,9 +146,12 @@ def _traced(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) ->
     except Exception as error:
         named = _tree.named_leaves(abstract[1:])
         shapes = [f"{path}: {leaf.shape}" for path, leaf in named]
+        repair = "Check the shapes of the example inputs."
+        if isinstance(error, jax.errors.ConcretizationTypeError):
+            repair = "Bind static arguments first (functools.partial)."
         raise ValueError(
             f"apply(params, *inputs) cannot be traced with inputs of shapes [{', '.join(shapes)}]: "
-            f"{type(error).__name__}: {error}\nBind static arguments first (functools.partial)."
+            f"{type(error).__name__}: {error}\n{repair}"
         ) from error
     if closed.effects:
         raise ValueError(
@@ -202,7 +209,7 @@ def _state_of(path: str, leaf: Any, named: Sequence[tuple[str, Any]]) -> str | N
         # The third leaf of some list and the third result have nothing to do with each other.
         if not name.replace("/", "").isdigit()
         and (
-            parts[-len(name.split("/")) :] == name.split("/")
+            (len(parts) <= len(name.split("/")) + 1 and f"/{path}".endswith(f"/{name}"))
             or (len(parts) > 2 and name.split("/")[-len(parts) + 1 :] == parts[1:])
         )
     ]

@@ -73,12 +73,15 @@ class ChannelGroups:
     Attributes:
       groups: in the order of their first parameters in `jax.tree.leaves`.
       fixed: what cannot vanish, with reasons; axes of size one are left out.
+      state: ``(path of a result, path of a parameter)`` where the result has the parameter's place
+        and shape (new running statistics), so that it shrinks with it.
       shapes: of all leaves of the parameters, by path.
       treedef: of the parameters.
     """
 
     groups: tuple[Group, ...]
     fixed: tuple[FixedAxis, ...]
+    state: tuple[tuple[str, str], ...]
     shapes: dict[str, tuple[int, ...]]
     treedef: Any
 
@@ -142,6 +145,10 @@ class ChannelGroups:
             size = self.shapes[entry.path][entry.axis]
             n = str(size) if entry.positions == size else f"{entry.positions} of {size}"
             lines.append(f"  {entry.path} axis {entry.axis}, {n} positions: {entry.reason}")
+        if self.state:
+            shown = [f"{result} with {path}" for result, path in self.state[:3]]
+            more = f" and {len(self.state) - 3} more" if len(self.state) > 3 else ""
+            lines.append(f"results that shrink with a parameter: {', '.join(shown)}{more}")
         return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from jaxprune import _tree
 from jaxprune.masks._count import count
 from jaxprune.structured._allocation import Allocation, Pool, needed
 from jaxprune.structured._groups import ChannelGroups, Group
@@ -38,7 +39,7 @@ def isomorphic() -> Allocation:
 
     def kind(groups: ChannelGroups, group: Group) -> Any:
         return tuple(
-            sorted((m.role, len(groups.shapes[m.path]), m.path.split("/")[-1])
+            sorted((m.role, len(groups.shapes[m.path]), _tree.own_name(m.path), m.axis)
                    for m in group.members)
         )  # fmt: skip
 

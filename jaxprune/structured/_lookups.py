@@ -45,6 +45,11 @@ def _gather(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
             nodes[places[axis]], zeros[places[axis]] = old, value.zeros[axis]
         else:
             _fix(units, old)
+    # An index out of range gives the filling, also where the looked-up slice would be zero. NaN,
+    # the usual one, is in every channel alike and needs no care.
+    filling = eqn.params.get("fill_value")
+    if filling is not None and np.isfinite(filling) and filling != 0:
+        zeros = [zero & units.is_fixed(x) for zero, x in zip(zeros, nodes, strict=True)]
     *batch, vector = indices.nodes
     units.fix_all(vector, _TEXT)
     rest = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]

@@ -1,6 +1,6 @@
 """Magnitude: the norms of what would go with a channel."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal, TypeAlias
 
 import jax
@@ -10,6 +10,7 @@ import numpy as np
 from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.structured._groups import ChannelGroups, Group, Member
+from jaxprune.structured._named import group_numbers
 from jaxprune.structured._options import check_choice
 from jaxprune.structured._unit_rows import arrays_of, holds, unit_rows
 
@@ -30,7 +31,8 @@ def magnitude(
     members: Members = "out",
     over_members: OverMembers = "mean",
     normalize: Literal["mean", "max"] | None = None,
-) -> tuple[jax.Array, ...]:
+    skip: Sequence[str] = (),
+) -> tuple[jax.Array | None, ...]:
     r"""Scores every channel by the norm of its weights.
 
     $$\mathrm{score}_u = \operatorname{mean}_{m \ni u} \lVert w_m[u] \rVert_p$$
@@ -56,6 +58,7 @@ def magnitude(
         the members that hold the unit.
       normalize: "mean" or "max" divides the scores of each group by their mean or largest, so that
         groups can be compared (`globally`); groups of zeros stay.
+      skip: paths, as in `ratios`, of groups that get no score: `None`, which `select` keeps whole.
 
     Returns:
       One array a group, float32 at least, ``[size of the group]``.
@@ -88,7 +91,11 @@ def magnitude(
         check_choice("members", members, ("first", "out", "kernels"), hint="or pass a function")
     arrays = arrays_of(groups, params)
     scores = []
-    for group in groups:
+    skipped = group_numbers(groups, skip, what="skip")
+    for i, group in enumerate(groups):
+        if i in skipped:
+            scores.append(None)
+            continue
         chosen = _chosen(group, members)
         present = _present(group, chosen, members)
         norms = [_NORMS[norm](unit_rows(arrays[m.path], group, m)) for m in chosen]
@@ -105,6 +112,8 @@ def _chosen(group: Group, members: Members) -> list[Member]:
     if callable(members):
         return [member for member in group.members if members(member)]
     roles = ("out", "in") if members == "kernels" else ("out",)
+    if not group.role("out"):  # channels that no kernel makes (positions as features) are only read
+        return list(group.role("in"))
     return [member for member in group.members if member.role in roles]
 
 
@@ -116,7 +125,7 @@ def _present(group: Group, chosen: list[Member], members: Members) -> np.ndarray
         there = [(m.path, m.role) for m in group.members if holds(group, m)[unit]]
         raise ValueError(
             f"no member that counts holds channel {unit} of {group.name!r}; those that hold it are "
-            f"{there}. Pass `members` as a function that takes one of them."
+            f"{there}. Leave the group out, skip=[{group.name!r}], or take other members."
         )
     return table & (table.cumsum(0) == 1) if members == "first" else table
 

@@ -1,7 +1,7 @@
 """Masks of groups: every member of a removed unit is zero, so that masked equals removed."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -76,15 +76,26 @@ def kept_positions(
     return stays
 
 
-def kept_of(groups: ChannelGroups, masks: PyTree) -> list[np.ndarray]:
+def kept_of(
+    groups: ChannelGroups, masks: PyTree, *, role: Literal["out"] | None = None
+) -> list[np.ndarray]:
     """Reads off masks which units stay.
 
-    A unit goes if every mask that there is for its members is False at all its positions. Masks
-    may hold other zeros beside; `None` has no say.
+    A unit goes if all its members are masked at all its positions. Masks may hold other zeros
+    beside; where there is none (`None`) everything stays.
+
+    Masks of filters alone, as patterns of channels and soft filter pruning make them, leave biases,
+    norms and readers of the filter, so that the masked network is not yet the small one. Read with
+    ``role="out"`` they say which channels are meant, and `masks` completes them::
+
+        kept = jp.structured.kept_of(groups, filter_masks, role="out")
+        masks = jp.structured.masks(groups, kept)
 
     Args:
       groups: from `channel_groups`.
       masks: a tree like the parameters, bool arrays or `None`.
+      role: "out" to look only at the parameters that make a channel: it goes if all of them are
+        masked; `None` for all members.
 
     Returns:
       One bool array a group, see `masks`.
@@ -96,14 +107,16 @@ def kept_of(groups: ChannelGroups, masks: PyTree) -> list[np.ndarray]:
     """
     leaves = _leaves(groups, masks)
     alive_along: dict[tuple[str, int], np.ndarray] = {}
-    for path, mask in leaves.items():
-        for axis in range(mask.ndim):
-            others = tuple(a for a in range(mask.ndim) if a != axis)
-            alive_along[path, axis] = np.asarray(mask.any(others))
+    for path, shape in groups.shapes.items():
+        mask = leaves.get(path)
+        for axis, n in enumerate(shape):
+            others = tuple(a for a in range(len(shape)) if a != axis)
+            alive = np.ones(n, bool) if mask is None else mask.any(others)
+            alive_along[path, axis] = np.asarray(alive)
     # For each unit 1: some position of it is alive; 0: none is; -1: it has no position there.
     alive = [
         [(m, _alive(group, m.owners, alive_along[m.path, m.axis]))
-         for m in group.members if m.path in leaves]
+         for m in group.members if role in (None, m.role)]
         for group in groups
     ]  # fmt: skip
     kept = [
@@ -113,6 +126,8 @@ def kept_of(groups: ChannelGroups, masks: PyTree) -> list[np.ndarray]:
         for group, found in zip(groups, alive, strict=True)
     ]
     stays = kept_positions(groups, check_kept(groups, kept))
+    if role is not None:
+        return kept
     for group, chosen, found in zip(groups, kept, alive, strict=True):
         for member, ours in found:
             # A position may be dead because another unit that it belongs to is gone.
@@ -127,8 +142,9 @@ def kept_of(groups: ChannelGroups, masks: PyTree) -> list[np.ndarray]:
                 raise ValueError(
                     f"the masks split channel {unit} of {group.name!r}: {member.path!r} is masked "
                     f"at {_positions(member, unit)} on axis {member.axis}, but {other.path!r} is "
-                    f"kept at {_positions(other, unit)} on axis {other.axis}. Make them with "
-                    "jp.structured.masks."
+                    f"kept at {_positions(other, unit)} on axis {other.axis}. Masks of "
+                    "filters alone are completed by jp.structured.masks(groups, "
+                    "jp.structured.kept_of(groups, masks, role='out'))."
                 )
     return kept
 

@@ -1,7 +1,10 @@
 """Norm scale: network slimming's importance of a channel."""
 
+from collections.abc import Sequence
+
 import jax
 
+from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.structured._groups import ChannelGroups
 from jaxprune.structured._magnitude import OverMembers, magnitude
@@ -13,7 +16,8 @@ def norm_scale(
     *,
     name: str = "scale",
     over_members: OverMembers = "mean",
-) -> tuple[jax.Array, ...]:
+    skip: Sequence[str] = (),
+) -> tuple[jax.Array | None, ...]:
     r"""Scores every channel by the scale of the norm behind it.
 
     ``score_u = |gamma_u|``, of a network trained with an L1 penalty on its scales. Which norm
@@ -25,8 +29,10 @@ def norm_scale(
     Args:
       groups: from `channel_groups`.
       params: the parameters that were grouped.
-      name: the last part of the scales' paths: "scale" in Flax and Haiku, "weight" in Equinox.
+      name: what the scales are called, the last part of their paths but for wrappers such as
+        `nnx.Param.value`: "scale" in Flax and Haiku, "weight" in Equinox.
       over_members: "sum", "mean" or "max" over the scales that hold the channel.
+      skip: paths, as in `ratios`, of groups without a norm: their score is `None`.
 
     Returns:
       One array a group, float32 at least, ``[size of the group]``.
@@ -53,6 +59,7 @@ def norm_scale(
     return magnitude(
         groups,
         params,
-        members=lambda member: member.role == "along" and member.path.split("/")[-1] == name,
+        members=lambda m: m.role == "along" and _tree.own_name(m.path) == name,
         over_members=over_members,
+        skip=skip,
     )

@@ -1,6 +1,7 @@
 """Following axes through operations that put the entries of an axis together."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from jax.extend.core import JaxprEqn
@@ -87,6 +88,15 @@ def _top_k(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     return [Tracked(tuple(nodes), tuple(zeros)), Tracked(tuple(nodes), flags)]
 
 
+def _in_padding(params: dict[str, Any]) -> bool:
+    """Whether a window may hold padding only, of which the largest entry is -inf."""
+    if any(n != 1 for n in params["base_dilation"]):
+        return True
+    windows = zip(params["window_dimensions"], params["window_dilation"], strict=True)
+    reach = [(size - 1) * step for size, step in windows]
+    return any(max(pair) > n for pair, n in zip(params["padding"], reach, strict=True))
+
+
 def _windows(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     value, params = operands[0], eqn.params
     shape = shape_of(eqn.outvars[0])
@@ -99,6 +109,8 @@ def _windows(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
         units.use(nodes[axis])
         units.fix_all(nodes[axis], "windows run along it")
         ((nodes[axis],), (zeros[axis],)) = fixed((n,))[:2]
+    if eqn.primitive.name != "reduce_window_sum" and _in_padding(params):
+        zeros = [zero & units.is_fixed(x) for zero, x in zip(zeros, nodes, strict=True)]
     return [Tracked(tuple(nodes), tuple(zeros))]
 
 

@@ -75,7 +75,7 @@ def select(
     skipped = group_numbers(groups, skip, what="skip")
     open_ = [i for i, x in enumerate(arrays) if x is not None and i not in skipped]
     most = [
-        limit if array is None else min(limit, int(np.isfinite(array).sum()))
+        limit if array is None else min(limit, int((array < np.inf).sum()))
         for limit, array in zip(_most(groups, max_sparsity), arrays, strict=True)
     ]
     multiple = operator.index(round_to)

@@ -171,7 +171,7 @@ def test_norm_scale(net):
     with pytest.raises(ValueError, match="no member that counts holds channel 0 of 'dense0/kern"):
         st.norm_scale(groups, params)
     convs = st.ChannelGroups(
-        tuple(g for g in groups if "conv" in g.name), (), groups.shapes, groups.treedef
+        tuple(g for g in groups if "conv" in g.name), (), (), groups.shapes, groups.treedef
     )
     a, b = (np.abs(params[layer]["scale"]) for layer in ("stem", "conv1"))
     for over, want in [("mean", (a + b) / 2), ("max", np.maximum(a, b)), ("sum", a + b)]:

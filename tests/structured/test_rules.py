@@ -231,6 +231,15 @@ REMOVABLE = {
     "remat": (6, 6, jax.checkpoint(lambda h: jnp.sin(jnp.sin(h))), {"a": 6}),
     "stopped gradient": (6, 6, lambda h: lax.stop_gradient(h) * h, {"a": 6}),
     "gradient inside": (6, 6, jax.grad(lambda h: (h * jnp.tanh(h)).sum()), {"a": 6}),
+    "special functions": (
+        6,
+        6,
+        lambda h: jax.scipy.special.betainc(
+            jnp.full_like(h, 2.0), jnp.full_like(h, 3.0), jax.nn.sigmoid(h)
+        ),
+        {"a": 6},
+    ),
+    "logarithm of what is not zero": (6, 6, lambda h: jnp.log2(1 + jnp.exp2(h)), {"a": 6}),
     "complex numbers": (6, 6, lambda h: jnp.real(lax.complex(h, h) * (1 + 2j)), {"a": 6}),
     "one hot": (6, 6, lambda h: h * jax.nn.one_hot(jnp.array([1, 0]), 6), {"a": 6}),
     "lower triangle": (6, 6, lambda h: h @ jnp.tril(jnp.ones((6, 6))), {"a": 6, "z": 6}),
@@ -243,10 +252,20 @@ def test_channels_are_followed(name):
     check(between(body), {"a": (3, n), "z": (m, 2)}, normal(2, 3), expected=expected)
 
 
-def test_extremes_over_a_mapped_axis():
-    body = jax.vmap(lambda row: lax.pmax(row, "rows") - lax.pmin(row, "rows"), axis_name="rows")
-    shapes = {"a": (3, 6), "z": (6, 2)}
-    check(between(body), shapes, normal(2, 3), expected={"a": 6}, gradients=False)
+WITHOUT_DERIVATIVE = {
+    "composite": lax.composite(lambda h: jnp.tanh(h) * 2, "twice.tanh"),
+    "extremes over a mapped axis": jax.vmap(
+        lambda row: lax.pmax(row, "rows") - lax.pmin(row, "rows"), axis_name="rows"
+    ),
+    "rounding": lambda h: jnp.round(h * 4).astype(jnp.int32).astype(f32),
+    "bits": lambda h: lax.bitcast_convert_type(lax.bitcast_convert_type(h, jnp.int32) | 1, f32),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_DERIVATIVE)
+def test_channels_are_followed_where_jax_has_no_derivative(name):
+    apply, shapes = between(WITHOUT_DERIVATIVE[name]), {"a": (3, 6), "z": (6, 2)}
+    check(apply, shapes, normal(2, 3), expected={"a": 6}, gradients=False)
 
 
 def rfft(h):

@@ -63,7 +63,7 @@ def test_inputs_that_are_no_arrays():
 
 def test_example_inputs_of_the_wrong_rank():
     message = ("cannot be traced with inputs of shapes [0: (2, 4)]: TypeError", "dot_general")
-    with raises(ValueError, *message, "Bind static arguments"):
+    with raises(ValueError, *message, "Check the shapes of the example inputs"):
         groups_of(two_rows, make_params(), jnp.ones((2, 4)))
     with raises(ValueError, "cannot be traced with inputs of shapes [0/x: (3,)]"):
         groups_of(lambda p, batch: batch["x"][0, 0] * p["a"], make_params(), {"x": jnp.ones(3)})
@@ -182,7 +182,7 @@ def test_masks_that_split_a_channel(net):
     params, groups, masks = net
     split = {**masks, "z": masks["z"].at[1].set(False)}
     message = ("the masks split channel 1 of 'a': 'z' is masked at position 1 on axis 0, but ",
-               "is kept at position 1 on axis 1. Make them with jp.structured.masks")  # fmt: skip
+               "is kept at position 1 on axis 1. Masks of filters alone are completed by")  # fmt: skip
     for f in (
         lambda: jp.structured.kept_of(groups, split),
         lambda: jp.structured.shrink(two_rows, params, split, X),
@@ -191,6 +191,15 @@ def test_masks_that_split_a_channel(net):
     ):
         with raises(ValueError, *message):
             f()
+
+
+def test_masks_of_filters_alone_are_completed_as_the_error_says(net):
+    _, groups, masks = net
+    alone = {**masks, "b": jnp.ones((1, 6), bool), "z": jnp.ones((6, 2), bool)}
+    with raises(ValueError, "the masks split channel 3 of 'a'", "role='out'"):
+        jp.structured.kept_of(groups, alone)
+    completed = jp.structured.masks(groups, jp.structured.kept_of(groups, alone, role="out"))
+    jax.tree.map(np.testing.assert_array_equal, completed, masks)
 
 
 def test_masks_that_split_a_channel_of_several_positions():
