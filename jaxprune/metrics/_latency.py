@@ -45,12 +45,27 @@ class LatencyComparison(NamedTuple):
       speedup: dense over small, the median of the ratios of all pairs and its interval of 95 %:
         above 1, the small one is faster.
       batch_size: examples a call.
+      theoretical_speedup: what counting promises, if it was given.
     """
 
     dense: Latency
     small: Latency
     speedup: MedianInterval
     batch_size: int
+    theoretical_speedup: float | None = None
+
+    def __str__(self) -> str:
+        """Times, examples a second and the speedup, next to the theoretical one."""
+        lines = [
+            f"{name}: {1000 * side.median_seconds:.3g} ms, "
+            f"{side.examples_per_second(self.batch_size):,.0f} examples/s"
+            for name, side in (("dense", self.dense), ("small", self.small))
+        ]
+        ratio = self.speedup
+        line = f"speedup: {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"
+        if self.theoretical_speedup is not None:
+            line += f", in theory {self.theoretical_speedup:.2f}"
+        return "\n".join([*lines, line])
 
     @property
     def dense_examples_per_second(self) -> float:
@@ -112,6 +127,7 @@ def compare_latency(
     repeats: int = 25,
     min_seconds: float = 0.01,
     seed: int = 0,
+    theoretical_speedup: float | None = None,
 ) -> LatencyComparison:
     """Measures how much faster one function is than another, say a shrunk network than the dense.
 
@@ -126,10 +142,11 @@ def compare_latency(
       repeats: pairs of timings, 6 or more.
       min_seconds: how long a timing takes at least, as for `latency`.
       seed: of the order.
+      theoretical_speedup: to be printed beside the measured one: the MACs of the one over those of
+        the other, see `jaxprune.metrics.flops`.
 
     Returns:
-      Both times, the speedup, and examples a second. Beside it belongs what counting promises:
-      `jaxprune.metrics.Flops.theoretical_speedup`.
+      Both times, the speedup, and examples a second; printed, a line each.
 
     Raises:
       TypeError: as `latency`, or if a side is no pair of a function and its arguments.
@@ -170,7 +187,9 @@ def compare_latency(
             seconds[i].append(sides[i].seconds())
     ratios = [a / b for a, b in zip(*seconds, strict=True)]
     times = [_latency(side, own) for side, own in zip(sides, seconds, strict=True)]
-    return LatencyComparison(times[0], times[1], median_interval(ratios), batch_size)
+    return LatencyComparison(
+        times[0], times[1], median_interval(ratios), batch_size, theoretical_speedup
+    )
 
 
 def _latency(side: Side, seconds: Sequence[float]) -> Latency:

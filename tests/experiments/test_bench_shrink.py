@@ -103,3 +103,9 @@ def test_bad_settings(options, message):
 def test_the_command_line_says_errors_in_one_line(capsys):
     assert shrink.main(["--networks", "alexnet"]) == 2
     assert "unknown name 'alexnet'" in capsys.readouterr().out
+
+
+def test_rows_far_from_theory_say_why():
+    assert _shrink_report._note(row(small=0.08)) == "narrow layers run slower: 40 → 20 GMAC/s"
+    assert _shrink_report._note(row(small=0.02)).startswith("slow dense baseline: 40 →")
+    assert _shrink_report._note(row()) == ""

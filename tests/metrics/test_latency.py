@@ -197,3 +197,15 @@ def test_of_25_values_the_8th_and_the_18th():
 def test_too_few_values_have_no_interval():
     with pytest.raises(ValueError, match=r"5 values are too few for an interval of level 0\.95"):
         median_interval([1.0] * 5)
+
+
+def test_a_comparison_prints_both_sides_next_to_theory():
+    times = [jp.metrics.Latency(t, t, t, 25, 1, None) for t in (0.1, 0.05)]
+    interval = jp.metrics.MedianInterval(2.0, 1.9, 2.1)
+    found = jp.metrics.LatencyComparison(*times, interval, 8, 2.5)
+    assert str(found).splitlines() == [
+        "dense: 100 ms, 80 examples/s",
+        "small: 50 ms, 160 examples/s",
+        "speedup: 2.00 (1.90 to 2.10), in theory 2.50",
+    ]
+    assert "theory" not in str(found._replace(theoretical_speedup=None))

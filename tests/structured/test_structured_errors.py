@@ -182,7 +182,7 @@ def test_masks_that_split_a_channel(net):
     params, groups, masks = net
     split = {**masks, "z": masks["z"].at[1].set(False)}
     message = ("the masks split channel 1 of 'a': 'z' is masked at position 1 on axis 0, but ",
-               "is kept at position 1 on axis 1. Masks of filters alone are completed by")  # fmt: skip
+               "is kept at position 1 on axis 1. Masks of filters alone are completed")  # fmt: skip
     for f in (
         lambda: jp.structured.kept_of(groups, split),
         lambda: jp.structured.shrink(two_rows, params, split, X),
