@@ -27,7 +27,7 @@ def random_params(params, seed=0):
 
 
 def random_kept(groups, fraction, seed=0):
-    """Removes a fraction of every group at random; at least one channel stays."""
+    """Removes a fraction of every group at random; something stays along every axis."""
     rng = np.random.default_rng(seed)
     kept = []
     for group in groups:
@@ -35,7 +35,27 @@ def random_kept(groups, fraction, seed=0):
         stays = np.ones(group.size, bool)
         stays[rng.permutation(group.size)[:gone]] = False
         kept.append(stays)
+    return with_something_left(groups, kept)
+
+
+def with_something_left(groups, kept):
+    """Takes units back on axes that would have no position left."""
+    while empty := _emptied(groups, kept):
+        for group, stays in zip(groups, kept, strict=True):
+            for m in group.members:
+                if (m.path, m.axis) in empty:
+                    # The first position is whole then, whatever units it belongs to.
+                    stays[m.owners[m.owners >= 0][0]] = True
     return kept
+
+
+def _emptied(groups, kept):
+    alive = {}
+    for group, stays in zip(groups, kept, strict=True):
+        for m in group.members:
+            ours = np.append(stays, True)[m.owners]
+            alive[m.path, m.axis] = alive.get((m.path, m.axis), True) & ours
+    return {key for key, stays in alive.items() if not stays.any()}
 
 
 def prunable_fraction(groups):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from jax import lax
 
 import jaxprune as jp
-from tests.structured.checks import close, gradient_of, quick
+from tests.structured.checks import close, gradient_of, quick, with_something_left
 
 BATCH, LENGTH = 2, 4
 
@@ -213,25 +213,7 @@ def networks(draw):
 
 def random_kept(groups, rng):
     """At random, such that something is left along every axis."""
-    kept = [rng.random(group.size) < 0.6 for group in groups]
-    for k in kept:
-        k[rng.integers(len(k))] = True
-    while empty := emptied(groups, kept):
-        for group, stays in zip(groups, kept, strict=True):
-            for m in group.members:
-                if (m.path, m.axis) in empty:
-                    stays[m.owners[m.owners >= 0]] = True
-    return kept
-
-
-def emptied(groups, kept):
-    """The axes along which nothing would be left."""
-    alive = {}
-    for group, stays in zip(groups, kept, strict=True):
-        for m in group.members:
-            ours = np.append(stays, True)[m.owners]
-            alive[m.path, m.axis] = alive.get((m.path, m.axis), True) & ours
-    return {key for key, stays in alive.items() if not stays.any()}
+    return with_something_left(groups, [rng.random(group.size) < 0.6 for group in groups])
 
 
 @settings(max_examples=25, derandomize=True, database=None)
