@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,17 +53,42 @@ def _reshape(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     zeros: list[np.ndarray] = [np.ones(1, bool)] * len(new)
     source = [NONE] * len(new)
     for old_axes, new_axes in _runs(value.shape, new):
-        one, one_zeros = merged(units, value, old_axes)
-        if len(new_axes) == 1:
-            parts, parts_zeros = [one], [one_zeros]
-        else:
-            parts, parts_zeros = split(units, one, one_zeros, [new[a] for a in new_axes])
-        for axis, part, part_zeros in zip(new_axes, parts, parts_zeros, strict=True):
-            nodes[axis], zeros[axis] = part, part_zeros
-            if value.source is not None:
-                source[axis] = NONE.union(*(value.source[a] for a in old_axes))
+        recut = _recut(units, value.with_axes(old_axes), [new[a] for a in new_axes])
+        for i, axis in enumerate(new_axes):
+            nodes[axis], zeros[axis] = recut.nodes[i], recut.zeros[i]
+            source[axis] = NONE if recut.source is None else recut.source[i]
     sources = None if value.source is None else tuple(source)
     return [Tracked(tuple(nodes), tuple(zeros), value.number, sources)]
+
+
+def _recut(units: Units, value: Tracked, sizes: Sequence[int]) -> Tracked:
+    """Cuts the axes of a value and puts the pieces together to axes of other sizes."""
+    edges = [list(itertools.accumulate(n, operator.mul)) for n in (value.shape, sizes)]
+    common = sorted({1, *edges[0], *edges[1]})
+    if any(b % a for a, b in itertools.pairwise(common)):
+        # No common pieces, as of [4, 6] and [6, 4]: one axis of all, cut anew.
+        nodes, zeros = merged(units, value, range(len(value.nodes)))
+        source = None if value.source is None else (NONE.union(*value.source),)
+        value = Tracked((nodes,), (zeros,), None, source)
+        edges[0], common = [common[-1]], [1, *edges[1]]
+    pieces: list[Any] = []  # (nodes, zeros, source), from edge to edge
+    for axis, (start, stop) in enumerate(itertools.pairwise([1, *edges[0]])):
+        inside = [n for n in common if start <= n <= stop]
+        cut = [b // a for a, b in itertools.pairwise(inside)]
+        nodes, zeros = [value.nodes[axis]], [value.zeros[axis]]
+        if len(cut) > 1:
+            nodes, zeros = split(units, nodes[0], zeros[0], cut)
+        source = NONE if value.source is None else value.source[axis]
+        pieces += zip(nodes, zeros, [source] * len(cut), strict=True)
+    results = []
+    for start, stop in itertools.pairwise([1, *edges[1]]):
+        ours = pieces[common.index(start) : common.index(stop)]
+        nodes, zeros, sources = zip(*ours, strict=True)
+        results.append(
+            (*merged(units, Tracked(nodes, zeros), range(len(ours))), NONE.union(*sources))
+        )
+    nodes, zeros, sources = zip(*results, strict=True)
+    return Tracked(nodes, zeros, None, None if value.source is None else sources)
 
 
 def _runs(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:

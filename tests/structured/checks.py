@@ -39,7 +39,9 @@ def random_kept(groups, fraction, seed=0):
 
 
 def with_something_left(groups, kept):
-    """Takes units back on axes that would have no position left."""
+    """Takes units back in groups and on axes of which nothing would be left."""
+    for stays in kept:
+        stays[0] |= not stays.any()
     while empty := _emptied(groups, kept):
         for group, stays in zip(groups, kept, strict=True):
             for m in group.members:
