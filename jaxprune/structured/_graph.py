@@ -79,7 +79,7 @@ def channel_groups(apply: Callable[..., Any], params: PyTree, *inputs: Any) -> C
       >>> params = {"a": layer, "z": {"w": jnp.ones((8, 2))}}
       >>> groups = jp.structured.channel_groups(apply, params, jnp.ones((1, 4)))
       >>> print(groups)
-      1 groups, 8 channels
+      1 group, 8 channels
       a/w: 8 channels
         out   a/w axis 1, 8 positions
         along a/b axis 0, 8 positions
@@ -146,12 +146,12 @@ def _traced(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) ->
     except Exception as error:
         named = _tree.named_leaves(abstract[1:])
         shapes = [f"{path}: {leaf.shape}" for path, leaf in named]
-        repair = "Check the shapes of the example inputs."
+        repair = "Check that it takes (params, *inputs), and their shapes."
         if isinstance(error, jax.errors.ConcretizationTypeError):
             repair = "Bind static arguments first (functools.partial)."
         raise ValueError(
-            f"apply(params, *inputs) cannot be traced with inputs of shapes [{', '.join(shapes)}]: "
-            f"{type(error).__name__}: {error}\n{repair}"
+            f"apply(params, *inputs) cannot be traced with inputs of shapes [{', '.join(shapes)}]. "
+            f"{repair} {type(error).__name__}: {error}"
         ) from error
     if closed.effects:
         raise ValueError(

@@ -130,7 +130,9 @@ class ChannelGroups:
 
     def report(self) -> str:
         """A table of the groups and their members, and of what is fixed and why."""
-        lines = [f"{len(self.groups)} groups, {sum(g.size for g in self.groups)} channels"]
+        plural = "" if len(self.groups) == 1 else "s"
+        total = sum(group.size for group in self.groups)
+        lines = [f"{len(self.groups)} group{plural}, {total} channels"]
         for group in self.groups:
             lines.append(f"{group.name}: {group.size} channels")
             for member in group.members:

@@ -139,12 +139,16 @@ def kept_of(
             if split.any():
                 unit = int(np.flatnonzero(split)[0])
                 other = next(m for m, there in found if there[unit] == 1)
+                repair = "Mask all that belongs to a channel: jp.structured.masks(groups, kept)."
+                if member.role == "out":
+                    repair = (
+                        "Masks of filters alone are completed by jp.structured.masks(groups, "
+                        "jp.structured.kept_of(groups, masks, role='out'))."
+                    )
                 raise ValueError(
                     f"the masks split channel {unit} of {group.name!r}: {member.path!r} is masked "
                     f"at {_positions(member, unit)} on axis {member.axis}, but {other.path!r} is "
-                    f"kept at {_positions(other, unit)} on axis {other.axis}. Masks of "
-                    "filters alone are completed by jp.structured.masks(groups, "
-                    "jp.structured.kept_of(groups, masks, role='out'))."
+                    f"kept at {_positions(other, unit)} on axis {other.axis}. " + repair
                 )
     return kept
 

@@ -1,10 +1,11 @@
 """Numbers by path: which group a path, or a regular expression of paths, means."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from jaxprune.structured._groups import ChannelGroups
+from jaxprune.structured._groups import ChannelGroups, Group
 
 
 def numbers_by_group(
@@ -65,8 +66,12 @@ def _matching(groups: ChannelGroups, rule: str) -> list[int]:
         expression = re.compile(rule)
     except re.error:
         return []
-    return [
-        i
-        for i, group in enumerate(groups)
-        if any(expression.fullmatch(x) for x in (group.name, *(m.path for m in group.role("out"))))
-    ]
+    # A path that makes the channels of several groups (heads and their features) names none.
+    makers = Counter(path for group in groups for path in {m.path for m in group.role("out")})
+
+    def names(group: Group) -> Iterator[str]:
+        yield group.name
+        for m in group.role("out"):
+            yield m.path if makers[m.path] == 1 else f"{m.path}:{m.axis}"
+
+    return [i for i, g in enumerate(groups) if any(expression.fullmatch(x) for x in names(g))]

@@ -22,7 +22,7 @@ def ratios(fractions: Mapping[str, float], *, count: Count = "round") -> Allocat
       no channels that can be removed.
 
     Raises:
-      ValueError: if ``count`` is unknown, or a fraction lies outside [0, 1).
+      ValueError: if no path is given, ``count`` is unknown, or a fraction lies outside [0, 1).
       TypeError: if a fraction is no number.
 
     Example:
@@ -36,6 +36,8 @@ def ratios(fractions: Mapping[str, float], *, count: Count = "round") -> Allocat
       >>> [k.tolist() for k in kept]
       [[True, True], [False, True, True, True]]
     """
+    if not fractions:
+        raise ValueError("ratios names no path, so that nothing would be removed.")
     removed = counting(count)
     fractions = {path: check_sparsity(fraction) for path, fraction in fractions.items()}
 

@@ -122,8 +122,8 @@ def _removed(
         total = sum(groups[i].size for i in pool.groups)
         raise ValueError(
             f"{pool.removed} of {total} channels of [{shown}] would go, but at most {sum(limits)} "
-            "may: each parameter keeps one at least, and what max_sparsity says. Remove less, or "
-            "skip small groups."
+            "may: each parameter keeps one at least, and max_sparsity may ask for more. Remove "
+            "less, or skip small groups."
         )
     owner = np.repeat(np.arange(len(scores)), [len(x) for x in scores])
     order = np.argsort(np.concatenate([np.zeros(0), *scores]), kind="stable")

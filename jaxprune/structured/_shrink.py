@@ -65,6 +65,7 @@ def shrink(
       >>> small_params["a"].shape, small_apply(small_params, jnp.ones((5, 1))).shape
       ((1, 2), (5, 1))
     """
+    _tree.check_matches(masks, params)  # first: the arguments may have been swapped
     graph = build(apply, params, inputs)
     stays = kept_positions(graph.groups, kept_of(graph.groups, masks))
     abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))

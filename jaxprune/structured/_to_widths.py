@@ -21,7 +21,7 @@ def to_widths(kept: Mapping[str, int]) -> Allocation:
 
     Raises:
       TypeError: if a number is no integer.
-      ValueError: if a number is below 1.
+      ValueError: if no path is given, or a number is below 1.
 
     Example:
       >>> import jax.numpy as jnp, jaxprune as jp
@@ -34,6 +34,8 @@ def to_widths(kept: Mapping[str, int]) -> Allocation:
       >>> [k.tolist() for k in kept]
       [[True, True], [False, False, False, True]]
     """
+    if not kept:
+        raise ValueError("to_widths names no path, so that nothing would be removed.")
     for path, width in kept.items():
         if isinstance(width, bool) or not isinstance(width, numbers.Integral):
             raise TypeError(f"to_widths holds whole channels; got {width!r} for {path!r}.")

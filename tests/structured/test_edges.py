@@ -154,3 +154,25 @@ def test_groups_without_a_norm_can_be_left_out():
     with pytest.raises(ValueError, match=r"Leave the group out, skip=\['w'\]"):
         st.norm_scale(groups, {**PARAMS, "b": jnp.ones(6)})
     assert st.norm_scale(groups, {**PARAMS, "b": jnp.ones(6)}, skip=["w"]) == (None,)
+
+
+def test_expressions_tell_heads_from_features():
+    def apply(params, x):
+        q = jnp.einsum("bi,ihd->bhd", x, params["q"])
+        return jnp.einsum("bhd,hdo->bo", q, params["o"])
+
+    params = {"q": jnp.ones((3, 2, 4)), "o": jnp.ones((2, 4, 1))}
+    groups = st.channel_groups(apply, params, X)
+    scores = [np.arange(g.size, dtype=float) for g in groups]
+    for rule in ("q:2", ".*q:2"):
+        kept = st.select(groups, scores, allocation=st.ratios({rule: 0.5}))
+        assert [int(k.sum()) for k in kept] == [2, 2]
+    for rule in ("q", "q.?"):
+        with pytest.raises(ValueError, match=r"several groups|no parameter 'q\.\?'"):
+            st.select(groups, scores, allocation=st.ratios({rule: 0.5}))
+
+
+@pytest.mark.parametrize("allocation", [st.ratios, st.to_widths])
+def test_no_path_at_all(allocation):
+    with pytest.raises(ValueError, match="names no path, so that nothing would be removed"):
+        allocation({})
