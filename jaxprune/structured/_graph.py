@@ -12,6 +12,7 @@ from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.structured._control import CONTROL
 from jaxprune.structured._groups import ChannelGroups, FixedAxis, Group, Member
+from jaxprune.structured._pure import check_same_program
 from jaxprune.structured._trace import Trace, Walk
 from jaxprune.structured._tracked import Tracked, fixed, fresh
 from jaxprune.structured._units import Units
@@ -65,8 +66,8 @@ def channel_groups(apply: Callable[..., Any], params: PyTree, *inputs: Any) -> C
       The groups, and what is fixed. Printed, it is a report.
 
     Raises:
-      ValueError: if ``apply`` has side effects, closes over a traced value, or cannot be traced
-        with these inputs.
+      ValueError: if ``apply`` has side effects, closes over a traced value, gives another program
+        when it is traced again, or cannot be traced with these inputs.
       TypeError: if a leaf of the parameters is no array.
 
     Example:
@@ -92,7 +93,9 @@ def channel_groups(apply: Callable[..., Any], params: PyTree, *inputs: Any) -> C
       Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023, for the notion of groups;
       there, dependencies come from layers that are known.
     """
-    return build(apply, params, inputs).groups
+    graph = build(apply, params, inputs)
+    check_same_program(graph.trace.jaxpr, graph.trace.consts, _traced(apply, params, inputs)[0])
+    return graph.groups
 
 
 def build(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> Graph:

@@ -290,3 +290,28 @@ def test_symbolic_shapes(net):
         jax.export.export(jax.jit(small_apply))(cut, x)
     with raises(ValueError, "input '0' has the symbolic shape (b, 3)"):
         groups_of(two_rows, net[0], x)
+
+
+def test_functions_that_are_not_pure():
+    calls, rng = [], np.random.default_rng(0)
+
+    def counting(p, x):
+        calls.append(1)
+        return two_rows(p, x) * len(calls)
+
+    def drawing(p, x):
+        return two_rows(p, x) + jnp.asarray(rng.normal(size=x.shape[:1]), jnp.float32)[:, None]
+
+    def growing(p, x):
+        calls.append(1)
+        for _ in calls:
+            x = jnp.tanh(x)
+        return two_rows(p, x)
+
+    advice = "Take counters, NumPy's random numbers"
+    with raises(ValueError, "not a pure function of its arguments", "a number in mul", advice):
+        groups_of(counting, make_params(), X)
+    with raises(ValueError, "differs in a captured array of shape"):
+        groups_of(drawing, make_params(), X)
+    with raises(ValueError, "differs in the number of operations"):
+        groups_of(growing, make_params(), X)
