@@ -3,8 +3,11 @@
 import json
 import pathlib
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import tyro
+from rich.console import Console
 
 Cell = dict[str, Any]
 
@@ -50,3 +53,27 @@ def mean_std(values: Sequence[float], form: str = ".2f") -> str:
     if len(values) == 1:
         return format(values[0], form)
     return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):{form}}"
+
+
+def main(
+    grid_type: type[Any], run: Callable[[Any, Console], str], module: str, arguments: Any
+) -> int:
+    """The command line of a grid; returns the exit status (0, 2 bad input, 130 interrupted).
+
+    Args:
+      grid_type: its settings, with a folder ``out``.
+      run: runs what is missing and returns the table.
+      module: what is run, for the help text.
+      arguments: instead of the process's own; `None` for these.
+    """
+    grid = tyro.cli(grid_type, args=arguments, prog=f"python -m {module}")
+    console = Console()
+    try:
+        console.print(run(grid, console), markup=False, highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted; run it again to go on. Done cells: {grid.out}/results.jsonl.")
+        return 130
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
+        return 2
+    return 0

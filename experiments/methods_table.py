@@ -23,10 +23,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 from rich.console import Console
 
-from experiments import data, reports
+from experiments import _cells, data, reports
 from experiments._cells import Cell, append, check_settings, mean_std, read
 from experiments.config import UNCONTROLLED, Config
 from experiments.setup import build, prune_and_retrain
@@ -219,17 +218,7 @@ def run(grid: Grid, console: Console) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status (0, 2 bad input, 130 interrupted)."""
-    grid = tyro.cli(Grid, args=arguments, prog="python -m experiments.methods_table")
-    console = Console()
-    try:
-        console.print(run(grid, console), markup=False, highlight=False, soft_wrap=True)
-    except KeyboardInterrupt:
-        console.print(f"Interrupted; run it again to go on. Done cells: {grid.out}/results.jsonl.")
-        return 130
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 2
-    return 0
+    return _cells.main(Grid, run, "experiments.methods_table", arguments)
 
 
 if __name__ == "__main__":

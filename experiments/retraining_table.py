@@ -18,11 +18,10 @@ from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
-import tyro
 from rich.console import Console
 
 import jaxprune as jp
-from experiments import data
+from experiments import _cells, data
 from experiments._cells import Cell, append, check_settings, mean_std, read
 from experiments.config import Config
 from experiments.setup import Setup, build
@@ -174,17 +173,7 @@ def run(grid: Grid, console: Console) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status (0, 2 bad input, 130 interrupted)."""
-    grid = tyro.cli(Grid, args=arguments, prog="python -m experiments.retraining_table")
-    console = Console()
-    try:
-        console.print(run(grid, console), markup=False, highlight=False, soft_wrap=True)
-    except KeyboardInterrupt:
-        console.print(f"Interrupted; run it again to go on. Done cells: {grid.out}/results.jsonl.")
-        return 130
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 2
-    return 0
+    return _cells.main(Grid, run, "experiments.retraining_table", arguments)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ def geometric_median(
 
 @partial(jax.jit, static_argnums=1)
 def distances(leaf: Any, axis: int) -> jax.Array:
+    """The sum of the distances of each filter to the others, in the leaf's shape."""
     (w,) = _operands.widened(leaf)
     moved = jnp.moveaxis(w, axis, 0)
     filters = moved.reshape(moved.shape[0], -1)

@@ -256,3 +256,6 @@ CONTROL = {
     "scan": _scan,
     "cond": _cond,
 }
+
+# Those whose results are what the first function that they hold computes, once.
+CALLS = frozenset(CONTROL) - {"scan", "cond"}

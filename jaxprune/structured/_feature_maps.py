@@ -10,17 +10,10 @@ from jax.extend.core import Literal
 
 from jaxprune import _tree
 from jaxprune._rearrangement import bind
+from jaxprune.structured._control import CALLS
 from jaxprune.structured._graph import Graph
 from jaxprune.structured._rule import Step
 from jaxprune.structured._trace import Trace
-
-# Primitives that hold one function, the first of their step's, which computes their results.
-_CALLS = frozenset(
-    {
-        "jit", "pjit", "closed_call", "core_call", "call", "remat", "remat2", "checkpoint",
-        "custom_jvp_call", "custom_vjp_call",
-    }
-)  # fmt: skip
 
 
 class Reading(NamedTuple):
@@ -90,7 +83,7 @@ def feature_maps(
 
 def _steps(trace: Trace) -> Iterator[Step]:
     for step in trace.steps:
-        if step.eqn.primitive.name in _CALLS:
+        if step.eqn.primitive.name in CALLS:
             yield from _steps(step.inner[0])
         else:
             yield step
@@ -127,7 +120,7 @@ def _run(
 
     for step in trace.steps:
         operands = [read(atom) for atom in step.eqn.invars]
-        if step.eqn.primitive.name in _CALLS:
+        if step.eqn.primitive.name in CALLS:
             results = _run(step.inner[0], operands, found, maps)
         else:
             if id(step) in found:

@@ -226,7 +226,7 @@ def _grouped(
     units: Units, leaves: dict[str, Tracked], roles: dict[tuple[int, int], str]
 ) -> tuple[list[Group], list[np.ndarray]]:
     """Units that share an axis, or the same part of one, are one group."""
-    columns = []  # (rank of the role, path, axis, role, atom of each position or -1)
+    columns = []  # (path, axis, role, atom of each position or -1)
     for i, (path, value) in enumerate(leaves.items()):
         for axis, nodes in enumerate(value.nodes):
             parts = units.parts(nodes)

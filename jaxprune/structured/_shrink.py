@@ -50,7 +50,7 @@ def shrink(
 
     Raises:
       ValueError: if masks split a unit or leave nothing of a group, are of another tree, or
-        ``apply`` is not pure or cannot be traced with these inputs.
+        ``apply`` has side effects or cannot be traced with these inputs.
       TypeError: if masks are not bool, or traced.
 
     Example:
