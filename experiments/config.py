@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from typing import Literal
+from typing import Any, Literal
 
 ITERATIVE = ("imp", "bimp")
 METHODS = (
@@ -38,6 +38,21 @@ INTERVAL = {
 }
 PENALTY = {"lc": "weight_decay", "cs": "penalty", "dst": "penalty"}
 INITIAL = {"str": "initial", "cs": "initial"}
+# What may change between a run and its continuation: it changes no number, or only the rounding.
+NOT_COMPARED = (
+    "run_dir",
+    "data_dir",
+    "parallel",
+    "devices",
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "join_seconds",
+    "checkpoint_epochs",
+    "resume",
+    "on_nan",
+    "profile",
+)
 DENSE_SCHEDULES = ("stepped", "linear", "cosine", "constant")
 
 
@@ -162,6 +177,47 @@ class Config:
     eval_batch_size: int = 500
     """Examples an evaluation step."""
 
+    parallel: Literal["data", "fsdp", "pmap"] = "data"
+    """How several devices share the work. data: each has its rows of the batch and all parameters.
+    fsdp: large parameters are cut over them, too. pmap: as data, compiled by jax.pmap."""
+
+    devices: int | None = None
+    """Devices to train on; default: all accelerators, or one CPU. They must divide `batch-size`."""
+
+    accumulate: int = 1
+    """Parts of a batch that are computed one after the other, for batches that do not fit."""
+
+    remat: bool = False
+    """Whether the backward pass computes activations anew instead of keeping them."""
+
+    coordinator: str | None = None
+    """HOST:PORT of process 0, to train with several processes; auto: ask the cluster. Default:
+    $JAX_COORDINATOR_ADDRESS, else this process alone."""
+
+    num_processes: int | None = None
+    """Number of processes; default: $JAX_NUM_PROCESSES."""
+
+    process_id: int | None = None
+    """Index of this process, from 0; default: $JAX_PROCESS_ID. Process 0 writes the run folder,
+    which all must see: each writes its part of the checkpoints there."""
+
+    join_seconds: int = 60
+    """Seconds to wait for the other processes."""
+
+    checkpoint_epochs: int = 5
+    """Epochs between checkpoints; there is one at the end of every phase, too."""
+
+    resume: bool = False
+    """Whether to go on with the run that the folder holds, from its newest checkpoint."""
+
+    on_nan: Literal["stop", "rewind"] = "stop"
+    """When the loss becomes NaN: stop with the step, or rewind to the newest checkpoint and go on
+    with other batches (three times at most)."""
+
+    profile: bool = False
+    """Whether to write a trace of the third chunk of steps to RUN_DIR/profile, for TensorBoard or
+    Perfetto."""
+
     run_dir: pathlib.Path | None = None
     """Folder for the results; default: runs/DATA-MODEL-METHOD-SCHEDULE-SPARSITY-sSEED
     (methods of one phase have no SCHEDULE)."""
@@ -181,6 +237,12 @@ class Config:
         how = f"{self.method}-{self.schedule}" if self.method in ITERATIVE else self.method
         name = f"{self.data}-{self.model}-{how}-{self.sparsity:g}"
         return pathlib.Path("runs") / f"{name}-s{self.seed}"
+
+
+def compared(config: Config) -> dict[str, Any]:
+    """What must not change between a run and its continuation, as JSON holds it."""
+    values = dataclasses.asdict(config)
+    return {name: value for name, value in values.items() if name not in NOT_COMPARED}
 
 
 def check(config: Config) -> None:
@@ -205,10 +267,15 @@ def check(config: Config) -> None:
         ("weight_decay", 0),
         ("momentum", 0),
         ("seed", 0),
+        ("accumulate", 1),
+        ("checkpoint_epochs", 1),
+        ("join_seconds", 1),
     ):
         value = getattr(config, field)
         if not least <= value < math.inf:
             raise ValueError(f"{field} is at least {least} and finite; got {value}.")
+    if config.devices is not None and config.devices < 1:
+        raise ValueError(f"devices is at least 1; got {config.devices}.")
     if not 0 < config.learning_rate < math.inf:
         raise ValueError(f"learning_rate is positive and finite; got {config.learning_rate}.")
     if config.warmup_epochs >= config.epochs:

@@ -1,149 +1,272 @@
 """The main job: train, prune and retrain one network.
 
 Run it with ``python -m experiments.run``; ``--help`` explains every option. It writes a run folder
-with config.json, metrics.jsonl, summary.csv, accuracy.png, learning_rate.png and weights.png.
+with config.json, metrics.jsonl, summary.csv, three pictures and checkpoints; ``--resume`` goes on
+with a run that was killed.
 
 The default run takes under 90 seconds on two CPU cores, compilation included.
 """
 
+import contextlib
+import pathlib
+import signal
 import sys
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments import reports
-from experiments.config import ITERATIVE, UNCONTROLLED, Config
+import jaxprune as jp
+from experiments import devices, reports
+from experiments.config import ITERATIVE, UNCONTROLLED, Config, compared
 from experiments.setup import Setup, build, prune_and_retrain
-from jaxprune.training import ImpResult, PhaseRecord, TrainLoop, TrainState
+from jaxprune.training import ImpResult, PhaseRecord, Resumed, TrainState
+
+Stop: TypeAlias = Callable[[int], bool]
 
 
-def run(config: Config, *, console: Console | None = None, parts: Setup | None = None) -> ImpResult:
+def run(
+    config: Config,
+    *,
+    console: Console | None = None,
+    parts: Setup | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> ImpResult:
     """Trains and prunes as configured, and writes the run folder.
 
     Args:
       config: the configuration.
       console: where progress and table go; standard output if omitted.
       parts: from `experiments.setup.build`, if built already.
+      stop: asked between chunks of steps whether to save and end.
 
     Returns:
       The final state and the records of all phases.
 
     Raises:
-      ValueError, OSError: before any training, for bad input.
+      ValueError, OSError: before any training, for bad input; if there is no room.
+      FloatingPointError: if the loss becomes NaN.
       KeyboardInterrupt: if interrupted; the folder then holds what was done.
+      jp.training.Preempted: if ``stop`` asked to end; the run is saved.
     """
-    console = console or Console()
-    folder = reports.RunFolder(config.resolved_run_dir(), config)
+    console = console or Console(quiet=not devices.is_first())
+    folder = reports.RunFolder(config.resolved_run_dir(), config, writes=devices.is_first())
     folder.check()
+    if config.resume and not folder.checkpoints.is_dir():
+        raise FileNotFoundError(f"{folder.path} holds no run to resume. Leave --resume out.")
     parts = build(config) if parts is None else parts
-    log = reports.Log()
-    dense: list[Any] = []
-    records: list[PhaseRecord] = []
-    how = f"{config.method} to {100 * config.sparsity:g} % ({config.schedule})"
-    if config.method not in ITERATIVE:
-        free = config.method in (*UNCONTROLLED, "dense")
-        how = config.method if free else f"{config.method} to {100 * config.sparsity:g} %"
-    title = f"{config.model} on {config.data}, {how}, seed {config.seed}"
-    steps = config.total_epochs() * parts.epoch_steps
-
-    def on_phase(record: PhaseRecord) -> None:
-        records.append(record)
-        log.speeds[record.phase] = speed.images_per_second()
-        end = record.first_step + len(record.learning_rates)
-        if record.evaluation_pruned is not None:
-            accuracy = record.evaluation_pruned["accuracy"]
-            log.prunings.append((record.first_step, record.sparsity, accuracy))
-        log.test.append((end, record.evaluation["accuracy"]))
-        row = reports.summary_rows([record], log)[0]
-        folder.log({"kind": "phase", "step": end, **row})
-        if config.method not in ITERATIVE:
-            progress.phase("final prune")
-        elif len(records) <= config.cycles:
-            progress.phase(f"cycle {len(records)}")
-
-    speed = reports.Speed(config.batch_size)
-    progress = reports.Progress(steps, config.batch_size, console)
+    report = _Report(config, parts, folder, console)
     try:
-        train = _reporting(parts, log, folder, progress, speed, records, dense)
-        result = prune_and_retrain(config, parts, train=train, on_phase=on_phase)
+        result = prune_and_retrain(
+            config,
+            parts,
+            train=parts.train._replace(run=report.train),
+            on_phase=report.phase,
+            checkpoints=jp.training.Checkpoints(
+                folder.checkpoints,
+                every=config.checkpoint_epochs * parts.epoch_steps,
+                resume=config.resume,
+                settings=compared(config),
+                extra=report.saved,
+                on_resume=report.resume,
+                stop=stop,
+                on_nan=config.on_nan,
+            ),
+        )
     finally:
-        progress.stop()
-        folder.close()
-        if folder.is_open:
-            folder.write_summary(reports.COLUMNS, reports.summary_rows(records, log))
-            reports.draw(log, folder.path, title)
-    reports.draw_weight_histogram(
-        result.state.params, result.state.mask, folder.path / "weights.png", dense=dense[-1]
-    )
-    reports.print_mask_table(result.state.params, result.state.mask, console)
-    console.print(reports.table(records, title, log))
-    console.print(f"Run folder: {folder.path}")
+        report.close()
+    params, mask = devices.on_host((result.state.params, result.state.mask))
+    if devices.is_first():
+        dense = report.dense_weights(params)
+        reports.draw_weight_histogram(params, mask, folder.path / "weights.png", dense=dense)
+        reports.print_mask_table(params, mask, console)
+        console.print(reports.table(report.records, report.title, report.log))
+        console.print(f"Run folder: {folder.path}")
     return result
 
 
-def _reporting(
-    parts: Setup,
-    log: reports.Log,
-    folder: reports.RunFolder,
-    progress: reports.Progress,
-    speed: reports.Speed,
-    records: list[PhaseRecord],
-    dense: list[Any],
-) -> TrainLoop:
-    """The training loop, told to report each chunk and to validate after each epoch.
+class _Report:
+    """What is written while a run goes on."""
 
-    The parameters at the end of the dense phase become the last entry of ``dense``.
-    """
+    def __init__(self, config: Config, parts: Setup, folder: reports.RunFolder, console: Console):
+        self.config, self.parts, self.folder = config, parts, folder
+        self.log, self.records, self.trained = reports.Log(), [], 0
+        self.title = f"{config.model} on {config.data}, {_how(config)}, seed {config.seed}"
+        self.speed = reports.Speed(config.batch_size)
+        steps = config.total_epochs() * parts.epoch_steps
+        self.progress = reports.Progress(steps, config.batch_size, console)
+        dense = config.epochs if config.method in ITERATIVE else config.total_epochs()
+        self.dense_steps = dense * parts.epoch_steps
+        traced = config.profile and devices.is_first()
+        self.profile = reports.Profile(folder.path / "profile" if traced else None)
 
-    def on_chunk(first_step: int, rates: np.ndarray, metrics: dict[str, np.ndarray]) -> None:
-        log.add_chunk(first_step, rates, metrics["accuracy"])
-        speed.chunk(len(rates))
-        for i, rate in enumerate(rates):
-            row = {"kind": "train", "phase": len(records), "step": first_step + i}
-            values = {name: float(values[i]) for name, values in metrics.items()}
-            folder.log({**row, "learning_rate": float(rate), **values})
-        progress.chunk(rates, metrics)
-
-    def run_epochs(state: TrainState, rates: np.ndarray, _: Any) -> tuple[TrainState, Any]:
-        if not folder.is_open:
+    def train(
+        self, state: TrainState, rates: np.ndarray, _: Any, stop: Stop | None = None
+    ) -> tuple[TrainState, Any]:
+        """Trains, reports each chunk, and validates after each epoch."""
+        if not self.folder.is_open:
             # Only now, when the plan of the run has been checked: bad input leaves no folder.
-            folder.open()
-            progress.start()
-        pieces = []
-        for i in range(0, len(rates), parts.epoch_steps):
-            state, metrics = parts.train.run(state, rates[i : i + parts.epoch_steps], on_chunk)
-            pieces.append(metrics)
-            step, values = int(state.step), parts.evaluate_validation(parts.deployed(state))
-            log.validation.append((step, values["accuracy"]))
-            row = {f"validation_{name}": value for name, value in values.items()}
-            folder.log({"kind": "validation", "phase": len(records), "step": step, **row})
-        if not records:
-            # A copy: the next step donates the state.
-            dense.append(jax.tree.map(np.array, parts.deployed(state).params))
+            self.folder.open()
+            self.progress.start()
+        pieces, done = [], 0
+        while done < len(rates):
+            left = self.parts.epoch_steps - self.trained % self.parts.epoch_steps
+            piece = rates[done : done + left]
+            state, metrics = self.parts.train.run(state, piece, self._chunk, stop)
+            steps = len(next(iter(metrics.values()), ()))
+            pieces += [metrics] if steps else []
+            done += steps
+            self.trained += steps
+            if steps < len(piece):
+                break
+            if self.trained % self.parts.epoch_steps == 0:
+                self._validate(state)
+        if self.trained == self.dense_steps:
+            self._keep_dense(self.parts.deployed(state).params)
         names = pieces[0] if pieces else {}
         return state, {name: np.concatenate([p[name] for p in pieces]) for name in names}
 
-    return parts.train._replace(run=run_epochs)
+    def _chunk(self, first_step: int, rates: np.ndarray, metrics: dict[str, np.ndarray]) -> None:
+        self.log.add_chunk(first_step, rates, metrics["accuracy"])
+        self.speed.chunk(len(rates))
+        for i, rate in enumerate(rates):
+            row = {"kind": "train", "phase": len(self.records), "step": first_step + i}
+            values = {name: float(values[i]) for name, values in metrics.items()}
+            self.folder.log({**row, "learning_rate": float(rate), **values})
+        self.progress.chunk(rates, metrics)
+        self.profile.chunk()
+
+    def _validate(self, state: TrainState) -> None:
+        step, values = int(state.step), self.parts.evaluate_validation(self.parts.deployed(state))
+        self.log.validation.append((step, values["accuracy"]))
+        row = {f"validation_{name}": value for name, value in values.items()}
+        self.folder.log({"kind": "validation", "phase": len(self.records), "step": step, **row})
+
+    def phase(self, record: PhaseRecord) -> None:
+        """A phase has ended."""
+        self.records.append(record)
+        self.log.speeds[record.phase] = self.speed.images_per_second()
+        end = record.first_step + len(record.learning_rates)
+        if record.evaluation_pruned is not None:
+            accuracy = record.evaluation_pruned["accuracy"]
+            self.log.prunings.append((record.first_step, record.sparsity, accuracy))
+        self.log.test.append((end, record.evaluation["accuracy"]))
+        row = reports.summary_rows([record], self.log)[0]
+        self.folder.log({"kind": "phase", "step": end, **row})
+        self._name_phase()
+
+    def _name_phase(self) -> None:
+        if not self.records:
+            return
+        if self.config.method not in ITERATIVE:
+            self.progress.phase("final prune")
+        elif len(self.records) <= self.config.cycles:
+            self.progress.phase(f"cycle {len(self.records)}")
+
+    def saved(self) -> dict[str, int]:
+        """What a checkpoint must know of the reports: the rows up to it are on the disk."""
+        return {"offset": self.folder.sync()}
+
+    def resume(self, resumed: Resumed) -> None:
+        """Goes back, or on, to a checkpoint."""
+        offset = resumed.extra["offset"]
+        if offset == 0:
+            self.folder.open()  # made before the first step
+        else:
+            self.log.replay(self.folder.reopen(offset))
+        self.records[:] = resumed.records
+        self.trained = resumed.steps
+        self.progress.start()
+        self.progress.done(resumed.steps)
+        self._name_phase()
+
+    def _keep_dense(self, params: Any) -> None:
+        """Writes the dense weights, which the last picture needs."""
+        host = devices.on_host(params)
+        if devices.is_first():
+            named = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(host))}
+            np.savez(self._dense_file, **named)
+
+    @property
+    def _dense_file(self) -> pathlib.Path:
+        return self.folder.path / "dense_weights.npz"
+
+    def dense_weights(self, like: Any) -> Any:
+        """The parameters at the end of the dense phase; `None` if they are lost."""
+        try:
+            with np.load(self._dense_file) as held:
+                leaves = [held[str(i)] for i in range(len(held.files))]
+            return jax.tree.unflatten(jax.tree.structure(like), leaves)
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def close(self) -> None:
+        """Writes table and pictures of what was done."""
+        self.progress.stop()
+        self.profile.stop()
+        self.folder.close()
+        if self.folder.is_open and devices.is_first():
+            with contextlib.suppress(OSError):  # no room: the run has said so already
+                rows = reports.summary_rows(self.records, self.log)
+                self.folder.write_summary(reports.COLUMNS, rows)
+                reports.draw(self.log, self.folder.path, self.title)
+
+
+def _how(config: Config) -> str:
+    if config.method in ITERATIVE:
+        return f"{config.method} to {100 * config.sparsity:g} % ({config.schedule})"
+    free = config.method in (*UNCONTROLLED, "dense")
+    return config.method if free else f"{config.method} to {100 * config.sparsity:g} %"
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status (0, 2 bad input, 130 interrupted)."""
+    """The command line; returns the exit status.
+
+    0; 2 bad input, no room, diverged; 130 interrupted; 143 asked to end by SIGTERM, and saved.
+    """
     config = tyro.cli(Config, args=arguments, prog="python -m experiments.run")
     console = Console()
     try:
-        run(config, console=console)
+        with asked_to_end() as asked:
+            devices.join(config)
+            console = Console(quiet=not devices.is_first())
+            run(config, console=console, stop=asked)
+    except jp.training.Preempted as notice:
+        console.print(f"{config.resolved_run_dir()}: {notice}", style="yellow", markup=False)
+        return 143
     except KeyboardInterrupt:
         held = (config.resolved_run_dir() / "metrics.jsonl").exists()
         where = f"{config.resolved_run_dir()} holds everything up to here" if held else "no run yet"
         console.print(f"Interrupted; {where}.", style="yellow")
         return 130
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
+    except (ValueError, TypeError, ImportError, OSError, FloatingPointError) as error:
+        Console().print(f"Error: {error}", style="red", markup=False, highlight=False)
         return 2
     return 0
+
+
+@contextlib.contextmanager
+def asked_to_end() -> Iterator[Callable[[], bool]]:
+    """Listens for SIGTERM, which machines send before they go; a second one ends at once."""
+    asked = threading.Event()
+
+    def note(number: int, frame: Any) -> None:
+        del frame
+        asked.set()
+        signal.signal(number, before)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield asked.is_set  # signals go to the main thread alone
+        return
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield asked.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 import jaxprune as jp
-from experiments import data, models
+from experiments import data, devices, models
 from experiments.config import (
     INITIAL,
     INTERVAL,
@@ -118,6 +118,10 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
     options: dict[str, Any] = {"recalibrate": None}
     if config.recalibrate:
         options["recalibrate"] = jp.training.make_recalibrate(loss_fn, batch_at, steps=epoch_steps)
+    if config.parallel == "pmap" and "batch_stats" in model_state:
+        # One program a device: its batch norms have to be told of the others.
+        spread = models.create(config.model, dataset.num_classes, dtype, axis_name="batch")
+        loss_fn = models.make_loss_fn(spread)
     prepared = None
     if config.method in ITERATIVE:
         options |= _iterative_options(config, params, keys[1], epoch_steps)
@@ -131,7 +135,7 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
         steps = jnp.arange(config.total_epochs() * epoch_steps)
         options["learning_rates"] = jax.vmap(dense_schedule(config, epoch_steps))(steps)
     evaluate, evaluate_validation = _evaluations(config, model, dataset)
-    train = _loop(loss_fn, optimizer, batch_at, params, epoch_steps)
+    train = _loop(config, loss_fn, optimizer, batch_at, params, epoch_steps)
     return Setup(
         state=state,
         train=train,
@@ -161,7 +165,7 @@ def loop_and_evaluation(
     epoch_steps = data.steps_per_epoch(len(dataset.train["label"]), config.batch_size)
     optimizer = partial(make_optimizer, config)
     loss_fn = models.make_loss_fn(model)
-    train = _loop(loss_fn, optimizer, _batches(config, dataset), params, epoch_steps)
+    train = _loop(config, loss_fn, optimizer, _batches(config, dataset), params, epoch_steps)
     return train, _evaluations(config, model, dataset)[0]
 
 
@@ -177,14 +181,31 @@ def _batches(config: Config, dataset: data.Dataset) -> Callable[[jax.Array], Any
     )
 
 
-def _loop(loss_fn: Any, optimizer: Any, batch_at: Any, params: Any, epoch_steps: int) -> TrainLoop:
+def _step(config: Config, loss_fn: Any, optimizer: Any) -> jp.training.TrainStep:
+    """The training step on the devices of the configuration."""
+    options: dict[str, Any] = {"accumulate": config.accumulate, "remat": config.remat}
+    if config.parallel == "pmap":
+        return jp.training.make_pmap_train_step(
+            loss_fn, optimizer, devices=devices.chosen(config), **options
+        )
+    mesh = devices.make_mesh(config)
+    rule = None
+    if mesh is not None and config.parallel == "fsdp":
+        rule = jp.training.fully_sharded(mesh)
+    return jp.training.make_train_step(loss_fn, optimizer, mesh=mesh, sharding=rule, **options)
+
+
+def _loop(
+    config: Config, loss_fn: Any, optimizer: Any, batch_at: Any, params: Any, epoch_steps: int
+) -> TrainLoop:
+    step = _step(config, loss_fn, optimizer)
     # XLA's CPU backend runs products well inside a compiled loop, convolutions badly.
     has_convolutions = any(leaf.ndim > 2 for leaf in jax.tree.leaves(params))
     return jp.training.make_loop(
-        jp.training.make_train_step(loss_fn, optimizer),
+        step,
         batch_at,
         chunk_steps=min(epoch_steps, 50),
-        compile_chunks=None if has_convolutions else True,
+        compile_chunks=None if has_convolutions or not step.traceable else True,
     )
 
 

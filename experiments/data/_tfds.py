@@ -1,16 +1,69 @@
-"""Read prepared tensorflow-datasets sets into memory, without TensorFlow."""
-
-import logging
-from pathlib import Path
-from typing import Any
+"""Prepared tensorflow-datasets sets, opened or read into memory without TensorFlow."""
 
 import numpy as np
 
 from ._dataset import Split, make_split
+from ._examples import Examples
 from ._locate import Prepared, import_tfds
+from ._locate import _command as prepare_command
 
 # Large enough to amortise the reader, small enough that raw records add nothing to the memory.
 _CHUNK = 4096
+
+
+def open_tfds(name: str, prepared: Prepared) -> tuple[Examples, Examples]:
+    """Open a prepared set without reading its images.
+
+    Args:
+        name: name of the set.
+        prepared: where `find_prepared` found it.
+
+    Returns:
+        (training split, test split). A set without a labelled split named "test" is tested on its
+        "validation" split: that is ImageNet, whose test labels were never published.
+
+    Raises:
+        ValueError: not image classification, a split is missing or empty, or files are damaged.
+    """
+    tfds = import_tfds()
+    repair = f"{prepare_command(name, prepared.data_dir)} --overwrite"
+    try:
+        info = tfds.builder_from_directory(prepared.folder).info
+        features, splits = info.features, sorted(info.splits)
+        kinds = {key: type(feature).__name__ for key, feature in features.items()}
+    except Exception as error:
+        raise ValueError(
+            f"{name}: dataset_info.json or features.json in {prepared.folder} cannot be read:"
+            f" {type(error).__name__}: {error}. Prepare the set again: {repair}"
+        ) from error
+    if kinds.get("image") != "Image" or kinds.get("label") != "ClassLabel":
+        raise ValueError(
+            f"{name} is not an image-classification set: it needs the features image (Image) and"
+            f" label (ClassLabel) and has {kinds}"
+        )
+
+    def examples(split: str) -> Examples:
+        if not info.splits[split].num_examples:
+            raise ValueError(
+                f"{name} in {prepared.folder} has an empty split {split!r}; prepare it again:"
+                f" {repair}"
+            )
+        source = tfds.data_source(
+            f"{name}:{prepared.version}",
+            split=split,
+            data_dir=prepared.data_dir,
+            download=False,
+        )
+        return Examples(name, split, source, features["label"].num_classes, repair)
+
+    tests = [examples(split) for split in ("test", "validation") if split in splits]
+    if "train" not in splits or not tests:
+        raise ValueError(
+            f"{name} has the splits {splits}; it needs 'train' and one of 'test', 'validation'"
+        )
+    # The last one is taken unseen: if that has no labels either, reading it says so.
+    chosen = tests[0] if len(tests) == 1 or tests[0].has_labels() else tests[1]
+    return examples("train"), chosen
 
 
 def read_tfds(name: str, prepared: Prepared) -> tuple[Split, Split, int]:
@@ -23,59 +76,27 @@ def read_tfds(name: str, prepared: Prepared) -> tuple[Split, Split, int]:
         prepared: where `find_prepared` found it.
 
     Returns:
-        (training split, test split, number of classes). A set without a split named "test" is
-        tested on its "validation" split, as is the custom for ImageNet.
+        (training split, test split, number of classes), the splits as `open_tfds` chooses them.
 
     Raises:
-        ValueError: not image classification, a split is missing, or image sizes differ.
+        ValueError: as `open_tfds`, an example cannot be read, or image sizes differ.
     """
-    tfds = import_tfds()
-    # It warns that OpenCV would decode faster; Pillow is what we install, and fast enough.
-    logging.getLogger("absl").addFilter(lambda record: "OpenCV" not in record.getMessage())
-
-    def source(split: str) -> Any:
-        return tfds.data_source(
-            f"{name}:{prepared.version}",
-            split=split,
-            data_dir=prepared.data_dir,
-            download=False,
-        )
-
-    info = tfds.builder_from_directory(prepared.folder).info
-    features, splits = info.features, sorted(info.splits)
-    kinds = {key: type(feature).__name__ for key, feature in features.items()}
-    if kinds.get("image") != "Image" or kinds.get("label") != "ClassLabel":
-        raise ValueError(
-            f"{name} is not an image-classification set: it needs the features image (Image) and"
-            f" label (ClassLabel) and has {kinds}"
-        )
-    test = "test" if "test" in splits else "validation"
-    if "train" not in splits or test not in splits:
-        raise ValueError(
-            f"{name} has the splits {splits}; it needs 'train' and one of 'test', 'validation'"
-        )
-    return (
-        _read(name, source("train"), prepared.folder),
-        _read(name, source(test), prepared.folder),
-        features["label"].num_classes,
-    )
+    train, test = open_tfds(name, prepared)
+    return _read(train), _read(test), train.num_classes
 
 
-def _read(name: str, source: Any, folder: Path) -> Split:
+def _read(examples: Examples) -> Split:
     """Decode one split into two preallocated arrays."""
-    n = len(source)
-    if n == 0:
-        raise ValueError(f"{name} in {folder} has an empty split; prepare it again")
-    shape = source[0]["image"].shape
+    n = len(examples)
+    shape = examples.read([0])[0][0].shape
     image, label = np.empty((n, *shape), np.uint8), np.empty(n, np.int32)
     for start in range(0, n, _CHUNK):
-        examples = source.__getitems__(list(range(start, min(start + _CHUNK, n))))
-        for i, example in enumerate(examples, start):
-            one = example["image"]
+        found = examples.read(range(start, min(start + _CHUNK, n)))
+        for i, (one, its_label) in enumerate(found, start):
             if one.shape != shape or one.dtype != np.uint8:
                 raise ValueError(
-                    f"{name}: image {i} is {one.dtype} {one.shape} and image 0 is uint8 {shape};"
-                    " only uint8 images of one size can be held in one array"
+                    f"{examples.name}: image {i} is {one.dtype} {one.shape} and image 0 is uint8"
+                    f" {shape}; only uint8 images of one size can be held in one array"
                 )
-            image[i], label[i] = one, example["label"]
+            image[i], label[i] = one, its_label
     return make_split(image, label)

@@ -1,5 +1,6 @@
 """The folder of a run: configuration, log, summary, pictures."""
 
+import contextlib
 import csv
 import dataclasses
 import importlib.metadata
@@ -13,26 +14,25 @@ from typing import Any, TextIO
 import jax
 
 import jaxprune
-from experiments.config import Config
+from experiments.config import NOT_COMPARED, Config
 from experiments.reports._commit import commit
 
-# Where a run is written and read from does not change its numbers.
-_NOT_COMPARED = ("run_dir", "data_dir")
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "pillow")
 
 
 class RunFolder:
-    """A run folder. Nothing is written before `open`."""
+    """A run folder. Nothing is written before `open`, and nothing at all unless ``writes``."""
 
-    def __init__(self, path: pathlib.Path, config: Config):
+    def __init__(self, path: pathlib.Path, config: Config, *, writes: bool = True):
         self.path = path
-        self._config = config
+        self._config, self._writes = config, writes
         self._metrics: TextIO | None = None
+        self.is_open = False
 
     @property
-    def is_open(self) -> bool:
-        """Whether `open` has been called."""
-        return self._metrics is not None
+    def checkpoints(self) -> pathlib.Path:
+        """Where the checkpoints of the run lie."""
+        return self.path / "checkpoints"
 
     def check(self) -> None:
         """Raises if the folder holds a run of another configuration; touches nothing.
@@ -51,16 +51,10 @@ class RunFolder:
           OSError: if the folder cannot be written.
         """
         path, config = self.path, self._config
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            probe = path / ".probe"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise OSError(
-                f"the run folder {path} cannot be written ({error.strerror}). Choose another with "
-                "--run-dir."
-            ) from error
+        self.is_open = True
+        if not self._writes:
+            return
+        check_writable(path)
         self.check()
         document = {
             "config": _settings(config),
@@ -71,6 +65,8 @@ class RunFolder:
             "python": platform.python_version(),
             "platform": platform.platform(),
             "device": jax.devices()[0].device_kind,
+            "devices": jax.device_count(),
+            "processes": jax.process_count(),
             "command": shlex.join(["python", "-m", "experiments.run", *_arguments(config)]),
             "commit": commit(),
         }
@@ -78,13 +74,64 @@ class RunFolder:
         # Line-buffered: an interrupted run keeps every line up to the interruption.
         self._metrics = (path / "metrics.jsonl").open("w", buffering=1)
 
+    def reopen(self, offset: int) -> list[dict[str, Any]]:
+        """Goes on with metrics.jsonl where a checkpoint was made; what came later is cut off.
+
+        Args:
+          offset: bytes of it that belong to the checkpoint.
+
+        Returns:
+          The rows up to there.
+
+        Raises:
+          FileNotFoundError, ValueError: if the log is gone, or shorter than that.
+        """
+        self.close()
+        self.is_open = True
+        if not self._writes:
+            return []
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is gone, so the run cannot be resumed; start it anew.")
+        size = path.stat().st_size
+        if size < offset:
+            raise ValueError(
+                f"{path} has {size} bytes, but had {offset} when the checkpoint was made: lines "
+                "are lost. Restore the file, or start the run anew."
+            )
+        os.truncate(path, offset)
+        self._metrics = path.open("a", buffering=1)
+        return [json.loads(line) for line in path.read_text().splitlines()]
+
+    def sync(self) -> int:
+        """Makes sure that all of metrics.jsonl is on the disk; returns how many bytes there are."""
+        if self._metrics is None:
+            return 0
+        self._metrics.flush()
+        os.fsync(self._metrics.fileno())
+        return (self.path / "metrics.jsonl").stat().st_size
+
     def log(self, row: dict[str, Any]) -> None:
-        """Appends one line to metrics.jsonl."""
-        assert self._metrics is not None, "open() the folder first"
-        self._metrics.write(json.dumps(row) + "\n")
+        """Appends one line to metrics.jsonl.
+
+        Raises:
+          OSError: if there is no room; the message says what to do.
+        """
+        assert self.is_open, "open() the folder first"
+        if self._metrics is None:
+            return
+        try:
+            self._metrics.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise OSError(
+                f"{self.path / 'metrics.jsonl'} cannot be written ({error.strerror}). Make room "
+                "and go on with --resume."
+            ) from error
 
     def write_summary(self, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
         """Writes summary.csv."""
+        if not self._writes:
+            return
         with (self.path / "summary.csv").open("w", newline="") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
@@ -93,7 +140,27 @@ class RunFolder:
     def close(self) -> None:
         """Closes the log."""
         if self._metrics is not None:
-            self._metrics.close()
+            with contextlib.suppress(OSError):  # no room: said already
+                self._metrics.close()
+            self._metrics = None
+
+
+def check_writable(path: pathlib.Path) -> None:
+    """Makes a folder.
+
+    Raises:
+      OSError: if it cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(
+            f"the run folder {path} cannot be written ({error.strerror}). Choose another with "
+            "--run-dir."
+        ) from error
 
 
 def _settings(config: Config) -> dict[str, Any]:
@@ -112,7 +179,7 @@ def _check_same_config(path: pathlib.Path, settings: dict[str, Any]) -> None:
         raise FileExistsError(
             f"{file} is not the configuration of a run. Choose another folder with --run-dir."
         ) from error
-    names = sorted((held.keys() | settings.keys()) - set(_NOT_COMPARED))
+    names = sorted((held.keys() | settings.keys()) - set(NOT_COMPARED))
     different = [n for n in names if held.get(n) != settings.get(n)]
     if different:
         shown = ", ".join(

@@ -1,6 +1,8 @@
 """What happened in a run, in the order it happened; the pictures are drawn from it."""
 
 import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +28,25 @@ class Log:
     test: list[tuple[int, float]] = dataclasses.field(default_factory=list)
     prunings: list[tuple[int, float, float]] = dataclasses.field(default_factory=list)
     speeds: dict[str, float | None] = dataclasses.field(default_factory=dict)
+
+    def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Becomes what it was when the last of these rows of metrics.jsonl was written."""
+        fresh = Log()
+        for row in rows:
+            if row["kind"] == "train":
+                fresh.steps.append(row["step"])
+                fresh.learning_rates.append(row["learning_rate"])
+                fresh.accuracies.append(row["accuracy"])
+            elif row["kind"] == "validation":
+                fresh.validation.append((row["step"], row["validation_accuracy"]))
+            elif row["kind"] == "phase":
+                fresh.test.append((row["step"], row["accuracy"]))
+                if row["accuracy_pruned"] is not None:
+                    first = row["step"] - row["steps"]
+                    fresh.prunings.append((first, row["sparsity"], row["accuracy_pruned"]))
+                fresh.speeds[row["phase"]] = row["images_per_second"]
+        for field in dataclasses.fields(self):
+            setattr(self, field.name, getattr(fresh, field.name))
 
     def add_chunk(self, first_step: int, rates: np.ndarray, accuracies: np.ndarray) -> None:
         """Adds the rows of some consecutive steps."""

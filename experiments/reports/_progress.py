@@ -37,6 +37,10 @@ class Progress:
         """Names the phase that runs now."""
         self._bar.update(self._task, description=name)
 
+    def done(self, steps: int) -> None:
+        """So many steps are done already."""
+        self._bar.update(self._task, completed=steps)
+
     def chunk(self, rates: np.ndarray, metrics: Mapping[str, np.ndarray]) -> None:
         """Advances by some steps and shows their mean loss and accuracy."""
         now = time.perf_counter()

@@ -6,8 +6,9 @@ import optax
 
 from jaxprune._checks import check_rate, check_steps
 from jaxprune.training._evaluate import Evaluate
-from jaxprune.training._imp import ImpResult, imp
+from jaxprune.training._imp import imp
 from jaxprune.training._loop import TrainLoop
+from jaxprune.training._records import ImpResult
 from jaxprune.training._state import TrainState
 
 
@@ -39,7 +40,8 @@ def bimp(
       sparsity: final fraction removed of the prunable weights, in [0, 1).
       cycles: prunings.
       **options: further options of `imp`: ``scores``, ``allocation``, ``pattern``,
-        ``warmup``, ``recalibrate``, ``optimizer_state``, ``metric``, ``on_phase``, ...
+        ``warmup``, ``recalibrate``, ``optimizer_state``, ``metric``, ``on_phase``,
+        ``checkpoints``, ...
 
     Returns:
       As `imp`. The lengths of the phases add up to ``budget`` exactly.

@@ -1,15 +1,27 @@
 """Evaluation that counts every example once, the last partial batch included."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
+from jaxprune.training._sharding import (
+    automatic,
+    batch_sharding,
+    device_of,
+    everywhere,
+    mesh_of,
+    put,
+    put_rows,
+    settle,
+    spread,
+)
 from jaxprune.training._state import TrainState
 
 EvalFn: TypeAlias = Callable[[PyTree, PyTree, PyTree], dict[str, tuple[jax.Array, jax.Array]]]
@@ -27,7 +39,7 @@ def make_evaluate(
 
     The set is cut into equal batches; the last one is filled up with zeros of weight 0, so that
     one compilation serves all and no example is lost or counted twice. Sums are added in float64
-    on the host.
+    on the host. The set is put where the parameters lie: on their device, or all over their mesh.
 
     Args:
       eval_fn: ``eval_fn(params, model_state, batch) -> {name: (sum, count)}``; it must weight each
@@ -63,28 +75,86 @@ def make_evaluate(
         raise ValueError(f"data are non-empty arrays of one length; got lengths {lengths}.")
     if batch_size < 1:
         raise ValueError(f"batch_size is at least 1 example; got {batch_size}.")
-    size = min(batch_size, n)
-    batches = math.ceil(n / size)
-    weighted = {"weight": jnp.ones((n,), jnp.float32), **data}
-    padded = jax.tree.map(
-        lambda x: jnp.pad(x, [(0, batches * size - n)] + [(0, 0)] * (np.ndim(x) - 1)), weighted
-    )
+    weighted = {"weight": np.ones((n,), np.float32), **data}
+    placed: dict[Any, PyTree] = {}
+
+    def cut(size: int, x: Any) -> np.ndarray:
+        """Into batches [batches, size, ...], the last one filled up with zeros."""
+        x = np.asarray(x)
+        batches = math.ceil(n / size)
+        padded = np.pad(x, [(0, batches * size - n)] + [(0, 0)] * (x.ndim - 1))
+        return padded.reshape(batches, size, *x.shape[1:])
+
+    def batches_for(params: PyTree) -> PyTree:
+        mesh = mesh_of(params)
+        where = device_of(params) if mesh is None else mesh
+        if where not in placed:
+            devices = 1 if mesh is None else mesh.size
+            size = math.ceil(min(batch_size, n) / devices) * devices
+            host = jax.tree.map(partial(cut, size), weighted)
+            if mesh is None:
+                placed[where] = jax.device_put(host, where)
+            else:
+                placed[where] = put(host, batch_sharding(mesh, axis=1))
+        return placed[where]
 
     @jax.jit
-    def one(params: PyTree, model_state: PyTree, padded: PyTree, i: jax.Array) -> Any:
-        batch = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, i * size, size), padded)
+    def one(params: PyTree, model_state: PyTree, batches: PyTree, i: Any) -> Any:
+        batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batches)
         return eval_fn(params, model_state, batch)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         params = state.params if eval_params is None else eval_params(state)
-        rows = [one(params, state.model_state, padded, jnp.int32(i)) for i in range(batches)]
-        totals: dict[str, np.ndarray] = {}
-        for row in jax.device_get(rows):
-            for name, pair in row.items():
-                totals[name] = totals.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
-        return {name: float(total / count) for name, (total, count) in totals.items()}
+        batches, rows = batches_for(state.params), []
+        for i in range(len(batches["weight"])):
+            rows.append(settle(one(params, state.model_state, batches, np.int32(i))))
+        return _means(rows)
 
     return evaluate
+
+
+def make_stream_evaluate(
+    eval_fn: EvalFn,
+    batches: Callable[[], Iterable[PyTree]],
+    *,
+    mesh: Mesh | None = None,
+    eval_params: Callable[[TrainState], PyTree] | None = None,
+) -> Evaluate:
+    """Builds ``evaluate(state) -> {name: mean}`` over batches that the host brings one by one.
+
+    Args:
+      eval_fn: as for `make_evaluate`.
+      batches: ``batches()`` goes through the set once, in batches of one size with a "weight" that
+        is 0 for padding. With several processes each brings its own rows of every batch.
+      mesh: the devices that the rows are spread over; one device if omitted.
+      eval_params: as for `make_evaluate`.
+
+    Returns:
+      The function.
+
+    Raises:
+      ValueError: if the devices do not divide a batch.
+    """
+    one = jax.jit(eval_fn)
+    over = None if mesh is None else automatic(mesh)
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        params = state.params if eval_params is None else eval_params(state)
+        rows = []
+        for batch in batches():
+            batch = batch if over is None else put_rows(batch, over)
+            rows.append(settle(one(params, state.model_state, batch)))
+        return _means(rows)
+
+    return evaluate
+
+
+def _means(rows: list[dict[str, tuple[jax.Array, jax.Array]]]) -> dict[str, float]:
+    totals: dict[str, np.ndarray] = {}
+    for row in jax.device_get(rows):
+        for name, pair in row.items():
+            totals[name] = totals.get(name, np.zeros(2)) + np.asarray(pair, np.float64)
+    return {name: float(total / count) for name, (total, count) in totals.items()}
 
 
 def make_recalibrate(
@@ -114,21 +184,39 @@ def make_recalibrate(
     if steps < 1:
         raise ValueError(f"steps is at least 1; got {steps}.")
     is_tree = isinstance(batch_at, jax.tree_util.Partial)
+    placed: dict[Any, Any] = {}
 
     def one(
-        params: PyTree, model_state: PyTree, batch_fn: Any, key: jax.Array, i: jax.Array
+        mesh: Mesh | None,
+        params: PyTree,
+        model_state: PyTree,
+        batch_fn: Any,
+        key: jax.Array,
+        i: jax.Array,
     ) -> PyTree:
-        _, (model_state, _) = loss_fn(params, model_state, batch_fn(i), jax.random.fold_in(key, i))
+        batch = batch_fn(i) if mesh is None else spread(batch_fn(i), mesh)
+        _, (model_state, _) = loss_fn(params, model_state, batch, jax.random.fold_in(key, i))
         return model_state
 
-    compiled = jax.jit(one, static_argnums=() if is_tree else 2)
+    compiled = jax.jit(one, static_argnums=(0,) if is_tree else (0, 3))
+
+    def batches_for(mesh: Mesh | None) -> Any:
+        if mesh is None or not is_tree:
+            return batch_at
+        if mesh not in placed:
+            placed[mesh] = put(batch_at, everywhere(mesh))
+        return placed[mesh]
 
     def recalibrate(state: TrainState) -> TrainState:
         if not _tree.size(state.model_state):
             return state  # nothing to re-estimate
         model_state = state.model_state
+        mesh = mesh_of(state.params)
+        batches = batches_for(mesh)
         for i in range(steps):
-            model_state = compiled(state.params, model_state, batch_at, state.key, jnp.int32(i))
+            model_state = settle(
+                compiled(mesh, state.params, model_state, batches, state.key, np.int32(i))
+            )
         return state._replace(model_state=model_state)
 
     return recalibrate

@@ -11,11 +11,14 @@ from jaxprune import _tree, metrics
 from jaxprune._tree import PyTree
 from jaxprune.methods import Method
 from jaxprune.parametrizations import Parametrization
+from jaxprune.training._checkpoints import Checkpoints
 from jaxprune.training._evaluate import Evaluate
-from jaxprune.training._imp import ImpResult, PhaseRecord
+from jaxprune.training._fingerprint import describe_array, describe_model, describe_optimizer
+from jaxprune.training._journal import Journal, Progress
 from jaxprune.training._loop import TrainLoop
+from jaxprune.training._records import ImpResult, PhaseRecord
 from jaxprune.training._state import MakeOptimizer, TrainState, check_make_optimizer, copy
-from jaxprune.training._step import LossFn
+from jaxprune.training._update import LossFn
 
 
 class MethodState(NamedTuple):
@@ -168,6 +171,7 @@ def fit(
     learning_rates: Any,
     recalibrate: Callable[[TrainState], TrainState] | None = None,
     on_phase: Callable[[PhaseRecord], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> ImpResult:
     """Trains with a method for one phase, then prunes for good, measuring before and after.
 
@@ -179,6 +183,7 @@ def fit(
       learning_rates: float array ``[steps]``.
       recalibrate: from `make_recalibrate`, for the plain loss; run after the final prune.
       on_phase: called with each of the two records.
+      checkpoints: where to save the run and whether to go on with one, see `Checkpoints`.
 
     Returns:
       The final state, masked for good, and two records: "training", evaluated before the final
@@ -186,7 +191,8 @@ def fit(
 
     Raises:
       ValueError: if the learning rates are not a one-dimensional array of finite numbers, or not
-        one for each step that the method was made for.
+        one for each step that the method was made for; a checkpoint of another run.
+      FloatingPointError, FileNotFoundError, FileExistsError, OSError, Preempted: as `imp`.
     """
     rates = np.asarray(learning_rates, np.float32)
     method, planned = prepared.method, prepared.method.total_steps
@@ -195,39 +201,83 @@ def fit(
             f"{method.name} was made for total_steps={planned}, but there are {len(rates)} "
             "learning rates: its mask would not get where it is to end. Make the two agree."
         )
-    start, state = time.perf_counter(), copy(prepared.state)
-    first_step = int(state.step)
-    state, steps = train(state, rates)
-    seen = prepared.deployed(state)
-    evaluation = evaluate(seen)
-    seconds = time.perf_counter() - start
+    parts = _Parts(prepared, evaluate, recalibrate)
+    journal = Journal(
+        train,
+        checkpoints,
+        fingerprint=lambda: {
+            **describe_model(prepared.state.params, prepared.state.model_state),
+            "method": method.name,
+            "learning rates": describe_array(rates),
+            "recalibrate": recalibrate is not None,
+            "optimizer": describe_optimizer(prepared.state.opt_state),
+            "key": np.asarray(jax.random.key_data(prepared.state.key)).tolist(),
+        },
+        planned=len(rates),
+    )
 
-    start = time.perf_counter()
-    end = prepared.finished(state)
-    kept, prunable = metrics.counts(end.mask)
-    if recalibrate is not None:
-        end = recalibrate(end)
-    after = evaluate(end)
-    before_kept = _nonzero(seen.params, end.mask)
-    training = PhaseRecord(
+    def advance(progress: Progress) -> Progress:
+        if not progress.records:
+            return _trained(parts, journal, progress, rates)
+        return _finished(parts, progress)
+
+    end = journal.drive(
+        Progress(copy(prepared.state)),
+        advance,
+        phases=2,
+        on_phase=on_phase,
+        # The final prune takes no step and follows from the state before it.
+        save_phase=lambda progress: len(progress.records) == 1,
+    )
+    return ImpResult(end.state, end.records)
+
+
+class _Parts(NamedTuple):
+    """What both phases of a run use; see the arguments of `fit`."""
+
+    prepared: Prepared
+    evaluate: Evaluate
+    recalibrate: Callable[[TrainState], TrainState] | None
+
+
+def _trained(parts: _Parts, journal: Journal, progress: Progress, rates: np.ndarray) -> Progress:
+    if progress.opening is None:
+        progress = progress._replace(opening={"first_step": int(progress.state.step)})
+    progress = journal.train(progress, rates)
+    assert progress.opening is not None
+    seen = parts.prepared.deployed(progress.state)
+    evaluation = parts.evaluate(seen)
+    mask = parts.prepared.finished(progress.state).mask
+    prunable, kept = metrics.counts(mask)[1], _nonzero(seen.params, mask)
+    record = PhaseRecord(
         phase="training",
         cycle=0,
-        sparsity=(prunable - before_kept) / prunable,
-        nonzero=before_kept,
+        sparsity=(prunable - kept) / prunable,
+        nonzero=kept,
         prunable=prunable,
         evaluation_pruned=None,
         evaluation=evaluation,
         discount=None,
         stability=None,
         pruned_fraction=0.0,
-        first_step=first_step,
+        first_step=progress.opening["first_step"],
         learning_rates=rates,
-        metrics=steps,
+        metrics=progress.metrics,
         info=None,
-        seconds=seconds,
+        seconds=journal.elapsed(progress),
     )
-    reference = evaluation.get("accuracy")
-    final = training._replace(
+    return Progress(progress.state, records=(record,))
+
+
+def _finished(parts: _Parts, progress: Progress) -> Progress:
+    start, training = time.perf_counter(), progress.records[0]
+    end = parts.prepared.finished(progress.state)
+    kept, prunable = metrics.counts(end.mask)
+    if parts.recalibrate is not None:
+        end = parts.recalibrate(end)
+    after = parts.evaluate(end)
+    before, reference = training.nonzero, training.evaluation.get("accuracy")
+    record = training._replace(
         phase="final prune",
         cycle=1,
         sparsity=(prunable - kept) / prunable,
@@ -236,14 +286,10 @@ def fit(
         evaluation=after,
         stability=metrics.pruning_stability(after["accuracy"], reference) if reference else None,
         # What has just grown is zero, but in the mask: then nothing was removed.
-        pruned_fraction=max(0.0, (before_kept - kept) / before_kept) if before_kept else 0.0,
+        pruned_fraction=max(0.0, (before - kept) / before) if before else 0.0,
         first_step=int(end.step),
         learning_rates=np.zeros((0,), np.float32),
         metrics={},
         seconds=time.perf_counter() - start,
     )
-    records = (training, final)
-    for record in records:
-        if on_phase is not None:
-            on_phase(record)
-    return ImpResult(end, records)
+    return Progress(end, records=(training, record))

@@ -1,16 +1,24 @@
 """IMP: train, then prune and retrain, cycle by cycle."""
 
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import jax
 import numpy as np
 import optax
 
 from jaxprune import _tree, metrics, schedules, transforms
 from jaxprune._tree import PyTree
 from jaxprune.masks import Allocation, Pattern, PruneInfo
+from jaxprune.training._checkpoints import Checkpoints
 from jaxprune.training._evaluate import Evaluate
+from jaxprune.training._fingerprint import (
+    describe_array,
+    describe_function,
+    describe_model,
+    describe_optimizer,
+)
+from jaxprune.training._journal import Journal, Progress
 from jaxprune.training._loop import TrainLoop
 from jaxprune.training._plan import Cycle, Plan, plan_cycles
 from jaxprune.training._prune_state import (
@@ -21,54 +29,10 @@ from jaxprune.training._prune_state import (
     prune_state,
     rewind_state,
 )
+from jaxprune.training._records import ImpResult, PhaseRecord
 from jaxprune.training._state import TrainState, copy
 
 OptimizerState: TypeAlias = Literal["fresh_once", "fresh", "keep"]
-
-
-class PhaseRecord(NamedTuple):
-    """What one phase did: the dense phase (cycle 0), or one prune and its retraining.
-
-    Attributes:
-      phase: "dense", "cycle 1", ...; of `fit` "training" and "final prune".
-      cycle: 0 for the first phase, then 1, 2, ...
-      sparsity: fraction removed of the prunable weights, from exact counts.
-      nonzero: prunable weights kept.
-      prunable: all prunable weights.
-      evaluation_pruned: `evaluate` right after pruning (and recalibration); `None` if dense.
-      evaluation: `evaluate` at the end of the phase.
-      discount: d of ALLR, `None` under another schedule.
-      stability: pruning stability of the chosen metric, `None` if dense or not measured.
-      pruned_fraction: fraction of the weights still there that this cycle removed.
-      first_step: the step counter at the start of the phase's training.
-      learning_rates: float32 ``[steps]``, the rates used.
-      metrics: what the training steps reported, float arrays ``[steps]``.
-      info: counts of the prune, leaf by leaf; `None` if dense.
-      seconds: wall time of the phase.
-    """
-
-    phase: str
-    cycle: int
-    sparsity: float
-    nonzero: int
-    prunable: int
-    evaluation_pruned: dict[str, float] | None
-    evaluation: dict[str, float]
-    discount: float | None
-    stability: float | None
-    pruned_fraction: float
-    first_step: int
-    learning_rates: np.ndarray
-    metrics: dict[str, np.ndarray]
-    info: PruneInfo | None
-    seconds: float
-
-
-class ImpResult(NamedTuple):
-    """The end of a run: the final state, and a record of every phase in order."""
-
-    state: TrainState
-    records: tuple[PhaseRecord, ...]
 
 
 def imp(
@@ -96,6 +60,7 @@ def imp(
     recalibrate: Callable[[TrainState], TrainState] | None = None,
     metric: str | None = None,
     on_phase: Callable[[PhaseRecord], None] | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> ImpResult:
     """Iterative magnitude pruning (IMP): trains dense, then prunes and retrains in cycles.
 
@@ -134,6 +99,7 @@ def imp(
       metric: the entry of ``evaluate`` that pruning stability is computed from; "accuracy" if
         omitted and there.
       on_phase: called with the record of every finished phase.
+      checkpoints: where to save the run and whether to go on with one, see `Checkpoints`.
 
     Returns:
       The final state and the records, dense phase first.
@@ -141,9 +107,13 @@ def imp(
     Raises:
       ValueError: before any training: sparsity outside [0, 1) or below that of the state's mask,
         targets that do not rise, step counts that do not fit, an unknown schedule, scores that
-        disagree with the state's mask, weights that are not finite. Later: scores with NaN or
-        a collapsed layer.
+        disagree with the state's mask, weights that are not finite, a checkpoint of another run.
+        Later: scores with NaN or a collapsed layer.
       TypeError: if an argument is of the wrong kind.
+      FloatingPointError: if the loss becomes NaN, with the step.
+      FileNotFoundError, FileExistsError, OSError: if there is no checkpoint to resume from, one of
+        a run that has not ended, or one that cannot be written.
+      Preempted: if ``checkpoints.stop`` asked to end; the run is saved.
 
     Warns:
       UserWarning: if a cycle removes nothing.
@@ -209,16 +179,23 @@ def imp(
         optimizer_state=optimizer_state,
         metric=metric or "accuracy",
     )
-    state, snapshot, dense = _dense_phase(run, copy(state), pretrain=pretrain, rewind=rewind)
-    records = [dense]
-    if on_phase is not None:
-        on_phase(dense)
-    for cycle in plan.cycles:
-        state, phase = _cycle(run, state, cycle, snapshot, records[-1].evaluation)
-        records.append(phase)
-        if on_phase is not None:
-            on_phase(phase)
-    return ImpResult(state, tuple(records))
+    journal = Journal(
+        train,
+        checkpoints,
+        fingerprint=lambda: _fingerprint(run, state, rewind),
+        planned=len(run.rates(pretrain)) + sum(cycle.retraining_steps for cycle in plan.cycles),
+    )
+
+    def advance(progress: Progress) -> Progress:
+        if not progress.records:
+            rewind_step = rewind if isinstance(rewind, int) else None
+            return _dense_phase(run, journal, progress, run.rates(pretrain), rewind_step)
+        return _cycle(run, journal, progress, plan.cycles[len(progress.records) - 1])
+
+    snapshot = rewind if isinstance(rewind, TrainState) else None
+    start = Progress(copy(state), snapshot)
+    end = journal.drive(start, advance, phases=1 + len(plan.cycles), on_phase=on_phase)
+    return ImpResult(end.state, end.records)
 
 
 class _Run(NamedTuple):
@@ -234,20 +211,45 @@ class _Run(NamedTuple):
     optimizer_state: OptimizerState
     metric: str
 
+    def rates(self, pretrain: bool) -> np.ndarray:
+        """Learning rates of the dense phase."""
+        return self.plan.pretraining_rates if pretrain else np.zeros((0,), np.float32)
+
+
+def _fingerprint(run: _Run, state: TrainState, rewind: int | TrainState | None) -> dict[str, Any]:
+    """What must not change between a run and its continuation."""
+    cycles = run.plan.cycles
+    return {
+        **describe_model(state.params, state.model_state),
+        "sparsities": [cycle.sparsity for cycle in cycles],
+        "retraining_steps": [cycle.retraining_steps for cycle in cycles],
+        "discounted": run.plan.discounted,
+        "pretraining_steps": run.plan.steps,
+        "pretraining rates": describe_array(run.plan.pretraining_rates),
+        "retraining rates": describe_array(np.concatenate(run.plan.undiscounted)),
+        "rewind": "a state" if isinstance(rewind, TrainState) else rewind,
+        "optimizer_state": run.optimizer_state,
+        "metric": run.metric,
+        "scores": describe_function(run.score),
+        "allocation": describe_function(run.allocation),
+        "pattern": describe_function(run.pattern),
+        "recalibrate": run.recalibrate is not None,
+        "optimizer": describe_optimizer(state.opt_state),
+        "key": np.asarray(jax.random.key_data(state.key)).tolist(),
+    }
+
 
 def _dense_phase(
-    run: _Run, state: TrainState, *, pretrain: bool, rewind: int | TrainState | None
-) -> tuple[TrainState, TrainState | None, PhaseRecord]:
-    start, first_step = time.perf_counter(), int(state.step)
-    rates = run.plan.pretraining_rates if pretrain else np.zeros((0,), np.float32)
-    snapshot = rewind if isinstance(rewind, TrainState) else None
-    if isinstance(rewind, int):
-        state, head = run.train(state, rates[:rewind])
-        snapshot = copy(state)
-        state, tail = run.train(state, rates[rewind:])
-        steps = {k: np.concatenate([head[k], tail[k]]) for k in tail} if head else tail
-    else:
-        state, steps = run.train(state, rates)
+    run: _Run, journal: Journal, progress: Progress, rates: np.ndarray, rewind: int | None
+) -> Progress:
+    if progress.opening is None:
+        progress = progress._replace(opening={"first_step": int(progress.state.step)})
+    if rewind is not None and progress.snapshot is None:
+        progress = journal.train(progress, rates, until=rewind)
+        progress = progress._replace(snapshot=copy(progress.state))
+    progress = journal.train(progress, rates)
+    state, opening = progress.state, progress.opening
+    assert opening is not None
     evaluation = run.evaluate(state)
     kept, prunable = metrics.counts(state.mask)
     phase = PhaseRecord(
@@ -261,23 +263,48 @@ def _dense_phase(
         discount=None,
         stability=None,
         pruned_fraction=0.0,
-        first_step=first_step,
+        first_step=opening["first_step"],
         learning_rates=rates,
-        metrics=steps,
+        metrics=progress.metrics,
         info=None,
-        seconds=time.perf_counter() - start,
+        seconds=journal.elapsed(progress),
     )
-    return state, snapshot, phase
+    return Progress(state, progress.snapshot, (phase,))
 
 
-def _cycle(
-    run: _Run,
-    state: TrainState,
-    cycle: Cycle,
-    snapshot: TrainState | None,
-    evaluation_before: dict[str, float],
-) -> tuple[TrainState, PhaseRecord]:
-    start, first_step = time.perf_counter(), int(state.step)
+def _cycle(run: _Run, journal: Journal, progress: Progress, cycle: Cycle) -> Progress:
+    if progress.opening is None:
+        progress = _opened(run, progress, cycle)
+    opening = progress.opening
+    assert opening is not None
+    discount = opening["discount"]
+    scale = np.float32(1) if discount is None else discount
+    rates = run.plan.undiscounted[cycle.number - 1] * scale
+    progress = journal.train(progress, rates)
+    info: PruneInfo = opening["info"]
+    phase = PhaseRecord(
+        phase=f"cycle {cycle.number}",
+        cycle=cycle.number,
+        sparsity=info.sparsity,
+        nonzero=info.counts()[0],
+        prunable=sum(info.sizes),
+        evaluation_pruned=opening["evaluation_pruned"],
+        evaluation=run.evaluate(progress.state),
+        discount=None if discount is None else float(discount),
+        stability=opening["stability"],
+        pruned_fraction=opening["pruned_fraction"],
+        first_step=opening["first_step"],
+        learning_rates=rates,
+        metrics=progress.metrics,
+        info=info,
+        seconds=journal.elapsed(progress),
+    )
+    return Progress(progress.state, progress.snapshot, (*progress.records, phase))
+
+
+def _opened(run: _Run, progress: Progress, cycle: Cycle) -> Progress:
+    """Prunes, and makes the state ready for retraining."""
+    state, snapshot = progress.state, progress.snapshot
     params_before = state.params
     state, prune = prune_state(
         state,
@@ -299,7 +326,7 @@ def _cycle(
     if run.recalibrate is not None:
         state = run.recalibrate(state)
     pruned = run.evaluate(state)
-    before = evaluation_before.get(run.metric)
+    before = progress.records[-1].evaluation.get(run.metric)
     stability = None
     if before and run.metric in pruned:
         stability = metrics.pruning_stability(pruned[run.metric], before)
@@ -311,27 +338,15 @@ def _cycle(
     ):
         fresh = run.train.step.init_optimizer(state.params, state.mask)
         state = state._replace(opt_state=fresh)
-    scale = np.float32(1) if discount is None else np.asarray(discount)
-    rates = run.plan.undiscounted[cycle.number - 1] * scale
-    state, steps = run.train(state, rates)
-    phase = PhaseRecord(
-        phase=f"cycle {cycle.number}",
-        cycle=cycle.number,
-        sparsity=prune.info.sparsity,
-        nonzero=prune.info.counts()[0],
-        prunable=sum(prune.info.sizes),
-        evaluation_pruned=pruned,
-        evaluation=run.evaluate(state),
-        discount=None if discount is None else float(discount),
-        stability=stability,
-        pruned_fraction=prune.pruned_fraction,
-        first_step=first_step,
-        learning_rates=rates,
-        metrics=steps,
-        info=prune.info,
-        seconds=time.perf_counter() - start,
-    )
-    return state, phase
+    opening = {
+        "first_step": int(state.step),
+        "info": prune.info,
+        "pruned_fraction": prune.pruned_fraction,
+        "discount": None if discount is None else np.asarray(discount),
+        "evaluation_pruned": pruned,
+        "stability": stability,
+    }
+    return progress._replace(state=state, opening=opening)
 
 
 def _check_rewind(

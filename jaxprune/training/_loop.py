@@ -9,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._tree import PyTree
+from jaxprune.training._sharding import everywhere, put, settle
 from jaxprune.training._state import TrainState
 from jaxprune.training._step import TrainStep
 
 Metrics: TypeAlias = dict[str, np.ndarray]
 OnChunk: TypeAlias = Callable[[int, np.ndarray, Metrics], None]
+Stop: TypeAlias = Callable[[int], bool]
 
 
 class TrainLoop(NamedTuple):
@@ -22,7 +24,7 @@ class TrainLoop(NamedTuple):
     Attributes:
       step: the step it repeats.
       compiled: the jitted function it dispatches.
-      run: ``run(state, learning_rates, on_chunk) -> (state, metrics)``.
+      run: ``run(state, learning_rates, on_chunk, stop=None) -> (state, metrics)``.
       on_chunk: told of every finished chunk, or `None`.
     """
 
@@ -31,12 +33,16 @@ class TrainLoop(NamedTuple):
     run: Callable[..., tuple[TrainState, Metrics]]
     on_chunk: OnChunk | None
 
-    def __call__(self, state: TrainState, learning_rates: Any) -> tuple[TrainState, Metrics]:
+    def __call__(
+        self, state: TrainState, learning_rates: Any, *, stop: Stop | None = None
+    ) -> tuple[TrainState, Metrics]:
         """Trains one step a learning rate. ``state`` is donated: use the one returned.
 
         Args:
           state: where to start; batch t is ``batch_at(state.step + t)``.
           learning_rates: float array ``[steps]``.
+          stop: asked before every chunk, with the number of steps done in this call, whether to
+            end here. Fewer steps are then done than there are rates; the metrics tell how many.
 
         Returns:
           The state, and each metric as a float array ``[steps]`` on the host.
@@ -50,7 +56,9 @@ class TrainLoop(NamedTuple):
                 "learning_rates is a one-dimensional array of finite numbers, one a step; got "
                 f"shape {rates.shape}" + (", not all finite." if rates.ndim == 1 else ".")
             )
-        return self.run(state, rates, self.on_chunk)
+        if stop is None:
+            return self.run(state, rates, self.on_chunk)
+        return self.run(state, rates, self.on_chunk, stop)
 
 
 def make_loop(
@@ -65,17 +73,18 @@ def make_loop(
 
     A chunk is a compiled loop over ``chunk_steps`` slots that runs only the valid ones, so a phase
     of any length uses the one compilation. While a chunk runs, the metrics of the one before it
-    are fetched and reported.
+    are fetched and reported: the devices never wait for the host.
 
     Args:
-      step: a step from `make_train_step`.
+      step: a step from `make_train_step` or `make_pmap_train_step`.
       batch_at: pure function from the step number (int32 scalar) to a batch. Pass large arrays as
-        ``jax.tree_util.Partial(f, arrays)``: they then enter as arguments and stay on the device,
-        where a plain closure bakes them into the program as constants.
+        ``jax.tree_util.Partial(f, arrays)``: they then enter as arguments and stay on the devices,
+        where a plain closure bakes them into the program as constants. For data that do not fit
+        there see `make_stream_loop`.
       chunk_steps: steps a chunk.
       compile_chunks: whether the loop over a chunk is compiled or dispatched step by step.
         Default: compiled, but not on CPU, where XLA runs convolutions inside a compiled loop on
-        one thread (2 to 8 times slower).
+        one thread (2 to 8 times slower). Steps by `jax.pmap` are dispatched one by one.
       on_chunk: called as ``on_chunk(first_step, learning_rates, metrics)`` with arrays
         ``[steps of the chunk]`` on the host after every chunk.
 
@@ -83,7 +92,8 @@ def make_loop(
       The loop.
 
     Raises:
-      ValueError: if ``chunk_steps`` is below 1.
+      ValueError: if ``chunk_steps`` is below 1, or chunks of a step by `jax.pmap` are to be
+        compiled.
 
     Example:
       >>> import jax, optax
@@ -101,10 +111,17 @@ def make_loop(
       >>> int(state.step), metrics["loss"].shape
       (3, (3,))
     """
-    if chunk_steps < 1:
-        raise ValueError(f"chunk_steps is at least 1 step; got {chunk_steps}.")
+    check_chunk_steps(chunk_steps)
+    if compile_chunks and not step.traceable:
+        raise ValueError("a step by jax.pmap cannot be compiled into chunks; leave it out.")
     if compile_chunks is None:
-        compile_chunks = jax.default_backend() != "cpu"
+        compile_chunks = step.traceable and jax.default_backend() != "cpu"
+    # A Partial is a pytree: its arrays are arguments. A plain function is static.
+    is_tree = isinstance(batch_at, jax.tree_util.Partial)
+    if is_tree and step.mesh is not None:
+        batch_at = put(batch_at, everywhere(step.mesh))
+    if not step.traceable:
+        return _by_pmap(step, batch_at, chunk_steps, on_chunk)
 
     # The key of a batch is the state's own step counter, so a resumed run needs no iterator state.
     def one(state: TrainState, batch_fn: Any, rate: jax.Array) -> tuple[TrainState, Any]:
@@ -121,34 +138,72 @@ def make_loop(
 
         return jax.lax.fori_loop(0, valid, body, (state, slots))
 
-    # A Partial is a pytree: its arrays are arguments. A plain function is static.
-    is_tree = isinstance(batch_at, jax.tree_util.Partial)
     jit = partial(jax.jit, donate_argnums=0, static_argnums=() if is_tree else 1)
     compiled = jit(many if compile_chunks else one)
 
     def run_chunk(state: TrainState, rates: np.ndarray) -> tuple[TrainState, Any]:
-        if not compile_chunks:
-            rows = []
-            for rate in rates:
-                state, metrics = compiled(step.place(state), batch_at, jnp.float32(rate))
-                rows.append(metrics)
-            return state, rows
         slots = np.zeros((chunk_steps,), np.float32)
         slots[: len(rates)] = rates
-        valid = jnp.int32(len(rates))
-        return compiled(step.place(state), batch_at, jnp.asarray(slots), valid)
+        # Numbers of the host, not of a device: with several processes those would be local ones.
+        state, metrics = compiled(state, batch_at, slots, np.int32(len(rates)))
+        return state, settle(metrics)
+
+    def dispatch_chunk(state: TrainState, rates: np.ndarray) -> tuple[TrainState, Any]:
+        rows = []
+        for rate in rates:
+            state, metrics = compiled(state, batch_at, rate)
+            rows.append(settle(metrics))
+        return state, rows
+
+    run = in_chunks(step, run_chunk if compile_chunks else dispatch_chunk, chunk_steps)
+    return TrainLoop(step, compiled, run, on_chunk)
+
+
+def _by_pmap(
+    step: TrainStep, batch_at: Any, chunk_steps: int, on_chunk: OnChunk | None
+) -> TrainLoop:
+    make_batch = jax.jit(lambda t: batch_at(t))
+
+    def dispatch_chunk(state: TrainState, rates: np.ndarray) -> tuple[TrainState, Any]:
+        first, rows = int(step.gather(state).step), []
+        for i, rate in enumerate(rates):
+            state, metrics = step(state, make_batch(np.int32(first + i)), rate)
+            rows.append(metrics)
+        return state, rows
+
+    return TrainLoop(step, step.compiled, in_chunks(step, dispatch_chunk, chunk_steps), on_chunk)
+
+
+def in_chunks(
+    step: TrainStep,
+    run_chunk: Callable[[TrainState, np.ndarray], tuple[TrainState, Any]],
+    chunk_steps: int,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Builds ``run`` of a `TrainLoop`.
+
+    Args:
+      step: the step; it places the state at the start and gathers it at the end.
+      run_chunk: ``run_chunk(state, rates) -> (state, metrics)``, which does not wait. Metrics are
+        arrays ``[chunk_steps or more]``, or a list of the metrics of each step.
+      chunk_steps: steps a chunk.
+    """
 
     def fetch(metrics: Any, valid: int) -> Metrics:
-        if not compile_chunks:
-            metrics = jax.tree.map(lambda *xs: np.stack(xs), *jax.device_get(metrics))
+        metrics = jax.device_get(metrics)
+        if isinstance(metrics, list):
+            metrics = jax.tree.map(lambda *xs: np.stack(xs), *metrics)
         return {name: np.asarray(m)[:valid] for name, m in metrics.items()}
 
     def run(
-        state: TrainState, rates: np.ndarray, on_chunk: OnChunk | None
+        state: TrainState,
+        rates: np.ndarray,
+        on_chunk: OnChunk | None,
+        stop: Stop | None = None,
     ) -> tuple[TrainState, Metrics]:
         done: list[Metrics] = []
         pending: tuple[int, np.ndarray, Any] | None = None
         first = int(state.step)
+        state = step.place(state)
 
         def finish(chunk: tuple[int, np.ndarray, Any]) -> None:
             start, chunk_rates, metrics = chunk
@@ -157,6 +212,8 @@ def make_loop(
                 on_chunk(start, chunk_rates, done[-1])
 
         for i in range(0, len(rates), chunk_steps):
+            if stop is not None and stop(i):
+                break
             chunk_rates = rates[i : i + chunk_steps]
             state, metrics = run_chunk(state, chunk_rates)
             if pending is not None:
@@ -165,6 +222,12 @@ def make_loop(
         if pending is not None:
             finish(pending)
         names = done[0] if done else {}
-        return state, {name: np.concatenate([d[name] for d in done]) for name in names}
+        return step.gather(state), {n: np.concatenate([d[n] for d in done]) for n in names}
 
-    return TrainLoop(step, compiled, run, on_chunk)
+    return run
+
+
+def check_chunk_steps(chunk_steps: int) -> None:
+    """Raises unless a chunk has a step."""
+    if chunk_steps < 1:
+        raise ValueError(f"chunk_steps is at least 1 step; got {chunk_steps}.")

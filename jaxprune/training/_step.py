@@ -2,52 +2,80 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+import numpy as np
+from jax.sharding import Mesh
 
-from jaxprune import transforms
 from jaxprune._tree import PyTree
+from jaxprune.training._sharding import (
+    Rule,
+    automatic,
+    check_batch,
+    everywhere,
+    put,
+    put_rows,
+    replicated,
+    settle,
+    shardings,
+    spread,
+)
 from jaxprune.training._state import (
     MakeOptimizer,
     TrainState,
     check_make_optimizer,
     init_optimizer,
-    optimizer_of,
     set_mask,
 )
-
-LossFn: TypeAlias = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, Any]]
+from jaxprune.training._update import LossFn, Policy, make_update
 
 
 class TrainStep(NamedTuple):
-    """A compiled training step and the way to a fresh optimizer state.
+    """A compiled training step, and how its states and batches lie on its devices.
 
     Attributes:
-      compiled: the jitted function ``(state, batch, learning_rate) -> (state, metrics)``.
+      compiled: the compiled function ``(state, batch, learning_rate) -> (state, metrics)``; state
+        and batch lie as `place` and `place_batch` put them.
       init_optimizer: ``init_optimizer(params, mask)`` gives a fresh optimizer state.
       set_mask: ``set_mask(opt_state, mask)`` gives one with another mask, pruned moments cleared.
       place: puts a state on the devices of the step, so that every call compiles to the same.
+      gather: the way back, to a state that can be pruned and evaluated. Nothing to do, but for
+        `make_pmap_train_step`.
+      place_batch: puts a batch of the host on the devices. With several processes each passes its
+        own rows.
+      mesh: the devices; `None` for one, and for `make_pmap_train_step`.
+      traceable: whether ``compiled`` can be part of a larger compiled function.
     """
 
     compiled: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
     init_optimizer: Callable[[PyTree, PyTree], PyTree]
     set_mask: Callable[[PyTree, PyTree], PyTree]
     place: Callable[[TrainState], TrainState]
+    gather: Callable[[TrainState], TrainState]
+    place_batch: Callable[[PyTree], PyTree]
+    mesh: Mesh | None
+    traceable: bool
 
     def __call__(
         self, state: TrainState, batch: PyTree, learning_rate: Any
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """Trains on one batch. ``state`` is donated: use the one returned."""
         rate = jnp.asarray(learning_rate, jnp.float32)
-        return self.compiled(self.place(state), batch, rate)
+        state, metrics = self.compiled(self.place(state), self.place_batch(batch), rate)
+        return state, settle(metrics)
 
 
 def make_train_step(
-    loss_fn: LossFn, make_optimizer: MakeOptimizer, *, mesh: Mesh | None = None
+    loss_fn: LossFn,
+    make_optimizer: MakeOptimizer,
+    *,
+    mesh: Mesh | None = None,
+    sharding: Rule | None = None,
+    compute_dtype: Any = None,
+    accumulate: int = 1,
+    remat: bool | Policy = False,
 ) -> TrainStep:
     """Builds the training step of a run: gradient, masked optimizer, update.
 
@@ -58,8 +86,18 @@ def make_train_step(
       loss_fn: ``loss_fn(params, model_state, batch, key) -> (loss, (model_state, metrics))``, the
         loss a mean over the batch, the metrics a dict of scalars.
       make_optimizer: function from a learning rate to an optax optimizer, without a schedule.
-      mesh: devices to train on, data-parallel: the batch's leading axis is split over all axes of
-        the mesh, the state is replicated. One device if omitted.
+      mesh: devices to train on: the batch's leading axis is split over all axes of the mesh. The
+        program is one for all devices, so means and batch norms are those of the whole batch. One
+        device if omitted.
+      sharding: where parameters lie on the mesh, with their moments and masks: `replicated()`, the
+        default, `fully_sharded(mesh)`, or a function ``(path, leaf) -> PartitionSpec``.
+      compute_dtype: floating type to compute in, e.g. ``jnp.bfloat16``: parameters and batch are
+        cast to it for the loss, while the parameters that are kept and updated stay as they are.
+        As they are if omitted.
+      accumulate: parts that the batch is cut into and computed one after the other; their
+        gradients are averaged, for batches that do not fit. A batch norm sees one part at a time.
+      remat: whether the backward pass computes anew, instead of keeping, all but products and
+        convolutions; or one of ``jax.checkpoint_policies``.
 
     Returns:
       ``step(state, batch, learning_rate) -> (state, metrics)``; "loss" is added to the metrics.
@@ -67,6 +105,8 @@ def make_train_step(
     Raises:
       TypeError: if ``make_optimizer`` is a ready optimizer; at the first call, if the metrics are
         not a dict.
+      ValueError: if ``accumulate`` is below 1, or ``sharding`` is given without a mesh; at the
+        first call, if devices and parts do not divide the batch, or a spec does not fit.
 
     Example:
       >>> import jax, optax
@@ -82,47 +122,64 @@ def make_train_step(
       >>> state, metrics = step(state, jnp.ones((4, 2)), 0.1)
       >>> float(state.params["w"][0, 1]), int(state.step)
       (0.0, 1)
+
+    References:
+      Micikevicius et al., Mixed Precision Training, ICLR 2018 (master weights); Chen et al.,
+      Training Deep Nets with Sublinear Memory Cost, 2016 (recomputation).
     """
     check_make_optimizer(make_optimizer)
-    replicated = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+    check_accumulate(accumulate)
+    if sharding is not None and mesh is None:
+        raise ValueError("sharding says where parameters lie on a mesh; pass mesh= as well.")
+    mesh = None if mesh is None else automatic(mesh)
+    rule = replicated() if sharding is None else sharding
+    update = make_update(
+        loss_fn,
+        make_optimizer,
+        compute_dtype=compute_dtype,
+        accumulate=accumulate,
+        remat=remat,
+    )
 
     def place(state: TrainState) -> TrainState:
-        return state if replicated is None else jax.device_put(state, replicated)
+        if mesh is None:
+            return state
+        return put(state, shardings(state, state.params, mesh, rule))
+
+    def place_batch(batch: PyTree) -> PyTree:
+        return batch if mesh is None else put_rows(batch, mesh)
 
     @partial(jax.jit, donate_argnums=0)
     def train_step(
         state: TrainState, batch: PyTree, learning_rate: jax.Array
     ) -> tuple[TrainState, dict[str, jax.Array]]:
-        if mesh is not None:
-            split = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-            batch = jax.lax.with_sharding_constraint(batch, split)
-        key = jax.random.fold_in(state.key, state.step)
-        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, aux), grads = grad_fn(state.params, state.model_state, batch, key)
-        model_state, metrics = aux
-        if not isinstance(metrics, dict):
-            raise TypeError(
-                "loss_fn returns (loss, (model_state, metrics)) with metrics a dict of scalars; "
-                f"got {type(metrics).__name__}."
-            )
-        optimizer = optimizer_of(make_optimizer, state.opt_state)
-        opt_state = transforms.set_learning_rate(state.opt_state, learning_rate)
-        updates, opt_state = optimizer.update(grads, opt_state, state.params)
-        state = TrainState(
-            step=state.step + 1,
-            params=optax.apply_updates(state.params, updates),
-            opt_state=opt_state,
-            model_state=model_state,
-            key=state.key,
+        check_batch(batch, 1 if mesh is None else mesh.size, accumulate)
+        if mesh is None:
+            return update(state, batch, learning_rate)
+        after, metrics = update(state, spread(batch, mesh), learning_rate)
+        # Out as it came in, or the next call would compile for another layout. Metrics everywhere:
+        # every process reads them.
+        where = shardings(state, state.params, mesh, rule)
+        return (
+            jax.lax.with_sharding_constraint(after, where),
+            jax.lax.with_sharding_constraint(metrics, everywhere(mesh)),
         )
-        if replicated is not None:
-            # Out as it came in, or the next call would compile for another layout.
-            state = jax.lax.with_sharding_constraint(state, replicated)
-        return state, {"loss": loss, **metrics}
 
     return TrainStep(
         compiled=train_step,
         init_optimizer=partial(init_optimizer, make_optimizer),
         set_mask=partial(set_mask, make_optimizer),
         place=place,
+        gather=lambda state: state,
+        place_batch=place_batch,
+        mesh=mesh,
+        traceable=True,
     )
+
+
+def check_accumulate(accumulate: int) -> None:
+    """Raises unless ``accumulate`` is a number of parts."""
+    if isinstance(accumulate, bool) or not isinstance(accumulate, (int, np.integer)):
+        raise TypeError(f"accumulate is a number of parts of a batch; got {accumulate!r}.")
+    if accumulate < 1:
+        raise ValueError(f"accumulate is at least 1 part of a batch; got {accumulate}.")

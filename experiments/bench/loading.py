@@ -1,0 +1,229 @@
+"""How many images a second the input pipeline makes, without any training.
+
+    python -m experiments.bench.loading --data cifar10 --data-dir DIR
+
+A prepared set is streamed with several numbers of worker processes and kinds of preprocessing, and
+photographs of ImageNet's usual size, made here, are decoded and cropped in this process. A training
+loop that takes more images a second than its row waits for its data.
+
+The result goes to a JSON file and, as Markdown, beside it.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import io
+import itertools
+import json
+import os
+import pathlib
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import tyro
+from rich.console import Console
+
+from experiments import data
+from experiments.bench import _document, _loading_report, _machine, _throughput
+
+_PACKAGES = ("jax", "numpy", "pillow", "grain", "array-record", "tensorflow-datasets")
+_PREPROCESS: dict[str, data.Preprocess | None] = {"none": None, "crop_flip": data.PadCropFlip()}
+_PHOTOGRAPH = (375, 500)  # height and width, in pixels: ImageNet's most frequent size
+_PHOTOGRAPHS = 20
+_GRAIN = 12.0  # makes 112 kB, about the mean of ImageNet's training images
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """Time the input pipeline alone."""
+
+    data: str = "cifar10"
+    """A prepared set of images of one size."""
+
+    data_dir: pathlib.Path | None = None
+    """Where prepared sets lie; default $TFDS_DATA_DIR or ~/tensorflow_datasets."""
+
+    workers: tuple[int, ...] = (0, 1, 2, 4)
+    """Numbers of worker processes; 0 is a thread of this process."""
+
+    preprocess: tuple[str, ...] = ("none", "crop_flip")
+    """Kinds of preprocessing of the set: none, crop_flip."""
+
+    batch_size: int = 128
+    """Images a batch."""
+
+    repeats: int = 3
+    """Timed stretches of each row; the median is reported."""
+
+    min_seconds: float = 3.0
+    """How long each stretch lasts at least, in whole batches."""
+
+    photographs: bool = True
+    """Whether to time ImageNet's preprocessing, of photographs of 500x375 pixels."""
+
+    seed: int = 0
+    """Seed of order, crops and photographs."""
+
+    out: pathlib.Path = pathlib.Path("runs/bench/loading.json")
+    """File for the result; the table goes beside it, with the suffix .md."""
+
+
+def check(settings: Settings) -> None:
+    """Raises for what can be seen wrong before anything is measured.
+
+    Raises:
+      ValueError: with the value and the repair.
+    """
+    for name in settings.preprocess:
+        if name not in _PREPROCESS:
+            raise ValueError(
+                f"unknown name {name!r} in preprocess. Known: {', '.join(_PREPROCESS)}."
+            )
+    if not settings.workers or min(settings.workers) < 0 or not settings.preprocess:
+        raise ValueError(
+            "workers and preprocess must not be empty, and workers not negative; got "
+            f"{settings.workers} and {settings.preprocess}."
+        )
+    if settings.repeats < 1 or settings.min_seconds < 0:
+        raise ValueError(
+            "repeats is at least 1 and min_seconds at least 0; got "
+            f"{settings.repeats} and {settings.min_seconds}."
+        )
+
+
+def measure_stream(settings: Settings, preprocess: str, workers: int) -> list[dict[str, Any]]:
+    """The row of a streamed set."""
+    stream = data.make_stream(
+        settings.data,
+        data_dir=settings.data_dir,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+        preprocess=_PREPROCESS[preprocess],
+        workers=workers,
+    )
+    with contextlib.closing(stream()) as batches:
+        found = _throughput.images_per_second(
+            batches,
+            repeats=settings.repeats,
+            min_seconds=settings.min_seconds,
+            warm_up=4 * max(workers, 1),
+        )
+    height, width, channels = stream.image_shape
+    what = f"{settings.data}, {height}x{width}x{channels}"
+    row = {"what": what, "preprocess": preprocess, "workers": workers}
+    return [{**row, **dataclasses.asdict(found)}]
+
+
+def measure_photographs(settings: Settings) -> list[dict[str, Any]]:
+    """Rows of ImageNet's preprocessing of one photograph after another, in this process."""
+    from PIL import Image
+
+    rng = np.random.default_rng(settings.seed)
+    photographs = [_photograph(rng) for _ in range(_PHOTOGRAPHS)]
+    kilobytes = statistics.mean(map(len, photographs)) / 1000
+    kinds = {
+        "decode": lambda image, rng: image,
+        "decode, random crop, flip": data.RandomResizedCrop(),
+        "decode, resize, centre crop": data.ResizeCentreCrop(),
+    }
+
+    def one_by_one(preprocess: data.Preprocess) -> Iterator[dict[str, Any]]:
+        while True:
+            for photograph in photographs:
+                image = np.asarray(Image.open(io.BytesIO(photograph)))
+                yield {"image": preprocess(image, rng)[None], "label": [0]}
+
+    height, width = _PHOTOGRAPH
+    what = f"JPEG, {height}x{width}x3, {kilobytes:.0f} kB"
+    rows = []
+    for name, preprocess in kinds.items():
+        found = _throughput.images_per_second(
+            one_by_one(preprocess), repeats=settings.repeats, min_seconds=settings.min_seconds
+        )
+        row = {"what": what, "preprocess": name, "workers": None}
+        rows.append({**row, **dataclasses.asdict(found)})
+    return rows
+
+
+def _photograph(rng: np.random.Generator) -> bytes:
+    """Coloured clouds with grain: about the bytes, and so the decoding time, of a photograph."""
+    from PIL import Image
+
+    height, width = _PHOTOGRAPH
+    clouds = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    clouds = np.asarray(clouds.resize((width, height), Image.Resampling.BICUBIC), np.float32)
+    grainy = np.clip(clouds + rng.normal(0, _GRAIN, (height, width, 1)), 0, 255).astype(np.uint8)
+    encoded = io.BytesIO()
+    Image.fromarray(grainy).save(encoded, format="JPEG", quality=95)
+    return encoded.getvalue()
+
+
+def run(settings: Settings, *, console: Console | None = None) -> str:
+    """Measures all rows and writes the JSON file and the table, after each row anew.
+
+    Args:
+      settings: the settings.
+      console: where progress goes; standard output if omitted.
+
+    Returns:
+      The table, in Markdown.
+
+    Raises:
+      ValueError, OSError: before anything is measured, for bad input.
+    """
+    console = console or Console()
+    check(settings)
+    settings.out.parent.mkdir(parents=True, exist_ok=True)
+    given = {**dataclasses.asdict(settings), "out": os.fspath(settings.out)}
+    if settings.data_dir is not None:
+        given["data_dir"] = os.fspath(settings.data_dir)
+    document: dict[str, Any] = {
+        "command": _document.command("experiments.bench.loading", settings),
+        "settings": given,
+        "machine": _machine.describe(_PACKAGES),
+        "started": _document.now(),
+        "load_before": _machine.load(),
+        "results": [],
+    }
+    table = ""
+    for name, measure in _measurements(settings):
+        console.print(f"{name} ...")
+        document["results"] += measure()
+        document.update(load_after=_machine.load(), finished=_document.now())
+        settings.out.write_text(json.dumps(document, indent=2) + "\n")
+        table = _loading_report.markdown(document)
+        settings.out.with_suffix(".md").write_text(table + "\n")
+    return table
+
+
+def _measurements(settings: Settings) -> Iterator[tuple[str, Callable[[], list[dict[str, Any]]]]]:
+    for preprocess, workers in itertools.product(settings.preprocess, settings.workers):
+        measure = functools.partial(measure_stream, settings, preprocess, workers)
+        yield f"{settings.data}, {preprocess}, {workers} workers", measure
+    if settings.photographs:
+        yield "photographs", functools.partial(measure_photographs, settings)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status (0, 1 a lost worker, 2 bad input, 130 interrupted)."""
+    settings = tyro.cli(Settings, args=arguments, prog="python -m experiments.bench.loading")
+    console = Console()
+    try:
+        console.print(run(settings, console=console), markup=False, highlight=False, soft_wrap=True)
+    except KeyboardInterrupt:
+        console.print(f"Interrupted; the rows that were done are in {settings.out}.")
+        return 130
+    except RuntimeError as error:  # grain's, when a worker process was killed
+        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
+        return 1
+    except (ValueError, TypeError, ImportError, OSError) as error:
+        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

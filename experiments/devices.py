@@ -1,0 +1,145 @@
+"""The devices of a run: several processes joined into one, and the mesh to train on."""
+
+import json
+import os
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments.config import Config, compared
+
+AXIS = "data"
+
+
+def join(config: Config) -> None:
+    """Joins this process with the others of the run, if there are any. Before any computation.
+
+    Address, number and index come from ``--coordinator``, ``--num-processes`` and ``--process-id``,
+    or from the environment variables JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    The coordinator "auto" leaves all three to JAX, which knows Cloud TPU, Slurm, Open MPI and
+    Kubernetes.
+
+    Args:
+      config: the configuration.
+
+    Raises:
+      ValueError: if one of the three is missing, or the processes disagree on their number or on
+        the configuration.
+      RuntimeError: if the others do not come.
+    """
+    address = config.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    if address is None:
+        for field in ("num_processes", "process_id"):
+            if getattr(config, field) is not None:
+                raise ValueError(f"{field} means nothing without a coordinator (HOST:PORT).")
+        return
+    if jax.distributed.is_initialized():
+        return
+    # Between processes on CPUs; without effect elsewhere.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if address == "auto":
+        jax.distributed.initialize()
+        return
+    count = _number(config.num_processes, "num_processes", "JAX_NUM_PROCESSES")
+    index = _number(config.process_id, "process_id", "JAX_PROCESS_ID")
+    if not 0 <= index < count:
+        raise ValueError(f"process_id is an index in [0, {count}) of num_processes; got {index}.")
+    try:
+        jax.distributed.initialize(
+            address, count, index, initialization_timeout=config.join_seconds
+        )
+    except Exception as error:
+        raise RuntimeError(
+            f"process {index} of {count} did not find the others at {address} within "
+            f"{config.join_seconds} s: start all of them with the same coordinator and number of "
+            f"processes, each with its own process_id ({str(error).splitlines()[0]})."
+        ) from error
+    _check_agreement(config, count, index)
+
+
+def _number(given: int | None, field: str, variable: str) -> int:
+    text = os.environ.get(variable)
+    if given is None and text is None:
+        raise ValueError(f"a coordinator is named, but no {field}; pass it, or set {variable}.")
+    try:
+        return given if given is not None else int(text or "")
+    except ValueError as error:
+        raise ValueError(f"{variable} is a number; got {text!r}.") from error
+
+
+def _check_agreement(config: Config, count: int, index: int) -> None:
+    """Raises if a process was told something else than process 0.
+
+    By the coordinator's table: computing together comes too late, because processes that disagree
+    on their number wait for each other for ever.
+
+    Raises:
+      ValueError: naming the first difference.
+    """
+    from jax._src import distributed  # no public way to this table
+
+    client = distributed.global_state.client
+    if client is None:
+        return
+    told = json.loads(json.dumps({"num_processes": count, **compared(config)}))
+    client.key_value_set(f"jaxprune/told/{index}", json.dumps(told))
+    other = json.loads(client.blocking_key_value_get("jaxprune/told/0", 1000 * config.join_seconds))
+    different = [name for name in told if told[name] != other.get(name)]
+    if different:
+        name = different[0]
+        raise ValueError(
+            f"the processes disagree: {name} is {told[name]!r} in process {index} and "
+            f"{other.get(name)!r} in process 0. Start all with the same settings."
+        )
+
+
+def chosen(config: Config) -> list[Any]:
+    """The devices to train on, of all processes.
+
+    Raises:
+      ValueError: if there are fewer than asked for.
+    """
+    there = jax.devices()
+    if config.devices is None:
+        # Several devices of a CPU are simulated, and slower together than one.
+        one = there[0].platform == "cpu" and jax.process_count() == 1
+        return there[:1] if one else there
+    if config.devices > len(there):
+        raise ValueError(
+            f"devices={config.devices}, but there are {len(there)} ({there[0].platform}). On a CPU "
+            f"XLA_FLAGS=--xla_force_host_platform_device_count={config.devices} simulates them."
+        )
+    if jax.process_count() > 1 and config.devices != len(there):
+        raise ValueError(
+            f"devices={config.devices}, but {jax.process_count()} processes train on all of their "
+            f"{len(there)} devices; leave it out."
+        )
+    return there[: config.devices]
+
+
+def make_mesh(config: Config) -> Mesh | None:
+    """The mesh to train on; `None` for one device, and for ``parallel="pmap"``."""
+    devices = chosen(config)
+    if config.parallel == "pmap" or len(devices) == 1:
+        return None
+    return Mesh(np.array(devices), (AXIS,))
+
+
+def is_first() -> bool:
+    """Whether this process writes logs, tables and pictures."""
+    return jax.process_index() == 0
+
+
+def on_host(tree: Any) -> Any:
+    """The arrays of a tree in the memory of every process; all of them must ask."""
+
+    def one(x: Any) -> np.ndarray:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable and not x.is_fully_replicated:
+            from jax.experimental import multihost_utils
+
+            return multihost_utils.process_allgather(x, tiled=True)
+        return np.array(x)
+
+    return jax.tree.map(one, tree)

@@ -1,0 +1,390 @@
+"""Checkpoints of a run: where, how often, and how they are written and read."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxprune._checks import check_steps
+from jaxprune._tree import PyTree
+from jaxprune.training._fingerprint import check_same, versions
+from jaxprune.training._lock import FolderLock
+from jaxprune.training._portable import digests, from_arrays, host_digest, shapes_of, to_arrays
+from jaxprune.training._records import PhaseRecord, from_json, to_json
+from jaxprune.training._state import copy
+
+
+class Resumed(NamedTuple):
+    """Where a run goes on.
+
+    Attributes:
+      steps: training steps that are done, of all phases.
+      records: the phases that are done.
+      extra: what ``extra()`` gave when the checkpoint was made.
+    """
+
+    steps: int
+    records: tuple[PhaseRecord, ...]
+    extra: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """Where and how often `imp`, `bimp` and `fit` save a run, and whether they go on with one.
+
+    A checkpoint holds parameters, model state, optimizer state, the mask (in bits), the snapshot
+    for weight rewinding, the key, where in the run it is, and all metrics so far. It is written by
+    Orbax: in the background, whole or not at all, each process its shards. A run that goes on from
+    one on the same devices ends with the same bits as one that never stopped; on other devices
+    arrays are spread anew. One run at a time uses a folder.
+
+    Attributes:
+      folder: where checkpoints lie, one folder each, named by the training steps done.
+      every: training steps between two; they are also made at the end of every phase.
+      keep: how many of the newest are kept.
+      resume: whether to go on from the newest complete one. If it is damaged, the one before it is
+        used, with a warning.
+      settings: what must not change between a run and its continuation, beside the arguments of
+        `imp`, which are compared anyway: numbers and words by name.
+      extra: called at every checkpoint; what it returns, numbers and words, is kept in it.
+      on_resume: called with where the run goes on, before anything is trained.
+      stop: asked between chunks of steps whether to end here, e.g. because the machine is to be
+        taken away; then a checkpoint is made and `Preempted` raised.
+      on_nan: what to do when the loss is NaN: "stop" with an error that names the step, or
+        "rewind" to the newest checkpoint and go on with the batches after the step that failed,
+        three times at most.
+    """
+
+    folder: str | os.PathLike[str]
+    every: int = 1000
+    keep: int = 2
+    resume: bool = False
+    settings: Mapping[str, Any] | None = None
+    extra: Callable[[], Any] | None = None
+    on_resume: Callable[[Resumed], None] | None = None
+    stop: Callable[[], bool] | None = None
+    on_nan: Literal["stop", "rewind"] = "stop"
+
+    def __post_init__(self) -> None:
+        """Refuses numbers out of range."""
+        check_steps("every", self.every)
+        check_steps("keep", self.keep)
+        if self.on_nan not in ("stop", "rewind"):
+            raise ValueError(f"on_nan is 'stop' or 'rewind'; got {self.on_nan!r}.")
+
+    def steps(self) -> list[int]:
+        """The training steps after which there is a complete checkpoint, rising."""
+        folder = pathlib.Path(self.folder)
+        if not folder.is_dir():
+            return []
+        return sorted(_orbax().utils.checkpoint_steps(folder.absolute()))
+
+
+class Preempted(Exception):  # noqa: N818 - nothing failed
+    """A run was asked to end and has saved itself; the message says where.
+
+    Attributes:
+      steps: training steps done.
+    """
+
+    def __init__(self, message: str, steps: int):
+        super().__init__(message)
+        self.steps = steps
+
+
+class Store:
+    """The checkpoints of one run, while it runs."""
+
+    def __init__(self, settings: Checkpoints, fingerprint: Mapping[str, Any], planned: int):
+        """Takes the folder.
+
+        Raises:
+          FileNotFoundError: if there is nothing to go on with.
+          FileExistsError: if there is something, of a run that has not ended, but the run is to
+            start anew.
+          OSError: if the folder cannot be written, or another run uses it.
+        """
+        self._settings, self._planned = settings, planned
+        self._fingerprint = json.loads(json.dumps({**fingerprint, **(settings.settings or {})}))
+        self.folder = pathlib.Path(settings.folder).absolute()
+        if settings.resume and not self.folder.is_dir():
+            raise FileNotFoundError(_nothing(self.folder))
+        first = jax.process_index() == 0
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(self.folder) if first else None
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise OSError(
+                f"the folder for checkpoints {self.folder} cannot be written ({error.strerror}). "
+                "Choose another."
+            ) from error
+        try:
+            self._manager = _manager(self.folder, settings.keep)
+            self._saved = max(self._manager.all_steps(), default=-1)
+            if settings.resume and self._saved < 0:
+                raise FileNotFoundError(_nothing(self.folder))
+            if not settings.resume and self._saved >= 0:
+                self._clear()
+        except BaseException:
+            self.close()
+            raise
+
+    def _clear(self) -> None:
+        """Removes the checkpoints of a run that has ended."""
+        if self._saved < self._held_plan():
+            raise FileExistsError(
+                f"{self.folder} holds checkpoints of a run that has not ended, up to step "
+                f"{self._saved}. Go on with it (resume), or delete the folder."
+            )
+        for step in self._manager.all_steps():
+            self._manager.delete(step)
+        self._saved = -1
+
+    def _held_plan(self) -> float:
+        try:
+            return self._text(self._saved)["planned"]
+        except Exception:
+            return float("inf")  # not to be read: nobody may throw it away unasked
+
+    def save(self, steps: int, state: dict[str, PyTree], run: dict[str, Any]) -> None:
+        """Starts to write a checkpoint; returns when the arrays may be changed again.
+
+        Args:
+          steps: training steps done.
+          state: trees of arrays by name.
+          run: all else, for `to_json`.
+
+        Raises:
+          OSError: if this or the one before could not be written.
+        """
+        if steps == self._saved:
+            return
+        ocp = _orbax()
+        arrays = {
+            f"{name}/{k}": v for name, tree in state.items() for k, v in to_arrays(tree).items()
+        }
+        if jax.default_backend() == "cpu":
+            arrays = copy(arrays)  # there the background thread reads the buffers themselves
+        history: dict[str, np.ndarray] = {}
+        extra = None if self._settings.extra is None else self._settings.extra()
+        text = json.dumps(
+            {
+                "run": to_json({**run, "extra": extra}, history, "run"),
+                "planned": self._planned,
+                "fingerprint": self._fingerprint,
+                "versions": versions(),
+                "digests": digests(arrays),
+                "history": {name: host_digest(x) for name, x in history.items()},
+            }
+        )
+        history = {name: x for name, x in history.items() if x.size}
+        try:
+            self._manager.save(
+                steps,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays),
+                    history=ocp.args.StandardSave(history or {"none": np.zeros(1, np.int8)}),
+                    run=ocp.args.JsonSave({"text": text, "digest": host_digest(text)}),
+                ),
+            )
+        except Exception as error:
+            raise self._unwritten(steps, error) from error
+        self._saved = steps
+
+    def _unwritten(self, steps: int, error: Exception) -> OSError:
+        complete = []
+        with contextlib.suppress(Exception):
+            complete = Checkpoints(self.folder).steps()
+        held = f"The newest complete one is of step {complete[-1]}" if complete else "There is none"
+        return OSError(
+            f"the checkpoint of step {steps} could not be written to {self.folder}: "
+            f"{_reason(error)}. {held}; make room there and resume."
+        )
+
+    def restore(self, like: dict[str, PyTree | None]) -> tuple[dict[str, PyTree], dict[str, Any]]:
+        """Reads the newest checkpoint that is whole.
+
+        Args:
+          like: trees by name, with the structure, shapes and places that are wanted; `None` for one
+            that a checkpoint may lack, shaped as ``state``.
+
+        Returns:
+          The trees, and what else was saved.
+
+        Raises:
+          ValueError: if it is of other settings or another model, naming the first difference.
+          FileNotFoundError: if none is whole.
+        """
+        self._wait()
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            failure: Exception | None = None
+            result: Any = None
+            document: dict[str, Any] = {}
+            try:
+                document = self._text(step)
+            except Exception as error:
+                failure = error
+            if not anywhere(failure is not None):
+                check_same(document["fingerprint"], self._fingerprint, self.folder)
+                _warn_of_versions(document["versions"])
+                try:
+                    result = self._arrays(step, document, like)
+                except Exception as error:
+                    failure = error
+            if anywhere(failure is not None):
+                self._set_aside(step, failure)
+                continue
+            self._saved = step
+            return result
+        raise FileNotFoundError(f"no checkpoint in {self.folder} can be read; start anew.")
+
+    def _text(self, step: int) -> dict[str, Any]:
+        ocp = _orbax()
+        stored = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))
+        text = stored["run"]["text"]
+        if host_digest(text) != stored["run"]["digest"]:
+            raise ValueError("its description has changed")
+        return json.loads(text)
+
+    def _arrays(self, step: int, document: dict[str, Any], like: dict[str, PyTree | None]) -> Any:
+        ocp = _orbax()
+        held = {name.split("/", 1)[0] for name in document["digests"]}
+        trees = {name: like["state"] if tree is None else tree for name, tree in like.items()}
+        trees = {name: tree for name, tree in trees.items() if name in held}
+        wanted = {
+            f"{name}/{key}": shape
+            for name, tree in trees.items()
+            for key, shape in shapes_of(tree).items()
+        }
+        stored = self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(wanted), history=ocp.args.StandardRestore()
+            ),
+        )
+        arrays, history = stored["state"], stored["history"]
+        found = digests(arrays)
+        broken = [name for name, digest in document["digests"].items() if found.get(name) != digest]
+        for name, digest in document["history"].items():
+            x = history.get(name)
+            if x is not None and host_digest(x) != digest:
+                broken.append(name)
+        if broken:
+            raise ValueError(f"its array {broken[0]!r} has changed")
+        states = {
+            name: from_arrays(
+                {k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")},
+                tree,
+            )
+            for name, tree in trees.items()
+        }
+        return states, from_json(document["run"], history)
+
+    def _set_aside(self, step: int, error: Exception | None) -> None:
+        reason = "another process could not read it" if error is None else _reason(error)
+        warnings.warn(
+            f"the checkpoint of step {step} in {self.folder} is damaged ({reason}); going back to "
+            f"the one before it. The damaged one is kept as {step}.damaged.",
+            stacklevel=2,
+        )
+        if jax.process_index() == 0:
+            (self.folder / str(step)).rename(_free(self.folder / f"{step}.damaged"))
+        _meet(f"jaxprune: set aside {step}")
+        self._manager.reload()
+
+    def _wait(self) -> None:
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._unwritten(self._saved, error) from error
+
+    def finish(self) -> None:
+        """Waits for the last checkpoint.
+
+        Raises:
+          OSError: if it could not be written.
+        """
+        self._wait()
+
+    def close(self) -> None:
+        """Gives the folder up, whatever happened."""
+        manager = getattr(self, "_manager", None)
+        if manager is not None:
+            with contextlib.suppress(Exception):
+                manager.close()
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _orbax() -> Any:
+    import orbax.checkpoint as ocp  # half a second: only for those who save
+
+    return ocp
+
+
+def _manager(folder: pathlib.Path, keep: int) -> Any:
+    ocp = _orbax()
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    return ocp.CheckpointManager(folder, options=options, item_names=("state", "history", "run"))
+
+
+def _nothing(folder: pathlib.Path) -> str:
+    return f"there is no checkpoint in {folder} to resume from. Start the run without resume."
+
+
+def _reason(error: BaseException) -> str:
+    """The one line of an error that tells most: that of the system, if it is behind it."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
+        causes.append(cause)
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    known = [line for line in lines if "space left" in line.lower()]
+    return (known or lines)[0][:200]
+
+
+def _free(path: pathlib.Path) -> pathlib.Path:
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def anywhere(flag: bool) -> bool:
+    """Whether the flag is set in any process."""
+    if jax.process_count() == 1:
+        return flag
+    from jax.experimental import multihost_utils
+
+    return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
+
+
+def _meet(name: str) -> None:
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        multihost_utils.sync_global_devices(name)
+
+
+def _warn_of_versions(held: Mapping[str, str]) -> None:
+    now = versions()
+    changed = [f"{k} {held[k]} -> {now[k]}" for k in held if now.get(k) != held[k]]
+    if changed:
+        warnings.warn(
+            f"the checkpoint was made with other versions ({', '.join(changed)}): the run goes on, "
+            "but its numbers may differ from those of one that never stopped.",
+            stacklevel=3,
+        )

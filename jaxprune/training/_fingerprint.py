@@ -1,0 +1,76 @@
+"""What a run is, in numbers and words: two runs with the same are one run."""
+
+import hashlib
+import importlib.metadata
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxprune import _tree
+from jaxprune._tree import PyTree
+
+_PACKAGES = ("jaxprune", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """What is installed of what computes and stores."""
+    return {package: importlib.metadata.version(package) for package in _PACKAGES}
+
+
+def describe_model(params: PyTree, model_state: PyTree) -> dict[str, str]:
+    """Shape and type of every parameter and array of the model state, by path."""
+    shown = {}
+    for kind, tree in (("parameter", params), ("model state", model_state)):
+        for path, leaf in _tree.named_leaves(tree):
+            shape = "x".join(map(str, np.shape(leaf)))
+            shown[f"{kind} {path}"] = f"{getattr(leaf, 'dtype', type(leaf).__name__)}[{shape}]"
+    return shown
+
+
+def describe_array(x: Any) -> str:
+    """A short name for the content of an array: its length and a hash."""
+    x = np.ascontiguousarray(x)
+    return f"{len(x)} numbers, sha256 {hashlib.sha256(x.tobytes()).hexdigest()[:16]}"
+
+
+def describe_function(f: Any) -> str | None:
+    """What can be said of a function: its name. Two with one name may still differ."""
+    if f is None:
+        return None
+    name = getattr(f, "__qualname__", None) or getattr(
+        getattr(f, "func", None), "__qualname__", type(f).__name__
+    )
+    return f"{getattr(f, '__module__', '')}.{name}".lstrip(".")
+
+
+def describe_optimizer(opt_state: PyTree) -> str:
+    """A short name for what an optimizer keeps: how many arrays, and a hash of their shapes."""
+    shown = [(path, np.shape(x), str(x.dtype)) for path, x in _tree.named_leaves(opt_state)]
+    return f"{len(shown)} arrays, sha256 {hashlib.sha256(str(shown).encode()).hexdigest()[:16]}"
+
+
+def check_same(
+    held: Mapping[str, Any], now: Mapping[str, Any], folder: str | os.PathLike[str]
+) -> None:
+    """Raises if a checkpoint is of other settings or another model.
+
+    Raises:
+      ValueError: naming what differs, at most three.
+    """
+    names = [*held, *(name for name in now if name not in held)]
+    missing = "absent"
+    changed = [n for n in names if held.get(n, missing) != now.get(n, missing)]
+    if not changed:
+        return
+    model = [n for n in changed if n.startswith(("parameter ", "model state "))]
+    what = "of another model" if model else "of a run with other settings"
+    shown = "; ".join(
+        f"{n}: {held.get(n, missing)!r} there, {now.get(n, missing)!r} now"
+        for n in (model or changed)[:3]
+    )
+    raise ValueError(
+        f"the checkpoint in {folder} is {what} ({shown}). Resume with the settings that it was "
+        "made with, or choose another folder."
+    )

@@ -1,0 +1,49 @@
+"""One run at a time in a folder."""
+
+import os
+import pathlib
+import socket
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+
+class FolderLock:
+    """A lock on a folder, held until `release` or the end of the process, however it ends.
+
+    The system keeps it with the open file, so a killed run leaves none behind.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        """Takes the lock.
+
+        Args:
+          folder: an existing folder; it gets a file ".lock".
+
+        Raises:
+          BlockingIOError: if another run holds it, naming that.
+          OSError: if the folder cannot be written.
+        """
+        self._file: Any = (folder / ".lock").open("a+")
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "another process"
+            self._file.close()
+            raise BlockingIOError(
+                f"the folder {folder} is in use by another run ({holder}). Wait for it, stop it, "
+                "or choose another folder."
+            ) from error
+        self._file.truncate(0)
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._file.flush()
+
+    def release(self) -> None:
+        """Gives it up."""
+        self._file.close()

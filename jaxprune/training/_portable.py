@@ -1,0 +1,141 @@
+"""A state as named arrays that can be stored: keys as numbers, masks in bits, nothing empty."""
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxprune import _tree, masks
+from jaxprune._tree import PyTree
+
+# One odd multiplier each for where an entry stands and for what it holds (Knuth; Steele).
+_PLACE, _CONTENT = 0x9E3779B1, 0x85EBCA77
+
+
+def to_arrays(tree: PyTree) -> dict[str, jax.Array]:
+    """The arrays of a tree by readable path, as a file can hold them.
+
+    Random keys become their numbers, boolean arrays one bit an entry (`jaxprune.masks.pack`).
+    Empty arrays are left out: their shape says all.
+
+    Args:
+      tree: any pytree of arrays.
+
+    Returns:
+      Arrays by path; they lie where those of the tree do, and share no buffer with packed ones.
+    """
+    out = {}
+    for name, leaf in _named(tree):
+        if _is_key(leaf):
+            out[name] = jax.random.key_data(leaf)
+        elif _is_mask(leaf):
+            out[name] = masks.pack({"mask": leaf}).bits["mask"]
+        elif leaf.size:
+            out[name] = leaf
+    return out
+
+
+def shapes_of(like: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `to_arrays` gives for a tree: shapes, types, and where the arrays are to lie."""
+    shapes = jax.eval_shape(lambda: to_arrays(_blank(like)))
+    leaves = dict(_named(like))
+    return {
+        name: jax.ShapeDtypeStruct(
+            shape.shape, shape.dtype, sharding=_fitting(leaves[name].sharding, shape.shape)
+        )
+        for name, shape in shapes.items()
+    }
+
+
+def from_arrays(arrays: Mapping[str, jax.Array], like: PyTree) -> PyTree:
+    """The tree that `to_arrays` was given; ``like`` has its structure, shapes and types."""
+
+    def one(name: str, leaf: jax.Array) -> jax.Array:
+        if not leaf.size:
+            return leaf
+        if _is_key(leaf):
+            return jax.random.wrap_key_data(arrays[name], impl=jax.random.key_impl(leaf))
+        if _is_mask(leaf):
+            packed = masks.pack({"mask": jnp.zeros(leaf.shape, bool)})
+            packed = jax.tree.unflatten(jax.tree.structure(packed), [arrays[name]])
+            return jax.device_put(masks.unpack(packed)["mask"], leaf.sharding)
+        return arrays[name]
+
+    leaves = [one(name, leaf) for name, leaf in _named(like)]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+
+
+def digests(arrays: Mapping[str, jax.Array]) -> dict[str, int]:
+    """A checksum of each array, the same however it is spread over devices.
+
+    The sum modulo 2**32 of a hash of place and content of each entry: it sees lost, changed and
+    exchanged entries, and needs no array in one place.
+    """
+    values = jax.device_get([_digest(x) for x in arrays.values()])
+    return {name: int(value) for name, value in zip(arrays, values, strict=True)}
+
+
+@jax.jit
+def _digest(x: jax.Array) -> jax.Array:
+    if x.dtype == bool:
+        x = x.astype(jnp.uint8)
+    width = {1: jnp.uint8, 2: jnp.uint16}.get(x.dtype.itemsize, jnp.uint32)
+    words = jax.lax.bitcast_convert_type(x, width)  # of 8 bytes: two words along a new axis
+    words = words.astype(jnp.uint32)
+    place = jnp.zeros(words.shape, jnp.uint32)
+    for axis in range(words.ndim):
+        place = place * jnp.uint32(words.shape[axis] % 2**32)
+        place += jax.lax.broadcasted_iota(jnp.uint32, words.shape, axis)
+    mixed = (words + place * jnp.uint32(_PLACE)) * jnp.uint32(_CONTENT)
+    mixed ^= mixed >> 15
+    return jnp.sum(mixed * jnp.uint32(_PLACE), dtype=jnp.uint32)
+
+
+def host_digest(x: Any) -> int:
+    """A checksum of an array or text of the host."""
+    data = x.encode() if isinstance(x, str) else np.ascontiguousarray(x).tobytes()
+    return zlib.crc32(data)
+
+
+def _named(tree: PyTree) -> list[tuple[str, Any]]:
+    """Leaves by path; a path that another leaf has too gets a number."""
+    seen: dict[str, int] = {}
+    out = []
+    for path, leaf in _tree.named_leaves(tree):
+        seen[path] = seen.get(path, 0) + 1
+        out.append((path if seen[path] == 1 else f"{path}#{seen[path]}", leaf))
+    return out
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _is_mask(leaf: Any) -> bool:
+    return leaf.dtype == bool and leaf.ndim > 0 and leaf.size > 0
+
+
+def _blank(like: PyTree) -> PyTree:
+    def blank(leaf: Any) -> jax.Array:
+        if _is_key(leaf):
+            data = jnp.zeros_like(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return jnp.zeros(leaf.shape, leaf.dtype)
+
+    return jax.tree.map(blank, like)
+
+
+def _fitting(sharding: Any, shape: tuple[int, ...]) -> Any:
+    """A sharding for a shape that is shorter along one axis: whole there if it does not divide."""
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    spec = [None] * len(shape)
+    for i, names in enumerate(sharding.spec[: len(shape)]):
+        axes = () if names is None else names if isinstance(names, tuple) else (names,)
+        parts = int(np.prod([sharding.mesh.shape[axis] for axis in axes], dtype=int))
+        spec[i] = names if shape[i] % parts == 0 else None
+    return NamedSharding(sharding.mesh, PartitionSpec(*spec))

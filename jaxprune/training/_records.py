@@ -1,0 +1,101 @@
+"""What happened in a run, phase by phase, and how it is stored."""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from jaxprune.masks import PruneInfo
+from jaxprune.training._state import TrainState
+
+
+class PhaseRecord(NamedTuple):
+    """What one phase did: the dense phase (cycle 0), or one prune and its retraining.
+
+    Attributes:
+      phase: "dense", "cycle 1", ...; of `fit` "training" and "final prune".
+      cycle: 0 for the first phase, then 1, 2, ...
+      sparsity: fraction removed of the prunable weights, from exact counts.
+      nonzero: prunable weights kept.
+      prunable: all prunable weights.
+      evaluation_pruned: `evaluate` right after pruning (and recalibration); `None` if dense.
+      evaluation: `evaluate` at the end of the phase.
+      discount: d of ALLR, `None` under another schedule.
+      stability: pruning stability of the chosen metric, `None` if dense or not measured.
+      pruned_fraction: fraction of the weights still there that this cycle removed.
+      first_step: the step counter at the start of the phase's training.
+      learning_rates: float32 ``[steps]``, the rates used.
+      metrics: what the training steps reported, float arrays ``[steps]``.
+      info: counts of the prune, leaf by leaf; `None` if dense.
+      seconds: wall time of the phase.
+    """
+
+    phase: str
+    cycle: int
+    sparsity: float
+    nonzero: int
+    prunable: int
+    evaluation_pruned: dict[str, float] | None
+    evaluation: dict[str, float]
+    discount: float | None
+    stability: float | None
+    pruned_fraction: float
+    first_step: int
+    learning_rates: np.ndarray
+    metrics: dict[str, np.ndarray]
+    info: PruneInfo | None
+    seconds: float
+
+
+class ImpResult(NamedTuple):
+    """The end of a run: the final state, and a record of every phase in order."""
+
+    state: TrainState
+    records: tuple[PhaseRecord, ...]
+
+
+def to_json(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
+    """A value as JSON holds it, its arrays set aside.
+
+    Args:
+      value: numbers, words, dictionaries, sequences, arrays, `PhaseRecord`, `PruneInfo`.
+      arrays: gets the arrays, by names that begin with ``name``.
+      name: of the value.
+
+    Returns:
+      What `from_json` makes the value of again.
+    """
+    if isinstance(value, (np.ndarray, jax.Array)):
+        arrays[name] = np.asarray(value)
+        return {"array": name, "shape": list(value.shape), "dtype": str(value.dtype)}
+    if isinstance(value, PruneInfo):
+        fields = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+        return {"PruneInfo": to_json(fields, arrays, name)}
+    if isinstance(value, PhaseRecord):
+        return {"PhaseRecord": to_json(value._asdict(), arrays, name)}
+    if isinstance(value, dict):
+        return {"dict": {k: to_json(v, arrays, f"{name}/{k}") for k, v in value.items()}}
+    if isinstance(value, (tuple, list)):
+        return [to_json(v, arrays, f"{name}/{i}") for i, v in enumerate(value)]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def from_json(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The value that `to_json` was given; sequences become tuples."""
+    if isinstance(value, list):
+        return tuple(from_json(v, arrays) for v in value)
+    if not isinstance(value, dict):
+        return value
+    if "array" in value:
+        stored = arrays.get(value["array"])
+        if stored is None:  # empty arrays are not stored
+            stored = np.zeros(value["shape"], value["dtype"])
+        return stored
+    if "PruneInfo" in value:
+        return PruneInfo(**from_json(value["PruneInfo"], arrays))
+    if "PhaseRecord" in value:
+        return PhaseRecord(**from_json(value["PhaseRecord"], arrays))
+    return {k: from_json(v, arrays) for k, v in value["dict"].items()}
