@@ -188,7 +188,7 @@ class Config:
     """Parts of a batch that are computed one after the other, for batches that do not fit."""
 
     remat: bool = False
-    """Whether the backward pass computes activations anew instead of keeping them."""
+    """Whether the backward pass computes activations anew, to keep fewer; not on CPU."""
 
     coordinator: str | None = None
     """HOST:PORT of process 0, to train with several processes; auto: ask the cluster. Default:

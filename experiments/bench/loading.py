@@ -208,7 +208,7 @@ def _measurements(settings: Settings) -> Iterator[tuple[str, Callable[[], list[d
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status (0, 1 a lost worker, 2 bad input, 130 interrupted)."""
+    """The command line; returns the exit status (0, 1 lost worker, 2 bad input, 130 stopped)."""
     settings = tyro.cli(Settings, args=arguments, prog="python -m experiments.bench.loading")
     console = Console()
     try:

@@ -12,7 +12,7 @@ from ._shard import Shard
 from ._workers import Batches, check_workers, import_grain, iterate
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class EvaluationStream:
     """All examples of a split, once and in order; made by `make_evaluation_stream`.
 
@@ -101,7 +101,7 @@ def make_evaluation_stream(
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _MakeBatch:
     """From a step to this process's rows of it; a class, because it is pickled."""
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+_OTHER_FILES = 512  # that a process of JAX and its workers' pipes may need
+
 
 @dataclasses.dataclass(frozen=True)
 class Examples:
@@ -17,6 +19,7 @@ class Examples:
         name: name of the set.
         split: the set's own name of the split.
         source: what `tfds.data_source` opened: examples by index; it can be pickled.
+        files: (path, examples in it), in their order.
         num_classes: labels lie in [0, num_classes).
         repair: the command that prepares the set again.
     """
@@ -24,6 +27,7 @@ class Examples:
     name: str
     split: str
     source: Any
+    files: tuple[tuple[str, int], ...]
     num_classes: int
     repair: str
 
@@ -46,7 +50,7 @@ class Examples:
             ValueError: an example cannot be read or decoded, or its label is outside the classes;
                 the message names the example, its file and the repair.
         """
-        _silence_opencv_advice()
+        _prepare_process(len(self.files))
         indices = [int(index) for index in indices]
         try:
             found = self.source.__getitems__(indices)
@@ -66,7 +70,7 @@ class Examples:
 
     def has_labels(self) -> bool:
         """Whether the split is labelled; one published without labels (ImageNet's test) has -1."""
-        _silence_opencv_advice()
+        _prepare_process(len(self.files))
         try:
             return int(self.source[0]["label"]) >= 0
         except Exception as error:
@@ -74,10 +78,11 @@ class Examples:
 
     def file_of(self, index: int) -> str:
         """The file that example `index` lies in."""
-        for part in self.source.dataset_info.splits[self.split].file_instructions:
-            if index < part.take:
-                return str(part.filename)
-            index -= part.take
+        left = index
+        for path, count in self.files:
+            if left < count:
+                return path
+            left -= count
         raise IndexError(f"{self.name} has no example {index} beyond its split {self.split!r}")
 
     def _unreadable(self, indices: Sequence[int], error: Exception) -> ValueError:
@@ -97,7 +102,32 @@ class Examples:
         )
 
 
-@functools.cache  # once in every process: a filter is never removed
+@functools.cache  # once in every process, workers included, for a number of files
+def _prepare_process(files: int) -> None:
+    _silence_opencv_advice()
+    _allow_open_files(files)
+
+
+@functools.cache  # a filter is never removed
 def _silence_opencv_advice() -> None:
     """It warns that OpenCV would decode faster; Pillow is what we install, and fast enough."""
     logging.getLogger("absl").addFilter(lambda record: "OpenCV" not in record.getMessage())
+
+
+def _allow_open_files(files: int) -> None:
+    """Raise the number of files that this process may have open, where the system lets it.
+
+    The reader keeps every file open that it has touched. ImageNet has 1,024 files, which alone are
+    the limit that most systems set at first; what they allow on request is far more.
+    """
+    try:
+        import resource
+    except ImportError:  # there is no such limit on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Twice: a training split is opened along with another, for evaluation.
+    wanted = 2 * files + _OTHER_FILES
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -14,7 +14,7 @@ from ._shard import Shard
 from ._workers import Batches, check_workers, import_grain, iterate
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Stream:
     """Batches of a split in random order, from any step on; made by `make_stream`.
 
@@ -146,7 +146,7 @@ def make_stream(
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class _MakeBatch:
     """From (step, indices of this process's rows) to the batch; a class, because it is pickled."""
 

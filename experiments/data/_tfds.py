@@ -54,7 +54,9 @@ def open_tfds(name: str, prepared: Prepared) -> tuple[Examples, Examples]:
             data_dir=prepared.data_dir,
             download=False,
         )
-        return Examples(name, split, source, features["label"].num_classes, repair)
+        parts = info.splits[split].file_instructions
+        files = tuple((str(part.filename), part.take) for part in parts)
+        return Examples(name, split, source, files, features["label"].num_classes, repair)
 
     tests = [examples(split) for split in ("test", "validation") if split in splits]
     if "train" not in splits or not tests:

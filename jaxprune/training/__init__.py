@@ -23,3 +23,4 @@ from jaxprune.training._state import TrainState as TrainState
 from jaxprune.training._step import TrainStep as TrainStep
 from jaxprune.training._step import make_train_step as make_train_step
 from jaxprune.training._stream_loop import make_stream_loop as make_stream_loop
+from jaxprune.training._sweep import sweep as sweep

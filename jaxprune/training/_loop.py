@@ -26,12 +26,19 @@ class TrainLoop(NamedTuple):
       compiled: the jitted function it dispatches.
       run: ``run(state, learning_rates, on_chunk, stop=None) -> (state, metrics)``.
       on_chunk: told of every finished chunk, or `None`.
+      batch_at: the batch function.
+      chunk_steps: steps a chunk.
+      many: the loop over a chunk, not compiled: ``many(state, batch_at, rates, valid)``; `None` for
+        streams and steps by `jax.pmap`.
     """
 
     step: TrainStep
     compiled: Callable[..., Any]
     run: Callable[..., tuple[TrainState, Metrics]]
     on_chunk: OnChunk | None
+    batch_at: Any
+    chunk_steps: int
+    many: Callable[..., Any] | None = None
 
     def __call__(
         self, state: TrainState, learning_rates: Any, *, stop: Stop | None = None
@@ -156,7 +163,7 @@ def make_loop(
         return state, rows
 
     run = in_chunks(step, run_chunk if compile_chunks else dispatch_chunk, chunk_steps)
-    return TrainLoop(step, compiled, run, on_chunk)
+    return TrainLoop(step, compiled, run, on_chunk, batch_at, chunk_steps, many)
 
 
 def _by_pmap(
@@ -171,7 +178,8 @@ def _by_pmap(
             rows.append(metrics)
         return state, rows
 
-    return TrainLoop(step, step.compiled, in_chunks(step, dispatch_chunk, chunk_steps), on_chunk)
+    run = in_chunks(step, dispatch_chunk, chunk_steps)
+    return TrainLoop(step, step.compiled, run, on_chunk, batch_at, chunk_steps)
 
 
 def in_chunks(

@@ -133,7 +133,7 @@ def _fitting(sharding: Any, shape: tuple[int, ...]) -> Any:
     """A sharding for a shape that is shorter along one axis: whole there if it does not divide."""
     if not isinstance(sharding, NamedSharding):
         return sharding
-    spec = [None] * len(shape)
+    spec: list[Any] = [None] * len(shape)
     for i, names in enumerate(sharding.spec[: len(shape)]):
         axes = () if names is None else names if isinstance(names, tuple) else (names,)
         parts = int(np.prod([sharding.mesh.shape[axis] for axis in axes], dtype=int))

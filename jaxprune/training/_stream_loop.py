@@ -82,7 +82,7 @@ def make_stream_loop(
         source.seek(int(jax.device_get(state.step)))
         return chunks(state, rates, *hooks)
 
-    return TrainLoop(step, step.compiled, run, on_chunk)
+    return TrainLoop(step, step.compiled, run, on_chunk, stream, chunk_steps)
 
 
 class _Source:

@@ -41,12 +41,7 @@ def make_update(
       The function.
     """
     loss_fn = _checked(_in(compute_dtype, loss_fn))
-    if remat:
-        # Products and convolutions are kept, what lies between is cheap to compute again. To keep
-        # nothing at all would save nothing: the backward pass would first redo the whole forward.
-        policy = jax.checkpoint_policies.dots_saveable if remat is True else remat
-        loss_fn = jax.checkpoint(loss_fn, policy=policy)
-    gradients = jax.value_and_grad(loss_fn, has_aux=True)
+    gradients = jax.value_and_grad(recomputed(loss_fn, remat), has_aux=True)
     if accumulate > 1:
         gradients = _accumulated(gradients, accumulate)
 
@@ -72,6 +67,16 @@ def make_update(
         return state, {"loss": loss, **metrics}
 
     return update
+
+
+def recomputed(loss_fn: LossFn, remat: bool | Policy) -> LossFn:
+    """The loss, whose backward pass computes anew what the policy does not keep."""
+    if not remat:
+        return loss_fn
+    # Products and convolutions are kept, what lies between is cheap to compute again. To keep
+    # nothing at all would save nothing: the backward pass would first redo the whole forward.
+    policy = jax.checkpoint_policies.dots_saveable if remat is True else remat
+    return jax.checkpoint(loss_fn, policy=policy)
 
 
 def _checked(loss_fn: LossFn) -> LossFn:

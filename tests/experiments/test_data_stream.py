@@ -1,17 +1,6 @@
-"""Streams: order, resuming, sharding, worker processes, padding, and files that are damaged."""
+"""Streams: order, resuming, sharding over processes, padding, and bad arguments."""
 
-import contextlib
 import dataclasses
-import io
-import json
-import os
-import shutil
-import signal
-import subprocess
-import sys
-import textwrap
-import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,53 +13,21 @@ from experiments.data import (
     make_stream,
 )
 from experiments.data._examples import Examples
-from tests.experiments.test_data_load import make_features, write_set
-
-ROOT = Path(__file__).parents[2]
-REPAIR = r"prepare it again: tfds build tiny --data_dir .* --file_format array_record --overwrite"
-
-
-def make_numbered(n, shape=(6, 5, 3)):
-    """Random images whose first two values are their index; labels 0, 1, 2, 0, ..."""
-    images = np.random.default_rng(n).integers(0, 256, (n, *shape), dtype=np.uint8)
-    images[:, 0, 0, 0], images[:, 0, 0, 1] = np.arange(n) % 256, np.arange(n) // 256
-    return images, np.arange(n) % 3
-
-
-def numbers(image):
-    return image[:, 0, 0, :2].astype(int) @ (1, 256)
+from tests.experiments._streams import (
+    assert_equal,
+    make_numbered,
+    numbers,
+    real,
+    stream_of,
+    take,
+    write_numbered,
+)
+from tests.experiments.test_data_load import write_set
 
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("data")
-    write_set(folder, {"train": make_numbered(50), "test": make_numbered(11)})
-    return folder
-
-
-@pytest.fixture
-def own_dir(tmp_path, data_dir):
-    """A copy that a test may damage, and the file of its training split."""
-    shutil.copytree(data_dir, tmp_path, dirs_exist_ok=True)
-    return tmp_path, next(tmp_path.glob("tiny/*/tiny-train.array_record*"))
-
-
-def stream_of(data_dir, **options):
-    return make_stream("tiny", **{"data_dir": data_dir, "batch_size": 8, "seed": 0, **options})
-
-
-def take(stream, first, count=1):
-    with contextlib.closing(stream(first)) as batches:
-        return [next(batches) for _ in range(count)]
-
-
-def assert_equal(batches, others):
-    assert len(batches) == len(others)
-    for batch, other in zip(batches, others, strict=True):
-        assert batch.keys() == other.keys()
-        for key in batch:
-            assert batch[key].dtype == other[key].dtype
-            np.testing.assert_array_equal(batch[key], other[key])
+    return write_numbered(tmp_path_factory.mktemp("data"))
 
 
 def concatenated(parts):
@@ -234,17 +191,6 @@ def test_a_stream_ends_once_and_closing_is_final(data_dir):
         next(batches)
 
 
-@pytest.mark.slow
-def test_worker_processes_change_nothing(data_dir):
-    stream = stream_of(data_dir, preprocess=PadCropFlip(2))
-    batches = take(stream, 3, 9)
-    for workers in (1, 3):
-        assert_equal(take(dataclasses.replace(stream, workers=workers), 3, 9), batches)
-    evaluation = make_evaluation_stream("tiny", data_dir=data_dir, batch_size=8, workers=3)
-    # Two batches for three workers: one has nothing to do.
-    assert_equal(list(evaluation()), list(dataclasses.replace(evaluation, workers=0)()))
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -301,206 +247,6 @@ def test_a_preprocess_keeps_uint8(data_dir):
     message = r"image \d+ of split 'train': what .* made of it is float64 of shape \(6, 5, 3\)"
     with pytest.raises(ValueError, match=message):
         stream_of(data_dir, preprocess=lambda image, rng: image / 255)
-
-
-def read_all(data_dir):
-    stream = stream_of(data_dir, batch_size=50, validation=0)
-    next(stream(0))
-
-
-@pytest.mark.parametrize("read", [read_all, lambda data_dir: load("tiny", data_dir=data_dir)])
-@pytest.mark.parametrize("damage", ["truncated", "empty", "missing"])
-def test_a_file_that_is_not_whole_is_named(own_dir, damage, read):
-    data_dir, path = own_dir
-    if damage == "missing":
-        path.unlink()
-    else:
-        os.truncate(path, path.stat().st_size // 2 if damage == "truncated" else 0)
-    with pytest.raises(
-        ValueError, match=r"tiny, split 'train': example \d+, in .*cannot"
-    ) as caught:
-        read(data_dir)
-    assert str(path) in str(caught.value)
-    caught.match(f"damaged or incomplete, {REPAIR}")
-
-
-@pytest.mark.parametrize("read", [read_all, lambda data_dir: load("tiny", data_dir=data_dir)])
-def test_overwritten_bytes_name_the_example(own_dir, read):
-    data_dir, path = own_dir
-    from PIL import Image
-
-    png = io.BytesIO()
-    Image.fromarray(make_numbered(50)[0][33]).save(png, format="PNG")
-    content = path.read_bytes()
-    at = content.find(png.getvalue()[40:])
-    assert at > 0
-    path.write_bytes(content[:at] + bytes(20) + content[at + 20 :])
-    with pytest.raises(ValueError, match=rf"example 33, in {path}, cannot be read: .*orrupted"):
-        read(data_dir)
-
-
-def write_records(path, records):
-    from array_record.python.array_record_module import ArrayRecordWriter
-
-    writer = ArrayRecordWriter(str(path), "group_size:1")
-    for record in records:
-        writer.write(record)
-    writer.close()
-
-
-@pytest.mark.parametrize("damage", ["image", "no image", "no example"])
-def test_a_record_that_is_no_example_is_named(own_dir, damage):
-    from array_record.python.array_record_module import ArrayRecordReader
-    from tensorflow_datasets.proto import tf_example_pb2 as proto
-
-    data_dir, path = own_dir
-    reader = ArrayRecordReader(str(path))
-    records = [reader.read([i])[0] for i in range(50)]
-    reader.close()
-    example = proto.Example.FromString(records[7])
-    if damage == "image":
-        png = example.features.feature["image"].bytes_list.value
-        png[0] = png[0][:60] + bytes(len(png[0]) - 60)
-    else:
-        del example.features.feature["image"]
-    records[7] = b"\xff" * 30 if damage == "no example" else example.SerializeToString()
-    write_records(path, records)
-    with pytest.raises(ValueError, match=r"split 'train': example 7, in .*cannot be read:"):
-        read_all(data_dir)
-
-
-def test_a_file_with_too_few_examples_is_named(own_dir):
-    data_dir, path = own_dir
-    info = data_dir / "tiny" / "1.0.0" / "dataset_info.json"
-    info.write_text(info.read_text().replace('"50"', '"60"'))
-    with pytest.raises(ValueError, match=rf"example 5\d, in {path}, cannot be read"):
-        next(stream_of(data_dir, batch_size=60, validation=0)(0))
-
-
-def test_broken_descriptions_are_named(own_dir):
-    data_dir, _ = own_dir
-    features = data_dir / "tiny" / "1.0.0" / "features.json"
-    whole = features.read_text()
-    features.write_text(whole[:50])
-    with pytest.raises(ValueError, match=r"features\.json in .* cannot be read.* tfds build"):
-        stream_of(data_dir)
-    features.write_text(json.dumps(make_features("other")))
-    with pytest.raises(ValueError, match=r"not an image-classification set.*'other': 'ClassLabel'"):
-        stream_of(data_dir)
-    features.unlink()
-    with pytest.raises(ValueError, match=r"tiny.*features\.json"):
-        stream_of(data_dir)
-
-
-def test_a_test_split_without_labels_gives_way_to_validation(tmp_path):
-    splits = {"train": make_numbered(9), "test": (make_numbered(4)[0], [-1] * 4)}
-    write_set(tmp_path / "a", splits)
-    with pytest.raises(ValueError, match=r"example 0 of split 'test' has the label -1, outside"):
-        make_evaluation_stream("tiny", data_dir=tmp_path / "a", batch_size=4)
-    write_set(tmp_path / "b", {**splits, "validation": make_numbered(6)})
-    assert make_evaluation_stream("tiny", data_dir=tmp_path / "b", batch_size=4).num_examples == 6
-    assert len(load("tiny", data_dir=tmp_path / "b").test["label"]) == 6
-
-
-def test_a_worker_s_error_reaches_the_caller(own_dir):
-    data_dir, path = own_dir
-    stream = stream_of(data_dir, workers=1)
-    path.write_bytes(path.read_bytes()[:1000])
-    batches = stream(0)
-    with pytest.raises(ValueError, match=rf"split 'train': example \d+, in {path}, cannot be read"):
-        next(batches)
-    # Another next would go on with what other workers make, without those batches.
-    with pytest.raises(ValueError, match="these batches were closed"):
-        next(batches)
-
-
-SCRIPT = """
-    import multiprocessing, os, sys, time
-    from experiments import data
-
-    def check(image, rng):
-        import jax._src.xla_bridge
-        if multiprocessing.parent_process():
-            assert os.environ["JAX_PLATFORMS"] == "cpu" == jax.config.jax_platforms
-            assert not jax._src.xla_bridge.backends_are_initialized()
-        return image
-
-    if __name__ == "__main__":
-        stream = data.make_stream(
-            "tiny", data_dir=sys.argv[1], batch_size=8, seed=0, workers=1, preprocess=check
-        )
-        batches = stream(0)
-        batch = next(batches)
-        print(*[child.pid for child in multiprocessing.active_children()], flush=True)
-        time.sleep(float(sys.argv[2]))
-"""
-
-
-def start_script(tmp_path, data_dir, seconds):
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(SCRIPT))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        [sys.executable, str(script), str(data_dir), str(seconds)],
-        env={k: v for k, v in environment.items() if k not in ("JAX_PLATFORMS", "XLA_FLAGS")},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_a_program_that_forgets_to_close_ends_in_silence(tmp_path, data_dir):
-    process = start_script(tmp_path, data_dir, 0)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, err) == (0, "")
-    assert not is_alive(int(out))
-
-
-@pytest.mark.skipif(os.name != "posix", reason="kills by signal")
-def test_workers_die_with_a_killed_parent(tmp_path, data_dir):
-    process = start_script(tmp_path, data_dir, 60)
-    worker = int(process.stdout.readline())
-    assert is_alive(worker)
-    process.send_signal(signal.SIGKILL)
-    until = time.monotonic() + 20
-    while is_alive(worker) and time.monotonic() < until:
-        time.sleep(0.1)
-    assert not is_alive(worker)
-    process.communicate(timeout=20)
-
-
-def is_alive(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # Where nobody reaps orphans (some containers), the dead stay listed as zombies.
-    status = Path(f"/proc/{pid}/stat")
-    return not (status.exists() and status.read_text().rpartition(")")[2].split()[0] == "Z")
-
-
-def real(name):
-    folder = Path(os.environ.get("JAXPRUNE_DATA_DIR", "/nowhere"), name)
-    if not folder.is_dir():
-        pytest.skip(f"JAXPRUNE_DATA_DIR does not name a directory with a prepared {name}")
-    return folder
-
-
-@pytest.mark.parametrize("damage", ["truncated", "overwritten"])
-def test_a_damaged_real_file(tmp_path, damage):
-    shutil.copytree(real("fashion_mnist"), tmp_path / "fashion_mnist")
-    path = next(tmp_path.glob("fashion_mnist/*/*-train.array_record*"))
-    folder, half = path.parent, path.stat().st_size // 2
-    folder.chmod(0o755)
-    path.chmod(0o644)
-    if damage == "truncated":
-        os.truncate(path, half)
-    else:
-        with path.open("r+b") as file:
-            file.seek(half)
-            file.write(b"\xff" * 70_000)
-    with pytest.raises(ValueError, match=rf"fashion_mnist, split 'train': example \d+, in {path}"):
-        load("fashion_mnist", data_dir=tmp_path)
 
 
 @pytest.mark.slow

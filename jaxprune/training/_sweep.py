@@ -1,0 +1,254 @@
+"""Independent runs side by side, one a device, each as if it were alone."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxprune._tree import PyTree
+from jaxprune.training._loop import Metrics, OnChunk, Stop, TrainLoop
+from jaxprune.training._state import TrainState, copy
+
+Result = TypeVar("Result")
+_AXIS = "runs"
+
+
+def sweep(
+    runs: Sequence[Callable[[TrainLoop], Result]],
+    loops: Sequence[TrainLoop],
+    *,
+    devices: Sequence[Any] | None = None,
+) -> list[Result]:
+    """Runs several independent runs at once, each on a device of its own.
+
+    Each run is a function of its training loop: `imp`, `bimp`, `fit`, or code of your own. What
+    they train is one program over all devices (`jax.shard_map`, without communication), called when
+    every run has asked for training; what they do between, to prune and to evaluate, each does on
+    its device. Seeds, data orders, learning rates, sparsities and lengths of phases may differ;
+    network, optimizer and batch size are the same. More runs than devices go in turns.
+
+    Args:
+      runs: ``run(train) -> result``.
+      loops: a loop for each, from `make_loop` with one and the same step without a mesh; their
+        batch functions are ``jax.tree_util.Partial`` of one function, with arrays of equal shapes.
+      devices: devices of this process; all of its own if omitted.
+
+    Returns:
+      The results in order; their arrays lie on the devices of the runs.
+
+    Raises:
+      ValueError: if the loops do not share a step and a batch function, or their number is another
+        than that of the runs.
+      Exception: what the first run that failed raised, with its number in a note; after the others
+        have ended.
+
+    Example:
+      >>> import jax, optax
+      >>> import jax.numpy as jnp
+      >>> import jaxprune as jp
+      >>> def loss_fn(params, model_state, batch, key):
+      ...     return jnp.mean((batch @ params["w"]) ** 2), (model_state, {})
+      >>> sgd = lambda lr: optax.sgd(lr)
+      >>> step = jp.training.make_train_step(loss_fn, sgd)
+      >>> batch_at = jax.tree_util.Partial(lambda t: jnp.ones((4, 2)))
+      >>> def run(seed, train):
+      ...     params = {"w": jax.random.normal(jax.random.key(seed), (2, 2))}
+      ...     state = jp.training.TrainState.create(params, sgd, key=jax.random.key(seed))
+      ...     return train(state, [0.1] * (seed + 1))[1]["loss"]
+      >>> losses = jp.training.sweep(
+      ...     [jax.tree_util.Partial(run, seed) for seed in range(2)],
+      ...     [jp.training.make_loop(step, batch_at)] * 2,
+      ... )
+      >>> [loss.shape for loss in losses]
+      [(1,), (2,)]
+    """
+    if len(runs) != len(loops):
+        raise ValueError(f"each run has its loop; got {len(runs)} runs and {len(loops)} loops.")
+    if not runs:
+        return []
+    _check_loops(loops)
+    devices = list(jax.local_devices() if devices is None else devices)
+    results: list[Result] = []
+    for first in range(0, len(runs), len(devices)):
+        chosen = slice(first, first + len(devices))
+        hub = _Hub(loops[chosen], devices[: len(runs[chosen])], first)
+        results += hub.results(runs[chosen])
+    return results
+
+
+def _check_loops(loops: Sequence[TrainLoop]) -> None:
+    step, many = loops[0].step, loops[0].many
+    if many is None or step.mesh is not None or not step.traceable:
+        raise ValueError(
+            "a sweep puts each run on a device of its own: make the loops by make_loop from a step "
+            "without a mesh."
+        )
+    shapes = [_shapes(loop.batch_at) for loop in loops]
+    for i, loop in enumerate(loops):
+        if loop.step is not step or loop.chunk_steps != loops[0].chunk_steps:
+            raise ValueError(f"loop {i} has another step or chunk length than loop 0; share them.")
+        if not isinstance(loop.batch_at, jax.tree_util.Partial) or shapes[i] != shapes[0]:
+            raise ValueError(
+                f"the batch function of loop {i} is no jax.tree_util.Partial of the function of "
+                "loop 0 with arrays of the same shapes; only their contents may differ."
+            )
+
+
+def _shapes(tree: PyTree) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, [(np.shape(x), jnp.result_type(x)) for x in leaves]
+
+
+class _Request(NamedTuple):
+    state: TrainState
+    rates: np.ndarray
+    on_chunk: OnChunk | None
+    stop: Stop | None
+
+
+class _Hub:
+    """The runs of one turn: a thread each, and the program that they share."""
+
+    def __init__(self, loops: Sequence[TrainLoop], devices: Sequence[Any], first: int):
+        self._loops, self._devices, self._first = loops, devices, first
+        self._sharding = NamedSharding(Mesh(np.array(devices), (_AXIS,)), PartitionSpec(_AXIS))
+        self._chunk_steps, self._many = loops[0].chunk_steps, loops[0].many
+        spec = PartitionSpec(_AXIS)
+        self._program = jax.jit(
+            jax.shard_map(
+                self._of_one, mesh=self._sharding.mesh, in_specs=spec, out_specs=spec,
+                check_vma=False,
+            ),
+            donate_argnums=0,
+        )  # fmt: skip
+        self._changed = threading.Condition()
+        self._asked: dict[int, _Request] = {}
+        self._answers: dict[int, Any] = {}
+        self._live = set(range(len(loops)))
+        self._failed: dict[int, BaseException] = {}
+        self._results: dict[int, Any] = {}
+        self._idle: dict[int, TrainState] = {}
+
+    def _of_one(self, state: TrainState, batch_at: Any, rates: Any, valid: Any) -> Any:
+        """What each device runs: the chunk of its run, out of and into arrays with a run axis."""
+        assert self._many is not None
+        own = jax.tree.map(lambda x: x[0], (state, batch_at, rates, valid))
+        return jax.tree.map(lambda x: x[None], self._many(*own))
+
+    def results(self, runs: Sequence[Callable[[TrainLoop], Any]]) -> list[Any]:
+        threads = [
+            threading.Thread(target=self._one_run, args=(i, run), daemon=True)
+            for i, run in enumerate(runs)
+        ]
+        batches = self._stacked([loop.batch_at for loop in self._loops])
+        for thread in threads:
+            thread.start()
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._live <= self._asked.keys())
+                if not self._live:
+                    break
+                requests, self._asked = self._asked, {}
+            try:
+                answers = self._train(requests, batches)
+            except BaseException as error:  # of the shared program: every run gets it
+                answers = dict.fromkeys(requests, error)
+            with self._changed:
+                self._answers.update(answers)
+                self._changed.notify_all()
+        for thread in threads:
+            thread.join()
+        for i, error in sorted(self._failed.items()):
+            error.add_note(f"in run {self._first + i} of the sweep")
+            raise error
+        return [self._results[i] for i in range(len(runs))]
+
+    def _one_run(self, i: int, run: Callable[[TrainLoop], Any]) -> None:
+        def ask(
+            state: TrainState, rates: np.ndarray, on_chunk: OnChunk | None, stop: Stop | None = None
+        ) -> tuple[TrainState, Metrics]:
+            with self._changed:
+                self._asked[i] = _Request(state, rates, on_chunk, stop)
+                self._changed.notify_all()
+                self._changed.wait_for(lambda: i in self._answers)
+                answer = self._answers.pop(i)
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer
+
+        try:
+            with jax.default_device(self._devices[i]):
+                self._results[i] = run(self._loops[i]._replace(run=ask))
+        except BaseException as error:
+            self._failed[i] = error
+        with self._changed:
+            self._live.discard(i)
+            self._changed.notify_all()
+
+    def _train(
+        self, requests: dict[int, _Request], batches: PyTree
+    ) -> dict[int, tuple[TrainState, Metrics]]:
+        n = len(self._loops)
+        some = next(iter(requests.values())).state
+        for i in range(n):
+            if i not in requests and i not in self._idle:  # ended: its device has nothing to do
+                self._idle[i] = jax.device_put(copy(some), self._devices[i])
+        state = self._stacked(
+            [requests[i].state if i in requests else copy(self._idle[i]) for i in range(n)]
+        )
+        firsts = {i: int(request.state.step) for i, request in requests.items()}
+        done: dict[int, list[Metrics]] = {i: [] for i in requests}
+        ends = {i: len(request.rates) for i, request in requests.items()}
+        at = 0
+        while any(at < end for end in ends.values()):
+            for i, request in requests.items():
+                if at < ends[i] and request.stop is not None and request.stop(at):
+                    ends[i] = at
+            rates = np.zeros((n, self._chunk_steps), np.float32)
+            valid = np.zeros((n,), np.int32)
+            for i, request in requests.items():
+                part = request.rates[at : min(at + self._chunk_steps, ends[i])]
+                rates[i, : len(part)], valid[i] = part, len(part)
+            put = jax.device_put((rates, valid), self._sharding)
+            state, metrics = self._program(state, batches, *put)
+            fetched = jax.device_get(metrics)
+            for i, request in requests.items():
+                if valid[i]:
+                    rows = {k: np.asarray(m[i, : valid[i]]) for k, m in fetched.items()}
+                    done[i].append(rows)
+                    if request.on_chunk is not None:
+                        request.on_chunk(firsts[i] + at, rates[i, : valid[i]], rows)
+            at += self._chunk_steps
+        states = self._unstacked(state)
+        return {
+            i: (states[i], {k: np.concatenate([rows[k] for rows in parts]) for k in parts[0]})
+            if (parts := done[i])
+            else (states[i], {})
+            for i in requests
+        }
+
+    def _stacked(self, trees: Sequence[PyTree]) -> PyTree:
+        """One tree of arrays with a run axis, the part of each run on its device."""
+
+        def stack(*leaves: Any) -> jax.Array:
+            parts = [
+                jax.device_put(jnp.asarray(leaf)[None], device)
+                for leaf, device in zip(leaves, self._devices, strict=True)
+            ]
+            shape = (len(parts), *parts[0].shape[1:])
+            return jax.make_array_from_single_device_arrays(shape, self._sharding, parts)
+
+        return jax.tree.map(stack, *trees)
+
+    def _unstacked(self, tree: PyTree) -> list[PyTree]:
+        place = {device: i for i, device in enumerate(self._devices)}
+        leaves, structure = jax.tree.flatten(tree)
+        parts: list[list[Any]] = [[] for _ in self._devices]
+        for leaf in leaves:
+            for shard in leaf.addressable_shards:
+                parts[place[shard.device]].append(shard.data[0])
+        return [jax.tree.unflatten(structure, part) for part in parts]
