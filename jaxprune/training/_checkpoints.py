@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
@@ -168,6 +169,7 @@ class Store:
         """
         if steps == self._saved:
             return
+        self._wait()  # Orbax would, too; but then nobody could tell which of the two failed
         ocp = _orbax()
         arrays = {
             f"{name}/{k}": v for name, tree in state.items() for k, v in to_arrays(tree).items()
@@ -350,9 +352,9 @@ def _reason(error: BaseException) -> str:
     for cause in causes:
         if isinstance(cause, OSError) and cause.strerror:
             return cause.strerror
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    known = [line for line in lines if "space left" in line.lower()]
-    return (known or lines)[0][:200]
+    text = " ".join(str(error).split()) or type(error).__name__
+    of_system = re.search(r": ([^:]+) \[os_error_code", text)  # as TensorStore puts it
+    return of_system[1] if of_system else text[:200]
 
 
 def _free(path: pathlib.Path) -> pathlib.Path:

@@ -1,0 +1,140 @@
+"""The loops in JAX: ours under a mask, and plain dense ones written by hand."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxprune as jp
+from experiments import models
+from experiments.bench._training_problems import LEARNING_RATE, Problem, make_optimizer
+from jaxprune.training import TrainLoop, TrainState
+
+CHUNK_STEPS = 50
+BY_STEP, BY_CHUNK = "step by step", f"compiled chunks of {CHUNK_STEPS}"
+
+
+class Loop(NamedTuple):
+    """A loop that is ready to train.
+
+    Attributes:
+      run: ``run(carry, steps) -> carry``; returns when the metrics of all steps are on the host.
+      carry: what the first call gets; it may be donated.
+    """
+
+    run: Callable[[Any, int], Any]
+    carry: Any
+
+
+def runs_chunks_well(problem: Problem) -> bool:
+    """False on CPUs for convolutions, which XLA runs on one thread inside a compiled loop there."""
+    convolutions = any(leaf.ndim > 2 for leaf in jax.tree.leaves(problem.params))
+    return jax.default_backend() != "cpu" or not convolutions
+
+
+def masked_state(problem: Problem, sparsity: float) -> TrainState:
+    """The state of a run under a fixed mask of the smallest magnitudes."""
+    return TrainState.create(
+        problem.params,
+        make_optimizer,
+        model_state=problem.model_state,
+        mask=jp.masks.make(jp.scores.magnitude(problem.params), sparsity),
+        key=jax.random.key(problem.seed),
+    )
+
+
+def train_loop(problem: Problem) -> TrainLoop:
+    """Our loop, built as a run builds it."""
+    step = jp.training.make_train_step(models.make_loss_fn(problem.model), make_optimizer)
+    return jp.training.make_loop(
+        step,
+        problem.batch_at,
+        chunk_steps=CHUNK_STEPS,
+        compile_chunks=runs_chunks_well(problem),
+    )
+
+
+def ours(problem: Problem, loop: TrainLoop, sparsity: float) -> Loop:
+    """Our loop on a masked state."""
+
+    def run(state: TrainState, steps: int) -> TrainState:
+        return loop(state, np.full(steps, LEARNING_RATE, np.float32))[0]
+
+    return Loop(run, masked_state(problem, sparsity))
+
+
+def dense(problem: Problem, *, chunks: bool) -> Loop:
+    """What one writes by hand for one dense run: no mask, the learning rate a constant.
+
+    Args:
+      problem: the problem.
+      chunks: whether steps run in compiled loops, or are dispatched one by one.
+    """
+    loss_fn, tx = models.make_loss_fn(problem.model), make_optimizer(LEARNING_RATE)
+    key = jax.random.key(problem.seed)
+
+    def step(carry: Any, batch_at: Any) -> tuple[Any, Any]:
+        t, params, opt_state, model_state = carry
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (_, (model_state, metrics)), grads = grad_fn(
+            params, model_state, batch_at(t), jax.random.fold_in(key, t)
+        )
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return (t + 1, optax.apply_updates(params, updates), opt_state, model_state), metrics
+
+    def chunk(carry: Any, batch_at: Any, valid: jax.Array) -> tuple[Any, Any]:
+        shapes = jax.eval_shape(step, carry, batch_at)[1]
+        slots = jax.tree.map(lambda m: jnp.zeros((CHUNK_STEPS, *m.shape), m.dtype), shapes)
+
+        def body(i: jax.Array, both: Any) -> Any:
+            carry, metrics = step(both[0], batch_at)
+            return carry, jax.tree.map(lambda s, m: s.at[i].set(m), both[1], metrics)
+
+        return jax.lax.fori_loop(0, valid, body, (carry, slots))
+
+    # A copy: the first step deletes what it is given.
+    params, model_state = jax.tree.map(jnp.copy, (problem.params, problem.model_state))
+    carry = (jnp.zeros((), jnp.int32), params, tx.init(params), model_state)
+    jit = partial(jax.jit, donate_argnums=0)
+    if chunks:
+        compiled = jit(chunk).lower(carry, problem.batch_at, jnp.int32(1)).compile()
+        sizes = (CHUNK_STEPS,)
+    else:
+        compiled = jit(step).lower(carry, problem.batch_at).compile()
+        sizes = ()
+
+    def run(carry: Any, steps: int) -> Any:
+        rows = []
+        for start in range(0, steps, *sizes):
+            valid = [jnp.int32(min(CHUNK_STEPS, steps - start))] if chunks else []
+            carry, metrics = compiled(carry, problem.batch_at, *valid)
+            rows.append(metrics)
+        jax.device_get(rows)
+        return carry
+
+    return Loop(run, carry)
+
+
+def check_sparse(state: TrainState, weights: int, sparsity: float) -> None:
+    """Raises unless the times are those of a network as sparse as it was to be.
+
+    Raises:
+      RuntimeError: with what was found.
+    """
+    pruned = jax.tree.leaves(
+        jax.tree.map(
+            lambda m, w: 0 if m is None else int(((w == 0) & ~m).sum()),
+            state.mask,
+            state.params,
+            is_leaf=lambda x: x is None,
+        )
+    )
+    if sum(pruned) != round(sparsity * weights):
+        raise RuntimeError(
+            f"after the timed steps {sum(pruned):,} pruned weights are zero, and "
+            f"{round(sparsity * weights):,} were to be. No time of it is reported."
+        )

@@ -1,0 +1,108 @@
+"""What is trained in the benchmark of whole training loops: networks and synthetic images."""
+
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import jaxprune as jp
+from experiments import data, models
+
+CLASSES = 10
+MNIST, CIFAR = (28, 28, 1), (32, 32, 3)
+SHAPES = {"lenet_300_100": MNIST, "resnet20": CIFAR, "resnet56": CIFAR}
+"""Model -> shape of an image."""
+
+LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 1e-3, 0.9, 1e-4
+MEAN, STD = 0.5, 0.25  # of every channel
+AUGMENTATION = data.CropFlip()
+
+
+class Problem(NamedTuple):
+    """A network and the images that it is trained on.
+
+    Attributes:
+      name: of the network.
+      batch: images in a batch.
+      precision: name of the type of the computation.
+      model: the network.
+      params: its parameters.
+      model_state: batch statistics, or `{}`.
+      images: uint8 [n, height, width, channels], on the host.
+      labels: int32 [n].
+      augment: random crops and flips, or `None`.
+      batch_at: from `experiments.data.make_batch_at`; the images are on the device.
+      seed: of everything.
+    """
+
+    name: str
+    batch: int
+    precision: str
+    model: Any
+    params: Any
+    model_state: Any
+    images: np.ndarray
+    labels: np.ndarray
+    augment: data.CropFlip | None
+    batch_at: jax.tree_util.Partial
+    seed: int
+
+    @property
+    def parameters(self) -> int:
+        """Entries of all parameters."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.params))
+
+    @property
+    def weights(self) -> int:
+        """Prunable weights."""
+        return sum(leaf.size for leaf in jax.tree.leaves(jp.scores.magnitude(self.params)))
+
+    @property
+    def step_flops(self) -> int:
+        """Of a training step: three times those of a forward pass, two for a multiplication."""
+        apply = partial(self.model.apply, train=False)
+        image = jax.ShapeDtypeStruct((1, *self.images.shape[1:]), jnp.dtype(self.precision))
+        macs = jp.metrics.flops(apply, {"params": self.params, **self.model_state}, image).macs
+        return 3 * 2 * macs * self.batch
+
+
+def make(name: str, batch: int, *, images: int, precision: str, seed: int) -> Problem:
+    """Draws parameters and images.
+
+    Args:
+      name: a key of `SHAPES`.
+      batch: images in a batch.
+      images: how many there are.
+      precision: "float32" or "bfloat16".
+      seed: of everything.
+    """
+    shape, dtype = SHAPES[name], jnp.dtype(precision)
+    model = models.create(name, CLASSES, dtype)
+    params, model_state = models.init(model, jax.random.key(seed), shape)
+    drawn = np.random.default_rng(seed)
+    pixels = drawn.integers(0, 256, (images, *shape), dtype=np.uint8)
+    labels = drawn.integers(0, CLASSES, images).astype(np.int32)
+    augment = AUGMENTATION if shape == CIFAR else None
+    batch_at = data.make_batch_at(
+        {"image": pixels, "label": labels},
+        batch_size=batch,
+        seed=seed,
+        mean=[MEAN] * shape[-1],
+        std=[STD] * shape[-1],
+        augment=augment,
+        dtype=dtype,
+    )
+    return Problem(
+        name, batch, precision, model, params, model_state, pixels, labels, augment, batch_at, seed
+    )
+
+
+def make_optimizer(learning_rate: Any) -> optax.GradientTransformation:
+    """SGD with Nesterov momentum; weight decay of every parameter, before momentum."""
+    return optax.chain(
+        optax.add_decayed_weights(WEIGHT_DECAY),
+        optax.sgd(learning_rate, MOMENTUM, nesterov=True),
+    )

@@ -1,0 +1,139 @@
+"""What a whole run costs beside its training steps, from parts that are measured one by one."""
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxprune as jp
+from experiments import data, models
+from experiments.bench._training_problems import MEAN, STD, Problem, make_optimizer
+from jaxprune.training import TrainLoop, TrainState
+
+# The run: dense CIFAR training, then IMP.
+TRAINING_IMAGES, EPOCHS, CYCLES, RETRAINING_EPOCHS, TEST_IMAGES = 45_000, 200, 3, 10, 10_000
+PHASES = 1 + CYCLES
+EVALUATIONS = 1 + 2 * CYCLES  # after the dense phase; after every prune and every retraining
+_EVALUATION_BATCH = 500
+
+
+class Parts(NamedTuple):
+    """Seconds.
+
+    Attributes:
+      compile: tracing and compilation of the training step, of evaluation and of the first prune.
+      prune: scores, mask, masked weights and moments, discount, a fresh optimizer.
+      evaluate: the test images, scaled from those that were evaluated.
+      checkpoint: saving the state; `None` if not measured.
+    """
+
+    compile: float
+    prune: float
+    evaluate: float
+    checkpoint: float | None
+
+
+def checkpoint_seconds(state: TrainState) -> float | None:
+    """Seconds to save a state so that a run can resume from it, `None`: not measured."""
+    del state  # There is nothing to measure yet.
+    return None
+
+
+def measure(
+    problem: Problem,
+    loop: TrainLoop,
+    state: TrainState,
+    *,
+    compile_step: float,
+    sparsity: float,
+    images: int,
+) -> Parts:
+    """Measures the parts of a run.
+
+    Args:
+      problem: network and images.
+      loop: the training loop.
+      state: a trained state.
+      compile_step: seconds that compiling the training loop took.
+      sparsity: fraction removed at the end.
+      images: that are evaluated; the seconds are scaled to `TEST_IMAGES`.
+    """
+    channels = problem.images.shape[-1]
+    dtype = jnp.dtype(problem.precision)
+    normalise = partial(data.normalise, mean=[MEAN] * channels, std=[STD] * channels, dtype=dtype)
+    evaluate = jp.training.make_evaluate(
+        models.make_eval_fn(problem.model, normalise),
+        {"image": problem.images[:images], "label": problem.labels[:images]},
+        batch_size=_EVALUATION_BATCH,
+    )
+    first, again = _timed(lambda: evaluate(state)), _timed(lambda: evaluate(state))
+    dense = TrainState.create(
+        state.params, make_optimizer, model_state=state.model_state, key=state.key
+    )
+    prunes = []
+    for target in jp.schedules.imp_sparsities(sparsity, CYCLES):
+        begin = time.perf_counter()
+        dense = jax.block_until_ready(_prune(dense, loop, target))
+        prunes.append(time.perf_counter() - begin)
+    prune = statistics.median(prunes[1:])
+    evaluated = min(images, len(problem.labels))
+    return Parts(
+        compile=compile_step + max(first - again, 0.0) + max(prunes[0] - prune, 0.0),
+        prune=prune,
+        evaluate=again * TEST_IMAGES / evaluated,
+        checkpoint=checkpoint_seconds(state),
+    )
+
+
+def _prune(state: TrainState, loop: TrainLoop, sparsity: float) -> TrainState:
+    """What a cycle of `jp.training.imp` does before it retrains, evaluation apart."""
+    mask, info = jp.masks.make_with_info(
+        jp.scores.magnitude(state.params), sparsity, within=state.mask
+    )
+    info.check()
+    params = jp.apply_mask(state.params, mask)
+    opt_state = loop.step.set_mask(state.opt_state, mask)
+    kept, prunable = info.counts()[0], sum(info.sizes)
+    discount = jp.schedules.allr_discount(
+        state.params,
+        params,
+        pruned_fraction=1 - kept / prunable,
+        pretraining_steps=EPOCHS,
+        retraining_steps=RETRAINING_EPOCHS,
+    )
+    np.asarray(discount)
+    jax.block_until_ready(opt_state)
+    return state._replace(params=params, opt_state=loop.step.init_optimizer(params, mask))
+
+
+def _timed(call: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - begin
+
+
+def row(problem: Problem, step_seconds: float, parts: Parts) -> dict[str, Any]:
+    """A whole run, as the JSON file holds it."""
+    epoch_steps = data.steps_per_epoch(TRAINING_IMAGES, problem.batch)
+    steps = (EPOCHS + CYCLES * RETRAINING_EPOCHS) * epoch_steps
+    train = steps * step_seconds
+    checkpoints = None if parts.checkpoint is None else PHASES * parts.checkpoint
+    beside = parts.compile + CYCLES * parts.prune + EVALUATIONS * parts.evaluate
+    beside += checkpoints or 0.0
+    return {
+        "model": problem.name,
+        "batch": problem.batch,
+        "steps": steps,
+        "train_seconds": train,
+        "compile_seconds": parts.compile,
+        "prune_seconds": parts.prune,
+        "evaluate_seconds": parts.evaluate,
+        "checkpoint_seconds": parts.checkpoint,
+        "run_seconds": train + beside,
+        "overhead_fraction": beside / train,
+    }

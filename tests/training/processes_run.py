@@ -1,0 +1,112 @@
+"""One process of several that train the same network; what it ends with goes to a file.
+
+python -m tests.training.processes_run OUT PORT PROCESSES INDEX
+"""
+
+import sys
+
+import jax
+import numpy as np
+
+
+def main():
+    out, port, processes, index = sys.argv[1], *map(int, sys.argv[2:])
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    if processes > 1:
+        jax.distributed.initialize(f"localhost:{port}", processes, index)
+
+    # Only now: these make arrays, and so ask for the devices.
+    import optax
+    from jax.experimental import multihost_utils
+    from jax.sharding import Mesh
+
+    import jaxprune as jp
+    from jaxprune.training import Checkpoints, Preempted
+    from tests.training import meshed
+
+    mesh = Mesh(np.array(jax.devices()), ("data",))
+    assert mesh.size == 4
+    results = {}
+
+    def note(name, tree):
+        for i, leaf in enumerate(jax.tree.leaves(tree)):
+            if jax.numpy.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+                continue
+            whole = isinstance(leaf, np.ndarray) or leaf.is_fully_replicated
+            results[f"{name}/{i}"] = np.asarray(
+                leaf if whole else multihost_utils.process_allgather(leaf, tiled=True)
+            )
+
+    data = {"x": np.asarray(meshed.IMAGES), "y": np.asarray(meshed.LABELS)}
+    evaluate = jp.training.make_evaluate(meshed.eval_fn, data, batch_size=50)
+    dense = jp.prune(meshed.state().params, 0.5)[1]
+    for kind in ("whole", "sharded"):
+        rule = jp.training.fully_sharded(mesh, min_size=64) if kind == "sharded" else None
+        step = jp.training.make_train_step(
+            meshed.make_loss_fn(), meshed.sgd, mesh=mesh, sharding=rule
+        )
+        train = jp.training.make_loop(step, meshed.batch_at, chunk_steps=5)
+        rates = np.linspace(0.1, 0.01, 20)
+        state, metrics = train(meshed.state(dense), rates)
+        note(f"{kind} params", state.params)
+        note(f"{kind} loss", metrics["loss"])
+        # The same parameters give the same mask, wherever they lie.
+        fixed = step.place(meshed.state())
+        note(f"{kind} mask", jp.prune(fixed.params, 0.7)[1])
+
+        folder = f"{out}-{kind}"
+        options = {
+            "evaluate": evaluate,
+            "pretraining": optax.linear_schedule(0.1, 0.0, 12),
+            "pretraining_steps": 12,
+            "sparsity": 0.75,
+            "cycles": 2,
+            "retraining_steps": 6,
+        }
+        asked = iter(range(100))
+        # Only one process hears that it is to end; all of them save and stop together.
+        stop = lambda asked=asked: next(asked) >= 4 and index == processes - 1  # noqa: E731
+        try:
+            jp.training.imp(
+                meshed.state(),
+                train,
+                checkpoints=Checkpoints(folder, every=50, stop=stop),
+                **options,
+            )
+            raise SystemExit("did not stop")
+        except Preempted as notice:
+            results[f"{kind} stopped"] = np.array(notice.steps)
+        resumed = jp.training.imp(
+            meshed.state(), train, checkpoints=Checkpoints(folder, every=50, resume=True), **options
+        )
+        truth = jp.training.imp(meshed.state(), train, **options)
+        for part in ("params", "opt_state", "model_state"):
+            for a, b in zip(
+                jax.tree.leaves(getattr(resumed.state, part)),
+                jax.tree.leaves(getattr(truth.state, part)),
+                strict=True,
+            ):
+                assert bool(jax.numpy.all(a == b)), part
+        note(f"{kind} rates", [record.learning_rates for record in truth.records])
+        note(f"{kind} final mask", truth.state.mask)
+        results[f"{kind} kept"] = np.array([record.nonzero for record in truth.records])
+        results[f"{kind} accuracy"] = np.array([r.evaluation["accuracy"] for r in truth.records])
+
+    # A stream of which each process brings its rows.
+    rows = slice(index * 32 // processes, (index + 1) * 32 // processes)
+
+    def stream(first):
+        for t in range(first, 10**6):
+            yield jax.tree.map(lambda x: np.asarray(x)[rows], meshed.batch_at(t))
+
+    step = jp.training.make_train_step(meshed.make_loss_fn(), meshed.sgd, mesh=mesh)
+    state, metrics = jp.training.make_stream_loop(step, stream, chunk_steps=5)(
+        meshed.state(dense), np.linspace(0.1, 0.01, 20)
+    )
+    note("stream params", state.params)
+    if index == 0:
+        np.savez(out, **results)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""Two processes of two devices each against one process of four, for real."""
+
+import os
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return server.getsockname()[1]
+
+
+def train(out, processes):
+    environment = {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // processes}",
+    }
+    port = str(free_port())
+    running = [
+        subprocess.Popen(
+            [
+                *(sys.executable, "-m", "tests.training.processes_run"),
+                *(str(out), port, str(processes), str(index)),
+            ],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in range(processes)
+    ]
+    try:
+        for process in running:
+            output, _ = process.communicate(timeout=500)
+            assert process.returncode == 0, output[-3000:]
+    finally:
+        for process in running:
+            process.kill()
+    with np.load(f"{out}.npz") as held:
+        return dict(held)
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one(tmp_path):
+    one, two = train(tmp_path / "one", 1), train(tmp_path / "two", 2)
+    assert one.keys() == two.keys()
+    for name, x in one.items():
+        if " mask" in name and "final" not in name:
+            np.testing.assert_array_equal(x, two[name], err_msg=name)
+            assert x.dtype == bool
+        elif name.split("/")[0].endswith(("params", "loss")):
+            np.testing.assert_allclose(x, two[name], rtol=1e-5, atol=1e-5, err_msg=name)
+        elif "rates" in name:
+            np.testing.assert_allclose(x, two[name], rtol=1e-6, err_msg=name)
+        elif "kept" in name or "stopped" in name:
+            np.testing.assert_array_equal(x, two[name], err_msg=name)
+    for kind in ("whole", "sharded"):
+        np.testing.assert_allclose(one[f"{kind} accuracy"], two[f"{kind} accuracy"], atol=0.1)
+    np.testing.assert_allclose(one["stream params/0"], one["whole params/0"], rtol=1e-5, atol=1e-5)
