@@ -42,6 +42,7 @@ INITIAL = {"str": "initial", "cs": "initial"}
 NOT_COMPARED = (
     "run_dir",
     "data_dir",
+    "workers",
     "parallel",
     "devices",
     "coordinator",
@@ -177,6 +178,19 @@ class Config:
     eval_batch_size: int = 500
     """Examples an evaluation step."""
 
+    stream: bool = False
+    """Whether images are read from the disk while training, for sets that do not fit in memory."""
+
+    workers: int = 0
+    """Processes that read and decode streamed images; 0 for a thread of this one."""
+
+    preprocess: Literal["auto", "none", "crop_flip", "imagenet"] = "auto"
+    """What is done to streamed images. crop_flip: pad by 4, crop, flip. imagenet: random-resized
+    crop and flip, for evaluation a centre crop. auto: what the set is known for, or none."""
+
+    image_size: int = 224
+    """Pixels a side after `preprocess imagenet`."""
+
     parallel: Literal["data", "fsdp", "pmap"] = "data"
     """How several devices share the work. data: each has its rows of the batch and all parameters.
     fsdp: large parameters are cut over them, too. pmap: as data, compiled by jax.pmap."""
@@ -270,10 +284,13 @@ def check(config: Config) -> None:
         ("accumulate", 1),
         ("checkpoint_epochs", 1),
         ("join_seconds", 1),
+        ("workers", 0),
+        ("image_size", 1),
     ):
         value = getattr(config, field)
         if not least <= value < math.inf:
             raise ValueError(f"{field} is at least {least} and finite; got {value}.")
+    _check_stream(config)
     if config.devices is not None and config.devices < 1:
         raise ValueError(f"devices is at least 1; got {config.devices}.")
     if not 0 < config.learning_rate < math.inf:
@@ -306,6 +323,20 @@ def check(config: Config) -> None:
                     f"method bimp fixes {field}={value}; got {getattr(config, field)!r}. Use "
                     "method imp to choose."
                 )
+
+
+def _check_stream(config: Config) -> None:
+    """Raises for options of streams without one, and for what a stream cannot do."""
+    if config.stream:
+        if config.data == "digits":
+            raise ValueError("the digits are embedded, there is nothing to stream; leave it out.")
+        if config.recalibrate:
+            raise ValueError("recalibrate needs the set in memory; leave out stream or it.")
+        return
+    defaults = Config()
+    for field in ("workers", "preprocess", "image_size"):
+        if getattr(config, field) != getattr(defaults, field):
+            raise ValueError(f"{field} means nothing without stream; got {getattr(config, field)}.")
 
 
 def _check_one_phase(config: Config) -> None:

@@ -12,6 +12,7 @@ import pathlib
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
@@ -96,7 +97,8 @@ class _Report:
         self.config, self.parts, self.folder = config, parts, folder
         self.log, self.records, self.trained = reports.Log(), [], 0
         self.title = f"{config.model} on {config.data}, {_how(config)}, seed {config.seed}"
-        self.speed = reports.Speed(config.batch_size)
+        # The first stretch of steps waits for the compiler.
+        self.speed, self.compiled = reports.Speed(config.batch_size), False
         steps = config.total_epochs() * parts.epoch_steps
         self.progress = reports.Progress(steps, config.batch_size, console)
         dense = config.epochs if config.method in ITERATIVE else config.total_epochs()
@@ -116,8 +118,12 @@ class _Report:
         while done < len(rates):
             left = self.parts.epoch_steps - self.trained % self.parts.epoch_steps
             piece = rates[done : done + left]
+            begin = time.perf_counter()
             state, metrics = self.parts.train.run(state, piece, self._chunk, stop)
             steps = len(next(iter(metrics.values()), ()))
+            if self.compiled and steps:
+                self.speed.stretch(steps, time.perf_counter() - begin)
+            self.compiled = True
             pieces += [metrics] if steps else []
             done += steps
             self.trained += steps
@@ -132,7 +138,6 @@ class _Report:
 
     def _chunk(self, first_step: int, rates: np.ndarray, metrics: dict[str, np.ndarray]) -> None:
         self.log.add_chunk(first_step, rates, metrics["accuracy"])
-        self.speed.chunk(len(rates))
         for i, rate in enumerate(rates):
             row = {"kind": "train", "phase": len(self.records), "step": first_step + i}
             values = {name: float(values[i]) for name, values in metrics.items()}
@@ -208,6 +213,7 @@ class _Report:
         """Writes table and pictures of what was done."""
         self.progress.stop()
         self.profile.stop()
+        self.parts.train.close()
         self.folder.close()
         if self.folder.is_open and devices.is_first():
             with contextlib.suppress(OSError):  # no room: the run has said so already

@@ -23,6 +23,7 @@ from experiments.config import (
     Config,
     check,
 )
+from experiments.inputs import Inputs, make_inputs
 from jaxprune.training import Prepared, TrainLoop, TrainState
 
 
@@ -106,22 +107,22 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
         raise ValueError(f"unknown schedule {config.schedule!r}{hint} Known: {', '.join(known)}.")
     dtype = jnp.dtype(config.precision)
     models.create(config.model, 10)
-    dataset = data.load(config.data, data_dir=config.data_dir) if dataset is None else dataset
-    model = models.create(config.model, dataset.num_classes, dtype)
-    epoch_steps = data.steps_per_epoch(len(dataset.train["label"]), config.batch_size)
+    fed = make_inputs(config, dataset)
+    model, epoch_steps = models.create(config.model, fed.num_classes, dtype), fed.epoch_steps
 
     keys = jax.random.split(jax.random.key(config.seed), 3)
-    params, model_state = models.init(model, keys[0], dataset.image_shape)
+    params, model_state = models.init(model, keys[0], fed.image_shape)
     optimizer = partial(make_optimizer, config)
-    loss_fn = models.make_loss_fn(model)
-    batch_at = _batches(config, dataset)
+    loss_fn = fed.loss_fn(models.make_loss_fn(model))
     options: dict[str, Any] = {"recalibrate": None}
     if config.recalibrate:
-        options["recalibrate"] = jp.training.make_recalibrate(loss_fn, batch_at, steps=epoch_steps)
+        options["recalibrate"] = jp.training.make_recalibrate(
+            loss_fn, fed.batch_at, steps=epoch_steps
+        )
     if config.parallel == "pmap" and "batch_stats" in model_state:
         # One program a device: its batch norms have to be told of the others.
-        spread = models.create(config.model, dataset.num_classes, dtype, axis_name="batch")
-        loss_fn = models.make_loss_fn(spread)
+        spread = models.create(config.model, fed.num_classes, dtype, axis_name="batch")
+        loss_fn = fed.loss_fn(models.make_loss_fn(spread))
     prepared = None
     if config.method in ITERATIVE:
         options |= _iterative_options(config, params, keys[1], epoch_steps)
@@ -134,8 +135,8 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
         state, loss_fn, optimizer = prepared.state, prepared.loss_fn, prepared.make_optimizer
         steps = jnp.arange(config.total_epochs() * epoch_steps)
         options["learning_rates"] = jax.vmap(dense_schedule(config, epoch_steps))(steps)
-    evaluate, evaluate_validation = _evaluations(config, model, dataset)
-    train = _loop(config, loss_fn, optimizer, batch_at, params, epoch_steps)
+    evaluate, evaluate_validation = fed.evaluations(model)
+    train = _loop(config, fed, loss_fn, optimizer, params)
     return Setup(
         state=state,
         train=train,
@@ -162,23 +163,10 @@ def loop_and_evaluation(
     Returns:
       Plain training, without a method, and ``evaluate(state)``.
     """
-    epoch_steps = data.steps_per_epoch(len(dataset.train["label"]), config.batch_size)
-    optimizer = partial(make_optimizer, config)
-    loss_fn = models.make_loss_fn(model)
-    train = _loop(config, loss_fn, optimizer, _batches(config, dataset), params, epoch_steps)
-    return train, _evaluations(config, model, dataset)[0]
-
-
-def _batches(config: Config, dataset: data.Dataset) -> Callable[[jax.Array], Any]:
-    return data.make_batch_at(
-        dataset.train,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        mean=dataset.mean,
-        std=dataset.std,
-        augment=dataset.augmentation,
-        dtype=jnp.dtype(config.precision),
-    )
+    fed = make_inputs(config, dataset)
+    loss_fn = fed.loss_fn(models.make_loss_fn(model))
+    train = _loop(config, fed, loss_fn, partial(make_optimizer, config), params)
+    return train, fed.evaluations(model)[0]
 
 
 def _step(config: Config, loss_fn: Any, optimizer: Any) -> jp.training.TrainStep:
@@ -195,28 +183,12 @@ def _step(config: Config, loss_fn: Any, optimizer: Any) -> jp.training.TrainStep
     return jp.training.make_train_step(loss_fn, optimizer, mesh=mesh, sharding=rule, **options)
 
 
-def _loop(
-    config: Config, loss_fn: Any, optimizer: Any, batch_at: Any, params: Any, epoch_steps: int
-) -> TrainLoop:
+def _loop(config: Config, fed: Inputs, loss_fn: Any, optimizer: Any, params: Any) -> TrainLoop:
     step = _step(config, loss_fn, optimizer)
     # XLA's CPU backend runs products well inside a compiled loop, convolutions badly.
     has_convolutions = any(leaf.ndim > 2 for leaf in jax.tree.leaves(params))
-    return jp.training.make_loop(
-        step,
-        batch_at,
-        chunk_steps=min(epoch_steps, 50),
-        compile_chunks=None if has_convolutions or not step.traceable else True,
-    )
-
-
-def _evaluations(config: Config, model: Any, dataset: data.Dataset) -> list[jp.training.Evaluate]:
-    """On the test set and on the validation set."""
-    normalise = partial(data.normalise, mean=dataset.mean, std=dataset.std)
-    eval_fn = models.make_eval_fn(model, normalise)
-    return [
-        jp.training.make_evaluate(eval_fn, dict(split), batch_size=config.eval_batch_size)
-        for split in (dataset.test, dataset.validation)
-    ]
+    compiled = None if has_convolutions or not step.traceable else True
+    return fed.loop(step, min(fed.epoch_steps, 50), compiled)
 
 
 def make_method(config: Config, params: Any, key: jax.Array, epoch_steps: int) -> jp.methods.Method:

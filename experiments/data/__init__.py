@@ -14,7 +14,9 @@ from ._imagenet import IMAGENET_STD as IMAGENET_STD
 from ._imagenet import RandomResizedCrop as RandomResizedCrop
 from ._imagenet import ResizeCentreCrop as ResizeCentreCrop
 from ._load import KNOWN as KNOWN
+from ._load import PREPROCESSING as PREPROCESSING
 from ._load import load as load
+from ._load import statistics as statistics
 from ._normalise import normalise as normalise
 from ._permutation import permuted as permuted
 from ._preprocess import PadCropFlip as PadCropFlip

@@ -5,6 +5,7 @@ import os
 from ._augment import CropFlip
 from ._dataset import Dataset, channel_statistics, hold_out
 from ._digits import read_digits
+from ._imagenet import IMAGENET_MEAN, IMAGENET_STD
 from ._locate import find_prepared, resolve_data_dir
 from ._tfds import read_tfds
 
@@ -19,6 +20,29 @@ _STATISTICS = {
     "cifar100": _CIFAR100,
 }
 _AUGMENTATION = {"cifar10": CropFlip(pad=4), "cifar100": CropFlip(pad=4)}
+
+PREPROCESSING = {"cifar10": "crop_flip", "cifar100": "crop_flip", "imagenet2012": "imagenet"}
+"""What is done to streamed images of a set: "crop_flip", "imagenet", or nothing if not named."""
+
+
+def statistics(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that the images of a set are normalised with, without reading it.
+
+    Args:
+        name: name of the set.
+        channels: 1 or 3, or others.
+
+    Returns:
+        Those published with its training recipes; of other sets, those of ImageNet for three
+        channels, else 0.5 and 0.5. In units where a pixel lies in [0, 1].
+    """
+    known = _STATISTICS.get(name)
+    if known is not None:
+        return known
+    return (
+        (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
+    )
+
 
 KNOWN = tuple(sorted(_STATISTICS))
 """Names with settings of their own; other prepared image-classification sets load as well."""

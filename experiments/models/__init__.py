@@ -8,6 +8,7 @@ from ._imagenet_resnet import ImageNetResNet as ImageNetResNet
 from ._lenet import LeNet5 as LeNet5
 from ._mlp import MLP as MLP
 from ._mobilenet import MobileNetV2 as MobileNetV2
+from ._objective import LossFn as LossFn
 from ._objective import init as init
 from ._objective import make_eval_fn as make_eval_fn
 from ._objective import make_loss_fn as make_loss_fn

@@ -30,6 +30,7 @@ class TrainLoop(NamedTuple):
       chunk_steps: steps a chunk.
       many: the loop over a chunk, not compiled: ``many(state, batch_at, rates, valid)``; `None` for
         streams and steps by `jax.pmap`.
+      close: ends what a stream has opened; call it when no more is to be trained.
     """
 
     step: TrainStep
@@ -39,6 +40,7 @@ class TrainLoop(NamedTuple):
     batch_at: Any
     chunk_steps: int
     many: Callable[..., Any] | None = None
+    close: Callable[[], None] = lambda: None
 
     def __call__(
         self, state: TrainState, learning_rates: Any, *, stop: Stop | None = None

@@ -15,6 +15,8 @@ from jaxprune.training._sharding import settle
 from jaxprune.training._state import TrainState
 from jaxprune.training._step import TrainStep
 
+_PATIENCE = 30  # seconds
+
 
 def make_stream_loop(
     step: TrainStep,
@@ -40,7 +42,7 @@ def make_stream_loop(
       on_chunk: as for `make_loop`.
 
     Returns:
-      The loop.
+      The loop; its ``close()`` ends the stream.
 
     Raises:
       ValueError: if ``prefetch`` or ``chunk_steps`` is below 1; in training, if the stream ends
@@ -82,7 +84,7 @@ def make_stream_loop(
         source.seek(int(jax.device_get(state.step)))
         return chunks(state, rates, *hooks)
 
-    return TrainLoop(step, step.compiled, run, on_chunk, stream, chunk_steps)
+    return TrainLoop(step, step.compiled, run, on_chunk, stream, chunk_steps, close=source.close)
 
 
 class _Source:
@@ -96,6 +98,7 @@ class _Source:
     ):
         self._stream, self._place, self._prefetch = stream, place, prefetch
         self._at: int | None = None
+        self._thread: threading.Thread | None = None
         self._ahead: queue.Queue[Any] = queue.Queue()
         self._closed = threading.Event()
 
@@ -103,11 +106,20 @@ class _Source:
         """Makes the batch of ``step`` the next one."""
         if self._at == step:
             return
-        self._closed.set()  # the thread of the last stream, if there is one, ends by itself
+        self.close()
         self._ahead, self._closed = queue.Queue(self._prefetch), threading.Event()
         self._at = step
         arguments = (self._stream(step), self._ahead, self._closed)
-        threading.Thread(target=self._fetch, args=arguments, daemon=True).start()
+        self._thread = threading.Thread(target=self._fetch, args=arguments, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the stream that is open, if there is one."""
+        self._closed.set()
+        self._at = None
+        if self._thread is not None:
+            self._thread.join(_PATIENCE)  # it may be waiting for the disk
+            self._thread = None
 
     def next(self) -> PyTree:
         """The batch of the next step.
@@ -146,3 +158,5 @@ class _Source:
             put("end", None)
         except BaseException as error:  # handed to the one who asks for the batch
             put("error", error)
+        finally:
+            getattr(batches, "close", lambda: None)()  # ends the processes of a loader

@@ -1,5 +1,6 @@
 """Loops on batches that the host brings."""
 
+import gc
 import itertools
 import threading
 import time
@@ -10,7 +11,6 @@ import pytest
 from jax.sharding import Mesh
 
 import jaxprune as jp
-from jaxprune.training import _stream_loop
 from tests.training import problem
 
 RATES = np.linspace(0.2, 0.0, 23, dtype=np.float32)
@@ -64,8 +64,9 @@ def wait_until(condition, seconds=20.0):
     assert condition()
 
 
-def threads():
-    return [t for t in threading.enumerate() if "_fetch" in t.name]
+def alive(before):
+    """Threads of streams begun since."""
+    return {t for t in threading.enumerate() if "_fetch" in t.name} - before
 
 
 @pytest.mark.parametrize("prefetch", [1, 2, 40])
@@ -78,12 +79,6 @@ def test_it_equals_the_loop_on_the_same_batches(prefetch, chunk_steps):
 def test_eight_devices():
     mesh = Mesh(np.array(jax.devices()), ("data",))
     step = jp.training.make_train_step(problem.loss_fn, problem.sgd, mesh=mesh)
-    rows = []
-
-    def loss_fn(params, model_state, batch, key):
-        rows.append(batch["x"].shape)
-        return problem.loss_fn(params, model_state, batch, key)
-
     assert_trains_like(streamed(Stream(), step), at_hand(step))
     placed = step.place_batch(BATCHES[0])["x"]
     assert len(placed.sharding.device_set) == 8
@@ -143,7 +138,7 @@ def test_two_loops_of_one_stream_do_not_meet():
 
 
 @pytest.mark.parametrize("prefetch", [1, 3])
-def test_the_source_is_ahead_but_not_far(prefetch, monkeypatch):
+def test_the_source_is_ahead_but_not_far(prefetch):
     stream, ahead = Stream(), []
     compiled = STEP.compiled
 
@@ -203,8 +198,12 @@ def test_what_making_a_stream_raises_reaches_the_caller():
     train = streamed(stream)
     with pytest.raises(FileNotFoundError, match="no such shard"):
         train(problem.state(), RATES)
-    state, _ = train(problem.state(), RATES)  # tried again, not waited for
-    assert_same(state.params, at_hand()(problem.state(), RATES)[0].params)
+    done = []
+    again = threading.Thread(target=lambda: done.append(train(problem.state(), RATES)), daemon=True)
+    again.start()
+    again.join(20)
+    assert done, "waits for batches that nobody brings"
+    assert_same(done[0][0].params, at_hand()(problem.state(), RATES)[0].params)
     assert calls == [0, 0]
 
 
@@ -274,10 +273,19 @@ def test_imp_on_a_stream():
 
 def test_the_thread_of_an_abandoned_stream_ends():
     train = streamed(lambda first: itertools.repeat(BATCHES[0]))
-    before = len(threads())
+    before = alive(set())
     for _ in range(3):  # each from step 0, where the one before did not stop
         train(problem.state(), RATES[:3])
-    wait_until(lambda: len(threads()) == before + 1)
+    wait_until(lambda: len(alive(before)) == 1)
+
+
+def test_the_thread_of_a_loop_that_nobody_holds_ends():
+    before = alive(set())
+    train = streamed(lambda first: itertools.repeat(BATCHES[0]))
+    train(problem.state(), RATES[:3])
+    del train
+    gc.collect()
+    wait_until(lambda: not alive(before), seconds=5)
 
 
 def test_a_stream_in_mid_batch_is_abandoned_too():
@@ -289,11 +297,11 @@ def test_a_stream_in_mid_batch_is_abandoned_too():
         yield from itertools.repeat(BATCHES[0])
 
     train = streamed(stream)
-    before = len(threads())
+    before = alive(set())
     train(problem.state(), RATES[:1])
     train(problem.state(), RATES[:1])
     gate.set()
-    wait_until(lambda: len(threads()) == before + 1)
+    wait_until(lambda: len(alive(before)) == 1)
 
 
 @pytest.mark.parametrize("kind", ["stream", "dispatched", "compiled"])
@@ -322,22 +330,22 @@ def test_metrics_are_fetched_once_a_chunk(kind, steps, chunk_steps, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", ["stream", "dispatched", "compiled"])
-def test_a_chunk_begins_before_the_metrics_of_the_last_are_fetched(kind, monkeypatch):
+def test_a_chunk_begins_before_the_metrics_of_the_last_are_fetched(kind):
     events = []
-    step = problem.loop().step
 
     def report(first, rates, metrics):
         events.append(("report", first))
 
-    def batch_at(t):
-        return problem.batch_at(t)
+    def stop(done):
+        events.append(("begin", done))
+        return False
 
     options = {"chunk_steps": 5, "on_chunk": report}
-    stop = lambda done: events.append(("begin", done)) or False  # noqa: E731
-    if kind == "stream":
-        train = streamed(Stream(), step, **options)
-    else:
-        train = jp.training.make_loop(step, batch_at, compile_chunks=kind == "compiled", **options)
+    train = {
+        "stream": lambda: streamed(Stream(), **options),
+        "dispatched": lambda: at_hand(**options),
+        "compiled": lambda: problem.loop(compile_chunks=True, **options),
+    }[kind]()
     train(problem.state(), RATES[:15], stop=stop)
     assert events == [
         ("begin", 0),
@@ -349,10 +357,8 @@ def test_a_chunk_begins_before_the_metrics_of_the_last_are_fetched(kind, monkeyp
     ]
 
 
-def test_the_module_names_what_it_waits_for():
-    """The source says which step it lacks, not how many batches it has seen."""
-    source = _stream_loop._Source(Stream(35), lambda batch: batch, 2)
-    source.seek(33)
-    assert_same([source.next(), source.next()], BATCHES[33:35])
+def test_the_error_names_the_step_of_the_run():
+    start = problem.state()
+    start = start._replace(step=start.step + 33)
     with pytest.raises(ValueError, match="ended before step 35"):
-        source.next()
+        streamed(Stream(35))(start, RATES)
