@@ -219,7 +219,8 @@ class _Report:
             with contextlib.suppress(OSError):  # no room: the run has said so already
                 rows = reports.summary_rows(self.records, self.log)
                 self.folder.write_summary(reports.COLUMNS, rows)
-                reports.draw(self.log, self.folder.path, self.title)
+                if self.log.steps:
+                    reports.draw(self.log, self.folder.path, self.title)
 
 
 def _how(config: Config) -> str:

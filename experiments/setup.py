@@ -170,7 +170,17 @@ def loop_and_evaluation(
 
 
 def _step(config: Config, loss_fn: Any, optimizer: Any) -> jp.training.TrainStep:
-    """The training step on the devices of the configuration."""
+    """The training step on the devices of the configuration.
+
+    Raises:
+      ValueError: if they do not divide the batch.
+    """
+    count = len(devices.chosen(config))
+    if config.batch_size % (count * config.accumulate):
+        raise ValueError(
+            f"batch_size={config.batch_size} cannot be split over devices={count} and "
+            f"accumulate={config.accumulate}; take a multiple of {count * config.accumulate}."
+        )
     options: dict[str, Any] = {"accumulate": config.accumulate, "remat": config.remat}
     if config.parallel == "pmap":
         return jp.training.make_pmap_train_step(

@@ -78,12 +78,12 @@ def peak(precision: str) -> Peak | None:
 
 
 def _matmul_flops_per_second() -> float:
-    """Of a large product in float32; the best of 5."""
+    """Of a large product in float32; the best of 15."""
     product = jax.jit(lambda x: x @ x)
     x = jnp.ones((_SIDE, _SIDE), jnp.float32)
     jax.block_until_ready(product(x))
     seconds = []
-    for _ in range(5):
+    for _ in range(15):
         begin = time.perf_counter()
         jax.block_until_ready(product(x))
         seconds.append(time.perf_counter() - begin)

@@ -185,7 +185,7 @@ def _words(document: Mapping[str, Any]) -> list[str]:
         "`torch.nn.utils.prune` masks, eager, a Python loop over steps, the faster memory format; "
         f"{document['torch_settings']}. Ratios of images/s: medians of interleaved pairs, with "
         "distribution-free intervals (binomial, at least 95 %). A training step is taken as three "
-        f"forward passes. Peak: {of_peak}.",
+        f"forward passes less the gradient by the images. Peak: {of_peak}.",
         f"A whole run: {EPOCHS} epochs, then {CYCLES} cycles of {RETRAINING_EPOCHS}; all else: "
         f"compilation, {EVALUATIONS} evaluations of 10,000 images, {CYCLES} prunes, {PHASES} "
         "checkpoints if measured.",

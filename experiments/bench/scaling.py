@@ -45,16 +45,14 @@ _COLLECTIVES = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permu
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def transformer(width: int, blocks: int, *, stacked: bool = False) -> dict[str, tuple[int, ...]]:
-    """The kernels of the blocks of a transformer; of all blocks together if ``stacked``."""
+def transformer(width: int, blocks: int) -> dict[str, tuple[int, ...]]:
+    """The kernels of the blocks of a transformer, four leaves a block."""
     kernels = {
         "qkv": (width, 3 * width),
         "out": (width, width),
         "up": (width, 4 * width),
         "down": (4 * width, width),
     }
-    if stacked:
-        return {f"blocks/{name}/kernel": (blocks, *shape) for name, shape in kernels.items()}
     return {
         f"block_{i}/{name}/kernel": shape for i in range(blocks) for name, shape in kernels.items()
     }
@@ -75,8 +73,8 @@ class Network(NamedTuple):
 
 NETWORKS = (
     Network("1e9", transformer(4096, 5), transformer(4096, 5)),
-    # Stacked, as a scan over blocks has them: 220 leaves would compile for many minutes.
-    Network("1e11", transformer(12288, 55), transformer(12288, 55, stacked=True)),
+    # 220 leaves would compile for many minutes; these have more than 2**32 weights, as all have.
+    Network("1e11", transformer(12288, 55), transformer(12288, 3)),
 )
 
 
@@ -92,6 +90,9 @@ class Settings:
 
     networks: tuple[str, ...] = tuple(network.name for network in NETWORKS)
     """Networks for messages and estimate."""
+
+    devices: int = 8
+    """Devices that are simulated for the messages; powers of 2."""
 
     seed: int = 0
     """Seed of the scores."""
@@ -116,7 +117,13 @@ class Messages(NamedTuple):
 
 
 class Passes(NamedTuple):
-    """Turns of the loops in one prune: of the sample, of the threshold, of the position of ties."""
+    """Turns of the loops in one prune.
+
+    Attributes:
+      sample: of the search of the sample.
+      search: of the search of the threshold.
+      ties: of the searches of a position among equal scores, of all leaves together.
+    """
 
     sample: int
     search: int
@@ -245,13 +252,13 @@ def passes(
         jax.block_until_ready(mask)
         jax.effects_barrier()
     info.check()
-    most: dict[str, int] = collections.defaultdict(int)
+    total: dict[str, int] = collections.defaultdict(int)
     for place, number in turns:
-        most[place] = max(most[place], number)
+        total[place] += number
     return Passes(
-        sample=most[searches[0]] if len(searches) > 1 else 0,
-        search=most[searches[-1]],
-        ties=most["ties"],
+        sample=total[searches[0]] if len(searches) > 1 else 0,
+        search=total[searches[-1]],
+        ties=total["ties"],
     )
 
 
@@ -365,40 +372,39 @@ def run(settings: Settings, console: Console) -> None:
     )  # fmt: skip
     counted = {}
     for network in chosen:
-        for dtype, allocation, within, points in (
-            ("float32", "global", True, ACCELERATOR_POINTS),
-            ("float32", "global", False, ACCELERATOR_POINTS),
-            ("float32", "global", True, CPU_POINTS),
-            ("bfloat16", "global", True, ACCELERATOR_POINTS),
-            ("float32", "uniform", True, ACCELERATOR_POINTS),
-        ):
-            spread = jp.masks.uniform() if allocation == "uniform" else None
-            found = messages(
-                network.compiled, dtype=dtype, points=points, within=within, allocation=spread
-            )
-            counted[network.name, dtype, allocation, within, points] = found
-            row(
-                network.name, len(network.compiled), dtype, allocation, within, points,
-                *(" + ".join(map(str, sizes)) or "none" for sizes in found[:4]),
-                ", ".join(found.others) or "none",
-            )  # fmt: skip
+        for dtype in ("float32", "bfloat16"):
+            counted[network.name, dtype] = _message_row(row, network, dtype=dtype)
+    for options in ({"within": False}, {"points": CPU_POINTS}, {"allocation": "uniform"}):
+        _message_row(row, chosen[0], dtype="float32", **options)
 
     head(
         "Passes, counted on real scores: turns of the sample, of the search, of ties; most over "
         f"the sparsities {', '.join(map(str, settings.sparsities))}.",
-        "scores", "weights", f"{CPU_POINTS} points", f"{ACCELERATOR_POINTS} points",
+        "scores", "allocation", "weights", f"{CPU_POINTS} points", f"{ACCELERATOR_POINTS} points",
     )  # fmt: skip
-    turns: dict[tuple[str, int], Passes] = {}
-    for kind in ("float32", "repeated", "bfloat16"):
+    turns: dict[tuple[str, str, int], Passes] = {}
+    for kind, allocation in (
+        ("float32", "global"),
+        ("repeated", "global"),
+        ("bfloat16", "global"),
+        ("repeated", "uniform"),
+    ):
+        spread = jp.masks.uniform() if allocation == "uniform" else None
         for weights in settings.weights:
             scores = scores_of(weights, kind, settings.seed)
-            cells = []
             for points in (CPU_POINTS, ACCELERATOR_POINTS):
-                each = [passes(scores, s, points=points) for s in settings.sparsities]
+                each = [
+                    passes(scores, s, points=points, allocation=spread) for s in settings.sparsities
+                ]
                 most = Passes(*(max(column) for column in zip(*each, strict=True)))
-                turns[kind, points] = most  # of the largest
-                cells.append(f"{most.sample}, {most.search}, {most.ties}")
-            row(kind, f"{weights:,}", *cells)
+                turns[kind, allocation, points] = most  # of the last size
+            row(
+                kind, allocation, f"{weights:,}",
+                *(
+                    ", ".join(map(str, turns[kind, allocation, points]))
+                    for points in (CPU_POINTS, ACCELERATOR_POINTS)
+                ),
+            )  # fmt: skip
 
     head(
         f"Estimate for {ACCELERATOR_POINTS} points, global, within an earlier mask; hop "
@@ -410,9 +416,10 @@ def run(settings: Settings, console: Console) -> None:
     for network in chosen:
         for dtype in ("float32", "bfloat16"):
             kind = "repeated" if dtype == "float32" else dtype
-            found = counted[network.name, dtype, "global", True, ACCELERATOR_POINTS]
+            found = counted[network.name, dtype]
+            # Equal scores are searched for in one leaf; the largest needs most turns.
             largest = max(map(math.prod, network.shapes.values()))
-            most = turns[kind, ACCELERATOR_POINTS]
+            most = turns[kind, "global", ACCELERATOR_POINTS]
             most = most._replace(ties=math.ceil(math.log(largest, 4)) + 1)
             for devices in DEVICES:
                 several = [
@@ -432,13 +439,32 @@ def run(settings: Settings, console: Console) -> None:
                 )  # fmt: skip
 
 
+def _message_row(
+    row: Callable[..., None],
+    network: Network,
+    *,
+    dtype: str,
+    within: bool = True,
+    points: int = ACCELERATOR_POINTS,
+    allocation: str = "global",
+) -> Messages:
+    spread = jp.masks.uniform() if allocation == "uniform" else None
+    found = messages(network.compiled, dtype=dtype, points=points, within=within, allocation=spread)
+    row(
+        network.name, len(network.compiled), dtype, allocation, within, points,
+        *(" + ".join(map(str, sizes)) or "none" for sizes in found[:4]),
+        ", ".join(found.others) or "none",
+    )  # fmt: skip
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status (0, or 2 for bad input)."""
     settings = tyro.cli(Settings, args=arguments, prog="python -m experiments.bench.scaling")
     console = Console(highlight=False)
     with contextlib.suppress(RuntimeError):  # the devices are there already
         jax.config.update("jax_platforms", "cpu")
-        jax.config.update("jax_num_cpu_devices", 8)
+        jax.config.update("jax_num_cpu_devices", settings.devices)
     try:
         run(settings, console)
     except ValueError as error:

@@ -35,7 +35,7 @@ from experiments.bench import (
 )
 from experiments.models._convolution import prefer_eigen_convolutions
 
-_LEAST_PAIRS, _MOST_PAIRS = 6, 15  # an interval of 95 % takes 6
+_LEAST_PAIRS, _MOST_PAIRS = 6, 12  # an interval of 95 % takes 6
 _PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax", "torch")
 
 
@@ -51,12 +51,12 @@ class Settings:
 
     pairs: int | None = None
     """Pairs of ours with each other loop, at least 6. Default: what seconds_per_side allows of 6 to
-    15."""
+    12."""
 
     block_seconds: float = 0.5
     """How long a side of a pair runs at least, in whole steps."""
 
-    seconds_per_side: float = 60.0
+    seconds_per_side: float = 100.0
     """How long our side of the pairs may take; a case is skipped if a first step says that it would
     take longer."""
 

@@ -1,0 +1,366 @@
+"""Runs that are stopped, killed and resumed, as the command line has them."""
+
+import dataclasses
+import io
+import json
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from experiments import run, torture
+from experiments.config import Config
+from jaxprune.training import Checkpoints, Preempted
+from tests.experiments._streams import write_numbered
+from tests.training.test_checkpoints import after, tmpfs
+
+pytestmark = pytest.mark.usefixtures("jax_defaults")
+
+SMALL = Config(
+    model="lenet_300_100",
+    epochs=2,
+    retrain_epochs=1,
+    cycles=2,
+    batch_size=128,
+    checkpoint_epochs=1,
+)
+ARGUMENTS = ("--model", "lenet_300_100", "--epochs", "2", "--retrain-epochs", "1", "--cycles", "2")
+
+
+def go(folder, stop=None, **options):
+    config = dataclasses.replace(SMALL, run_dir=folder, **options)
+    return run.run(config, console=Console(file=io.StringIO(), width=120), stop=stop)
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory):
+    import jax
+
+    folder = tmp_path_factory.mktemp("calm") / "run"
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        go(folder)
+    return folder
+
+
+@pytest.mark.parametrize("chunks", [0, 1, 3, 4])
+def test_a_stopped_run_ends_with_the_same_files(tmp_path, calm, chunks):
+    folder = tmp_path / "run"
+    with pytest.raises(Preempted):
+        go(folder, after(chunks))
+    go(folder, resume=True)
+    torture.compare(calm, folder)
+    for picture in ("accuracy.png", "learning_rate.png", "weights.png"):
+        assert (folder / picture).read_bytes() == (calm / picture).read_bytes()
+
+
+@pytest.mark.parametrize("method", ["gmp", "str"])
+def test_methods_of_one_phase_resume_too(tmp_path, method):
+    options = {"method": method, **({"initial": -4.0} if method == "str" else {})}
+    go(tmp_path / "calm", **options)
+    with pytest.raises(Preempted):
+        go(tmp_path / "run", after(3), **options)
+    go(tmp_path / "run", resume=True, **options)
+    torture.compare(tmp_path / "calm", tmp_path / "run")
+
+
+def test_lines_after_the_checkpoint_are_cut_off(tmp_path, calm):
+    folder = tmp_path / "run"
+    with pytest.raises(Preempted):
+        go(folder, after(1))
+    with (folder / "metrics.jsonl").open("a") as log:
+        log.write('{"kind": "train", "step": 999}\n{"kind": "tr')
+    go(folder, resume=True)
+    torture.compare(calm, folder)
+
+
+def test_a_log_that_lost_lines_is_refused(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(Preempted):
+        go(folder, after(1))
+    os.truncate(folder / "metrics.jsonl", 10)
+    with pytest.raises(ValueError, match=r"has 10 bytes, but had \d+ when the checkpoint was made"):
+        go(folder, resume=True)
+    (folder / "metrics.jsonl").unlink()
+    with pytest.raises(FileNotFoundError, match="is gone, so the run cannot be resumed"):
+        go(folder, resume=True)
+
+
+def test_resume_refuses_what_it_cannot_do(tmp_path):
+    folder = tmp_path / "run"
+    with pytest.raises(FileNotFoundError, match="holds no run to resume. Leave --resume out"):
+        go(folder, resume=True)
+    assert not folder.exists()
+    with pytest.raises(Preempted):
+        go(folder, after(1))
+    with pytest.raises(FileExistsError, match=r"another configuration \(seed: 0 there, 1 now\)"):
+        go(folder, resume=True, seed=1)
+    with pytest.raises(FileExistsError, match="has not ended, up to step"):
+        go(folder)
+
+
+def test_an_ended_run_is_only_shown_again(tmp_path, calm, monkeypatch):
+    before = (calm / "metrics.jsonl").read_bytes()
+    monkeypatch.setattr(run.reports.Progress, "chunk", lambda *a: pytest.fail("trained"))
+    result = go(calm, resume=True)
+    assert [record.phase for record in result.records] == ["dense", "cycle 1", "cycle 2"]
+    assert (calm / "metrics.jsonl").read_bytes() == before
+
+
+def test_two_runs_on_one_folder(tmp_path):
+    inside, go_on = threading.Event(), threading.Event()
+    failures = []
+
+    def wait():
+        inside.set()
+        assert go_on.wait(60)
+        return False
+
+    def first():
+        import jax
+
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            try:
+                go(tmp_path / "run", wait)
+            except Exception as error:
+                failures.append(error)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    try:
+        assert inside.wait(60)
+        with pytest.raises(BlockingIOError, match="in use by another run"):
+            go(tmp_path / "run")
+    finally:
+        go_on.set()
+        thread.join()
+    assert not failures
+    assert Checkpoints(tmp_path / "run" / "checkpoints").steps()
+
+
+def test_a_diverged_run_says_where(tmp_path, capsys):
+    arguments = [*ARGUMENTS, "--learning-rate", "1e30", "--run-dir", str(tmp_path / "run")]
+    assert run.main(arguments) == 2
+    out = " ".join(capsys.readouterr().out.split())
+    assert re.search(r"NaN at step \d+ \(step \d+ of the first phase, learning rate 1e\+30\)", out)
+
+
+def test_a_full_disk_is_one_clear_error(tmp_path, calm):
+    folder = tmp_path / "small"
+    with tmpfs(folder, "8m"):
+
+        def fill():
+            if Checkpoints(folder / "run" / "checkpoints").steps():
+                try:
+                    with (folder / "ballast").open("ab") as ballast:
+                        while True:
+                            ballast.write(b"0" * 4096)
+                except OSError:
+                    pass
+            return False
+
+        with pytest.raises(OSError, match=r"could not be written|cannot be written"):
+            go(folder / "run", fill)
+        (folder / "ballast").unlink()
+        go(folder / "run", resume=True)
+        torture.compare(calm, folder / "run")
+
+
+@pytest.mark.parametrize("options", [{"devices": 8}, {"devices": 2, "parallel": "pmap"}])
+def test_several_devices_agree_with_one(tmp_path, calm, options):
+    result = go(tmp_path / "run", **options)
+    rows, others = (
+        [json.loads(line) for line in (f / "metrics.jsonl").read_text().splitlines()]
+        for f in (calm, tmp_path / "run")
+    )
+    for row, other in zip(rows, others, strict=True):
+        assert (row["kind"], row["step"]) == (other["kind"], other["step"])
+        if row["kind"] == "train" and row["step"] < 20:
+            assert other["loss"] == pytest.approx(row["loss"], abs=1e-4)
+    assert [r.nonzero for r in result.records] == [50200, 11225, 2510]
+
+
+def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
+    with pytest.raises(Preempted):
+        go(tmp_path / "run", after(2), devices=4, parallel="fsdp")
+    assert go(tmp_path / "run", resume=True).records[-1].nonzero == 2510
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--devices", "9"], "devices=9, but there are 8 (cpu)"),
+        (["--devices", "0"], "devices is at least 1; got 0"),
+        (["--devices", "3"], "64 examples"),
+        (["--accumulate", "3"], "3 accumulated parts do not divide"),
+        (["--process-id", "1"], "process_id means nothing without a coordinator"),
+        (["--coordinator", "localhost:1"], "no num_processes; pass it, or set JAX_NUM_PROCESSES"),
+        (
+            ["--coordinator", "localhost:1", "--num-processes", "2", "--process-id", "2"],
+            "process_id is an index in [0, 2) of num_processes; got 2",
+        ),
+        (["--workers", "2"], "workers means nothing without stream; got 2"),
+        (["--stream"], "the digits are embedded"),
+        (["--stream", "--data", "cifar10", "--recalibrate"], "recalibrate needs the set in memory"),
+        (["--checkpoint-epochs", "0"], "checkpoint_epochs is at least 1 and finite; got 0"),
+    ],
+)
+def test_bad_input(tmp_path, arguments, message, capsys):
+    assert run.main([*arguments, "--run-dir", str(tmp_path / "run")]) == 2
+    out = " ".join(capsys.readouterr().out.split())
+    assert message in out
+    assert "Traceback" not in out
+
+
+def test_a_streamed_run_resumes_in_the_middle_of_an_epoch(tmp_path):
+    options = {
+        "data": "tiny",
+        "data_dir": write_numbered(tmp_path / "data"),
+        "stream": True,
+        "batch_size": 4,
+        "eval_batch_size": 5,
+        "sparsity": 0.5,
+    }
+    result = go(tmp_path / "calm", **options)
+    assert [len(r.metrics["loss"]) for r in result.records] == [22, 11, 11]
+    with pytest.raises(Preempted):
+        go(tmp_path / "run", after(1), **options)
+    go(tmp_path / "run", resume=True, **options)
+    torture.compare(tmp_path / "calm", tmp_path / "run")
+
+
+def test_a_profile_is_written(tmp_path):
+    go(tmp_path / "run", profile=True, epochs=4)
+    traces = list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+    assert len(traces) == 1
+    assert traces[0].stat().st_size > 1000
+
+
+def command(folder, *arguments):
+    return [
+        sys.executable,
+        "-m",
+        "experiments.run",
+        *ARGUMENTS,
+        "--run-dir",
+        str(folder),
+        *arguments,
+    ]
+
+
+def environment(devices=1):
+    return {
+        **os.environ,
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_exits_with_143(tmp_path):
+    folder = tmp_path / "run"
+    long = ("--epochs", "400", "--checkpoint-epochs", "400")
+    process = subprocess.Popen(
+        command(folder, *long), env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    log = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and log.stat().st_size):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == 143, out
+    assert "asked to end after" in " ".join(out.split())
+    (saved,) = Checkpoints(folder / "checkpoints").steps()
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    assert max(row["step"] for row in rows if row["kind"] == "train") == saved - 1
+
+
+@pytest.mark.slow
+def test_killed_runs_lose_nothing(tmp_path):
+    arguments = ("--kills", "4", "--out", str(tmp_path / "torture"))
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.torture", *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=900,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "no difference" in done.stdout
+
+
+def test_the_torture_sees_differences(tmp_path, calm):
+    import shutil
+
+    for i, change in enumerate((_double_a_line, _lose_a_line, _change_a_number, _flip_a_bit)):
+        victim = tmp_path / str(i)
+        shutil.copytree(calm, victim)
+        torture.compare(calm, victim)
+        change(victim)
+        with pytest.raises(torture.Difference):
+            torture.compare(calm, victim)
+
+
+def _double_a_line(folder):
+    log = folder / "metrics.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([*lines, lines[-1]]))
+
+
+def _lose_a_line(folder):
+    log = folder / "metrics.jsonl"
+    lines = log.read_text().splitlines(keepends=True)
+    log.write_text("".join([*lines[:5], *lines[6:]]))
+
+
+def _change_a_number(folder):
+    log = folder / "metrics.jsonl"
+    log.write_text(log.read_text().replace('"accuracy": 0.', '"accuracy": 0.0', 1))
+
+
+def _flip_a_bit(folder):
+    import orbax.checkpoint as ocp
+
+    step, arrays = torture.final_arrays(folder)
+    name = next(name for name in arrays if name.endswith("kernel"))
+    arrays[name] = np.nextafter(arrays[name], np.inf)
+    state = pathlib.Path(folder / "checkpoints" / str(step) / "state").absolute()
+    with ocp.StandardCheckpointer() as writer:
+        writer.save(state, arrays, force=True)
+
+
+@pytest.mark.slow
+def test_processes_that_disagree_are_told(tmp_path):
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        address = f"localhost:{server.getsockname()[1]}"
+    shared = ("--coordinator", address, "--join-seconds", "60")
+    ours = ("--num-processes", "2", "--process-id")
+    running = [
+        subprocess.Popen(
+            command(tmp_path / "run", *shared, *ours, index, "--seed", index),
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for index in ("0", "1")
+    ]
+    out, _ = running[1].communicate(timeout=180)
+    running[0].kill()
+    running[0].communicate()
+    assert running[1].returncode == 2, out
+    assert "the processes disagree: seed is 1 in process 1 and 0 in process 0" in " ".join(
+        out.split()
+    )
