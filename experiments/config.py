@@ -178,6 +178,10 @@ class Config:
     eval_batch_size: int = 500
     """Examples an evaluation step."""
 
+    convolutions: Literal["eigen", "default"] = "eigen"
+    """How a CPU computes convolutions: by Eigen, which trains ResNet-20 about twice as fast, or as the
+    installed XLA chooses. On the command line alone."""
+
     stream: bool = False
     """Whether images are read from the disk while training, for sets that do not fit in memory."""
 

@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 
 import jaxprune as jp
-from experiments import devices, reports
+from experiments import devices, models, reports
 from experiments.config import ITERATIVE, UNCONTROLLED, Config, compared
 from experiments.setup import Setup, build, prune_and_retrain
 from jaxprune.training import ImpResult, PhaseRecord, Resumed, TrainState
@@ -131,7 +131,7 @@ class _Report:
                 break
             if self.trained % self.parts.epoch_steps == 0:
                 self._validate(state)
-        if self.trained == self.dense_steps:
+        if done and self.trained == self.dense_steps:
             self._keep_dense(self.parts.deployed(state).params)
         names = pieces[0] if pieces else {}
         return state, {name: np.concatenate([p[name] for p in pieces]) for name in names}
@@ -239,6 +239,8 @@ def main(arguments: list[str] | None = None) -> int:
     console = Console()
     try:
         with asked_to_end() as asked:
+            if config.convolutions == "eigen":
+                models.prefer_eigen_convolutions()
             devices.join(config)
             console = Console(quiet=not devices.is_first())
             run(config, console=console, stop=asked)

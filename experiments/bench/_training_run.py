@@ -1,6 +1,7 @@
 """What a whole run costs beside its training steps, from parts that are measured one by one."""
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -13,13 +14,16 @@ import numpy as np
 import jaxprune as jp
 from experiments import data, models
 from experiments.bench._training_problems import MEAN, STD, Problem, make_optimizer
-from jaxprune.training import TrainLoop, TrainState
+from experiments.config import Config
+from jaxprune.training import Checkpoints, TrainLoop, TrainState
+from jaxprune.training._checkpoints import Store
 
 # The run: dense CIFAR training, then IMP.
 TRAINING_IMAGES, EPOCHS, CYCLES, RETRAINING_EPOCHS, TEST_IMAGES = 45_000, 200, 3, 10, 10_000
 PHASES = 1 + CYCLES
 EVALUATIONS = 1 + 2 * CYCLES  # after the dense phase; after every prune and every retraining
 _EVALUATION_BATCH = 500
+_SAVES = 5
 
 
 class Parts(NamedTuple):
@@ -39,9 +43,20 @@ class Parts(NamedTuple):
 
 
 def checkpoint_seconds(state: TrainState) -> float | None:
-    """Seconds to save a state so that a run can resume from it, `None`: not measured."""
-    del state  # There is nothing to measure yet.
-    return None
+    """Seconds to save a state so that a run can resume from it, until it is on the disk.
+
+    More than a run loses by it: there the steps go on while the files are written.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store(Checkpoints(folder), {}, planned=_SAVES)
+        seconds = []
+        for step in range(_SAVES):
+            begin = time.perf_counter()
+            store.save(step, {"state": state}, {})
+            store.finish()
+            seconds.append(time.perf_counter() - begin)
+        store.close()
+    return statistics.median(seconds[1:])
 
 
 def measure(
@@ -122,7 +137,8 @@ def row(problem: Problem, step_seconds: float, parts: Parts) -> dict[str, Any]:
     epoch_steps = data.steps_per_epoch(TRAINING_IMAGES, problem.batch)
     steps = (EPOCHS + CYCLES * RETRAINING_EPOCHS) * epoch_steps
     train = steps * step_seconds
-    checkpoints = None if parts.checkpoint is None else PHASES * parts.checkpoint
+    saves = PHASES + (EPOCHS + CYCLES * RETRAINING_EPOCHS) // Config().checkpoint_epochs
+    checkpoints = None if parts.checkpoint is None else saves * parts.checkpoint
     beside = parts.compile + CYCLES * parts.prune + EVALUATIONS * parts.evaluate
     beside += checkpoints or 0.0
     return {

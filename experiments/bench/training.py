@@ -33,7 +33,7 @@ from experiments.bench import (
     _training_report,
     _training_torch,
 )
-from experiments.models._convolution import prefer_eigen_convolutions
+from experiments.models import prefer_eigen_convolutions
 
 _LEAST_PAIRS, _MOST_PAIRS = 6, 12  # an interval of 95 % takes 6
 _PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax", "torch")

@@ -1,5 +1,6 @@
 """Flax Linen models of the pruning literature, and their training and evaluation functions."""
 
+from ._convolution import prefer_eigen_convolutions as prefer_eigen_convolutions
 from ._create import MODELS as MODELS
 from ._create import create as create
 from ._densenet import DenseNet as DenseNet

@@ -1,5 +1,6 @@
 """How XLA computes convolutions on a CPU."""
 
+import importlib.util
 import os
 
 import jax
@@ -13,21 +14,22 @@ _VARIABLE = "XLA_FLAGS"
 def prefer_eigen_convolutions() -> bool:
     """Keep XLA's CPU backend from handing single convolutions to the library YNNPACK.
 
-    It does so by default since jaxlib 0.10, and the gradient with respect to a 3x3 kernel of few
-    channels, which is a convolution with a kernel as large as the image, then takes longer than all
-    the rest: a training step of ResNet-20 with batches of 128 took 2.0 s on two cores, and 0.9 s
-    with XLA's own convolutions by Eigen. Convolutions written as matrix products (shifted slices,
-    patches) lie in between, so models keep plain ones.
+    jaxlib 0.10 does so by default, and the gradient with respect to a 3x3 kernel of few channels,
+    which is a convolution with a kernel as large as the image, then takes longer than all the rest:
+    a training step of ResNet-20 with batches of 128 took 2.0 s on two cores, and 0.9 s with
+    convolutions by Eigen. Convolutions written as matrix products (shifted slices, patches) lie in
+    between and gain nothing on top, so models keep plain ones.
 
-    Other devices do not read the flag. XLA reads it once, so this must run before the first
-    computation; where `XLA_FLAGS` names the flag already, that stays.
+    GPUs do not read the flag; on a TPU host it is not set. XLA reads it once, so this must run
+    before the first computation; where `XLA_FLAGS` names the flag already, that stays.
 
     Returns:
         Whether the flag was added.
     """
     flags = os.environ.get(_VARIABLE, "")
-    # An unknown flag ends the process, so only releases that were tried get it.
-    if _FLAG in flags or not (0, 10) <= jax.__version_info__[:2] <= (0, 12):
+    # An unknown flag ends the process. 0.10 and 0.12 know it; libtpu has not been asked.
+    known = (0, 10) <= jax.__version_info__[:2] <= (0, 12)
+    if _FLAG in flags or not known or importlib.util.find_spec("libtpu") is not None:
         return False
     os.environ[_VARIABLE] = f"{flags} {_DOTS_ALONE}".strip()
     return True

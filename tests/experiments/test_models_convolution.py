@@ -7,6 +7,7 @@ import sys
 import jax
 import pytest
 
+from experiments.models import _convolution
 from experiments.models._convolution import prefer_eigen_convolutions
 
 FLAG = "--xla_cpu_experimental_ynn_fusion_type"
@@ -31,6 +32,12 @@ def test_a_choice_of_the_user_stays(monkeypatch):
 def test_releases_that_were_not_tried_are_left_alone(monkeypatch, version):
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.setattr(jax, "__version_info__", version)
+    assert not prefer_eigen_convolutions()
+
+
+def test_hosts_of_tpus_are_left_alone(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setattr(_convolution.importlib.util, "find_spec", lambda name: name)
     assert not prefer_eigen_convolutions()
 
 

@@ -184,7 +184,7 @@ def test_help_explains_every_option(capsys):
         (["--rewind-epoch", "40"], "in [0, 40); got 40"),
         (["--learning-rate", "0"], "learning_rate is positive and finite; got 0.0"),
         (["--warmup-epochs", "40"], "leaves nothing of epochs=40"),
-        (["--run-dir", "/proc/run"], "the run folder /proc/run cannot be written"),
+        (["--run-dir", "/proc/run"], "/proc/run/checkpoints cannot be written"),
     ],
 )
 def test_bad_input_is_one_clear_error(arguments, message, capsys, tmp_path, monkeypatch):
