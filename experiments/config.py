@@ -179,8 +179,8 @@ class Config:
     """Examples an evaluation step."""
 
     convolutions: Literal["eigen", "default"] = "eigen"
-    """How a CPU computes convolutions: by Eigen, which trains ResNet-20 about twice as fast, or as the
-    installed XLA chooses. On the command line alone."""
+    """How a CPU computes convolutions: by Eigen, which trains ResNet-20 about twice as fast, or as
+    the installed XLA chooses."""
 
     stream: bool = False
     """Whether images are read from the disk while training, for sets that do not fit in memory."""

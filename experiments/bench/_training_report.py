@@ -8,7 +8,13 @@ from typing import Any
 
 from experiments.bench import _pairs
 from experiments.bench._training_peaks import Peak
-from experiments.bench._training_run import CYCLES, EPOCHS, EVALUATIONS, PHASES, RETRAINING_EPOCHS
+from experiments.bench._training_run import (
+    CHECKPOINTS,
+    CYCLES,
+    EPOCHS,
+    EVALUATIONS,
+    RETRAINING_EPOCHS,
+)
 
 Row = dict[str, Any]
 
@@ -143,7 +149,7 @@ def markdown(document: Mapping[str, Any]) -> str:
             f"{r['compile_seconds']:.1f}",
             f"{r['prune_seconds']:.3f}",
             f"{r['evaluate_seconds']:.2f}",
-            "not measured" if save is None else f"{save:.2f}",
+            f"{save:.2f}",
             f"{100 * r['overhead_fraction']:.2f} %",
         ]
         lines.append("| " + " | ".join(cells) + " |")
@@ -187,8 +193,8 @@ def _words(document: Mapping[str, Any]) -> list[str]:
         "distribution-free intervals (binomial, at least 95 %). A training step is taken as three "
         f"forward passes less the gradient by the images. Peak: {of_peak}.",
         f"A whole run: {EPOCHS} epochs, then {CYCLES} cycles of {RETRAINING_EPOCHS}; all else: "
-        f"compilation, {EVALUATIONS} evaluations of 10,000 images, {CYCLES} prunes, {PHASES} "
-        "checkpoints if measured.",
+        f"compilation, {EVALUATIONS} evaluations of 10,000 images, {CYCLES} prunes, "
+        f"{CHECKPOINTS} checkpoints, each until it is on the disk.",
         f"XLA_FLAGS: {document['xla_flags'] or 'none'}. {machine['cpus']} × {machine['cpu']}, "
         f"device {machine['device']}; {load}. {versions}; Python {machine['python']}; commit "
         f"{machine['commit'] or 'unknown'}.",

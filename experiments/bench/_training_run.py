@@ -22,6 +22,7 @@ from jaxprune.training._checkpoints import Store
 TRAINING_IMAGES, EPOCHS, CYCLES, RETRAINING_EPOCHS, TEST_IMAGES = 45_000, 200, 3, 10, 10_000
 PHASES = 1 + CYCLES
 EVALUATIONS = 1 + 2 * CYCLES  # after the dense phase; after every prune and every retraining
+CHECKPOINTS = PHASES + (EPOCHS + CYCLES * RETRAINING_EPOCHS) // Config().checkpoint_epochs
 _EVALUATION_BATCH = 500
 _SAVES = 5
 
@@ -33,16 +34,16 @@ class Parts(NamedTuple):
       compile: tracing and compilation of the training step, of evaluation and of the first prune.
       prune: scores, mask, masked weights and moments, discount, a fresh optimizer.
       evaluate: the test images, scaled from those that were evaluated.
-      checkpoint: saving the state; `None` if not measured.
+      checkpoint: saving the state.
     """
 
     compile: float
     prune: float
     evaluate: float
-    checkpoint: float | None
+    checkpoint: float
 
 
-def checkpoint_seconds(state: TrainState) -> float | None:
+def checkpoint_seconds(state: TrainState) -> float:
     """Seconds to save a state so that a run can resume from it, until it is on the disk.
 
     More than a run loses by it: there the steps go on while the files are written.
@@ -137,10 +138,8 @@ def row(problem: Problem, step_seconds: float, parts: Parts) -> dict[str, Any]:
     epoch_steps = data.steps_per_epoch(TRAINING_IMAGES, problem.batch)
     steps = (EPOCHS + CYCLES * RETRAINING_EPOCHS) * epoch_steps
     train = steps * step_seconds
-    saves = PHASES + (EPOCHS + CYCLES * RETRAINING_EPOCHS) // Config().checkpoint_epochs
-    checkpoints = None if parts.checkpoint is None else saves * parts.checkpoint
     beside = parts.compile + CYCLES * parts.prune + EVALUATIONS * parts.evaluate
-    beside += checkpoints or 0.0
+    beside += CHECKPOINTS * parts.checkpoint
     return {
         "model": problem.name,
         "batch": problem.batch,
