@@ -150,14 +150,16 @@ def make_loop(
     jit = partial(jax.jit, donate_argnums=0, static_argnums=() if is_tree else 1)
     compiled = jit(many if compile_chunks else one)
 
-    def run_chunk(state: TrainState, rates: np.ndarray) -> tuple[TrainState, Any]:
+    def run_chunk(state: TrainState, rates: np.ndarray, first: int) -> tuple[TrainState, Any]:
+        del first  # the state knows
         slots = np.zeros((chunk_steps,), np.float32)
         slots[: len(rates)] = rates
         # Numbers of the host, not of a device: with several processes those would be local ones.
         state, metrics = compiled(state, batch_at, slots, np.int32(len(rates)))
         return state, settle(metrics)
 
-    def dispatch_chunk(state: TrainState, rates: np.ndarray) -> tuple[TrainState, Any]:
+    def dispatch_chunk(state: TrainState, rates: np.ndarray, first: int) -> tuple[TrainState, Any]:
+        del first
         rows = []
         for rate in rates:
             state, metrics = compiled(state, batch_at, rate)
@@ -173,8 +175,8 @@ def _by_pmap(
 ) -> TrainLoop:
     make_batch = jax.jit(lambda t: batch_at(t))
 
-    def dispatch_chunk(state: TrainState, rates: np.ndarray) -> tuple[TrainState, Any]:
-        first, rows = int(step.gather(state).step), []
+    def dispatch_chunk(state: TrainState, rates: np.ndarray, first: int) -> tuple[TrainState, Any]:
+        rows = []
         for i, rate in enumerate(rates):
             state, metrics = step(state, make_batch(np.int32(first + i)), rate)
             rows.append(metrics)
@@ -186,15 +188,15 @@ def _by_pmap(
 
 def in_chunks(
     step: TrainStep,
-    run_chunk: Callable[[TrainState, np.ndarray], tuple[TrainState, Any]],
+    run_chunk: Callable[[TrainState, np.ndarray, int], tuple[TrainState, Any]],
     chunk_steps: int,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds ``run`` of a `TrainLoop`.
 
     Args:
       step: the step; it places the state at the start and gathers it at the end.
-      run_chunk: ``run_chunk(state, rates) -> (state, metrics)``, which does not wait. Metrics are
-        arrays ``[chunk_steps or more]``, or a list of the metrics of each step.
+      run_chunk: ``run_chunk(state, rates, first_step) -> (state, metrics)``, which does not wait.
+        Metrics are arrays ``[chunk_steps or more]``, or a list of the metrics of each step.
       chunk_steps: steps a chunk.
     """
 
@@ -225,7 +227,7 @@ def in_chunks(
             if stop is not None and stop(i):
                 break
             chunk_rates = rates[i : i + chunk_steps]
-            state, metrics = run_chunk(state, chunk_rates)
+            state, metrics = run_chunk(state, chunk_rates, first + i)
             if pending is not None:
                 finish(pending)
             pending = (first + i, chunk_rates, metrics)

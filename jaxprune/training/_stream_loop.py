@@ -71,7 +71,8 @@ def make_stream_loop(
         raise ValueError(f"prefetch is at least 1 batch ahead; got {prefetch}.")
     source = _Source(stream, step.place_batch, prefetch)
 
-    def dispatch_chunk(state: TrainState, rates: np.ndarray) -> tuple[TrainState, Any]:
+    def dispatch_chunk(state: TrainState, rates: np.ndarray, first: int) -> tuple[TrainState, Any]:
+        del first  # the source knows where it stands
         rows = []
         for rate in rates:
             state, metrics = step.compiled(state, source.next(), rate)
@@ -107,11 +108,12 @@ class _Source:
         if self._at == step:
             return
         self.close()
+        batches = self._stream(step)
         self._ahead, self._closed = queue.Queue(self._prefetch), threading.Event()
-        self._at = step
-        arguments = (self._stream(step), self._ahead, self._closed)
+        arguments = (batches, self._ahead, self._closed)
         self._thread = threading.Thread(target=self._fetch, args=arguments, daemon=True)
         self._thread.start()
+        self._at = step
 
     def close(self) -> None:
         """Ends the stream that is open, if there is one."""

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -73,11 +74,33 @@ def sweep(
     _check_loops(loops)
     devices = list(jax.local_devices() if devices is None else devices)
     results: list[Result] = []
+    programs: dict[int, Callable[..., Any]] = {}
     for first in range(0, len(runs), len(devices)):
         chosen = slice(first, first + len(devices))
-        hub = _Hub(loops[chosen], devices[: len(runs[chosen])], first)
+        used = devices[: len(runs[chosen])]
+        sharding = NamedSharding(Mesh(np.array(used), (_AXIS,)), PartitionSpec(_AXIS))
+        if len(used) not in programs:
+            programs[len(used)] = _program(loops[0].many, sharding)
+        hub = _Hub(loops[chosen], used, sharding, programs[len(used)], first)
         results += hub.results(runs[chosen])
     return results
+
+
+def _program(many: Any, sharding: NamedSharding) -> Callable[..., Any]:
+    """What each device runs: the chunk of its run, out of and into arrays with a run axis."""
+
+    def of_one(state: TrainState, batch_at: Any, rates: Any, valid: Any) -> Any:
+        own = jax.tree.map(lambda x: x[0], (state, batch_at, rates, valid))
+        return jax.tree.map(lambda x: x[None], many(*own))
+
+    spread = jax.shard_map(
+        of_one,
+        mesh=sharding.mesh,
+        in_specs=sharding.spec,
+        out_specs=sharding.spec,
+        check_vma=False,
+    )
+    return jax.jit(spread, donate_argnums=0)
 
 
 def _check_loops(loops: Sequence[TrainLoop]) -> None:
@@ -87,11 +110,11 @@ def _check_loops(loops: Sequence[TrainLoop]) -> None:
             "a sweep puts each run on a device of its own: make the loops by make_loop from a step "
             "without a mesh."
         )
-    shapes = [_shapes(loop.batch_at) for loop in loops]
     for i, loop in enumerate(loops):
         if loop.step is not step or loop.chunk_steps != loops[0].chunk_steps:
             raise ValueError(f"loop {i} has another step or chunk length than loop 0; share them.")
-        if not isinstance(loop.batch_at, jax.tree_util.Partial) or shapes[i] != shapes[0]:
+        is_tree = isinstance(loop.batch_at, jax.tree_util.Partial)
+        if not is_tree or _shapes(loop.batch_at) != _shapes(loops[0].batch_at):
             raise ValueError(
                 f"the batch function of loop {i} is no jax.tree_util.Partial of the function of "
                 "loop 0 with arrays of the same shapes; only their contents may differ."
@@ -113,18 +136,17 @@ class _Request(NamedTuple):
 class _Hub:
     """The runs of one turn: a thread each, and the program that they share."""
 
-    def __init__(self, loops: Sequence[TrainLoop], devices: Sequence[Any], first: int):
+    def __init__(
+        self,
+        loops: Sequence[TrainLoop],
+        devices: Sequence[Any],
+        sharding: NamedSharding,
+        program: Callable[..., Any],
+        first: int,
+    ):
         self._loops, self._devices, self._first = loops, devices, first
-        self._sharding = NamedSharding(Mesh(np.array(devices), (_AXIS,)), PartitionSpec(_AXIS))
-        self._chunk_steps, self._many = loops[0].chunk_steps, loops[0].many
-        spec = PartitionSpec(_AXIS)
-        self._program = jax.jit(
-            jax.shard_map(
-                self._of_one, mesh=self._sharding.mesh, in_specs=spec, out_specs=spec,
-                check_vma=False,
-            ),
-            donate_argnums=0,
-        )  # fmt: skip
+        self._sharding, self._program = sharding, program
+        self._chunk_steps = loops[0].chunk_steps
         self._changed = threading.Condition()
         self._asked: dict[int, _Request] = {}
         self._answers: dict[int, Any] = {}
@@ -132,12 +154,6 @@ class _Hub:
         self._failed: dict[int, BaseException] = {}
         self._results: dict[int, Any] = {}
         self._idle: dict[int, TrainState] = {}
-
-    def _of_one(self, state: TrainState, batch_at: Any, rates: Any, valid: Any) -> Any:
-        """What each device runs: the chunk of its run, out of and into arrays with a run axis."""
-        assert self._many is not None
-        own = jax.tree.map(lambda x: x[0], (state, batch_at, rates, valid))
-        return jax.tree.map(lambda x: x[None], self._many(*own))
 
     def results(self, runs: Sequence[Callable[[TrainLoop], Any]]) -> list[Any]:
         threads = [
@@ -189,9 +205,8 @@ class _Hub:
             self._live.discard(i)
             self._changed.notify_all()
 
-    def _train(
-        self, requests: dict[int, _Request], batches: PyTree
-    ) -> dict[int, tuple[TrainState, Metrics]]:
+    def _train(self, requests: dict[int, _Request], batches: PyTree) -> dict[int, Any]:
+        """What each run gets: its state and metrics, or what its own hooks raised."""
         n = len(self._loops)
         some = next(iter(requests.values())).state
         for i in range(n):
@@ -203,33 +218,50 @@ class _Hub:
         firsts = {i: int(request.state.step) for i, request in requests.items()}
         done: dict[int, list[Metrics]] = {i: [] for i in requests}
         ends = {i: len(request.rates) for i, request in requests.items()}
+        failed: dict[int, BaseException] = {}
+        pending: tuple[int, np.ndarray, np.ndarray, Any] | None = None
+
+        def hooked(i: int, call: Callable[[], Any]) -> Any:
+            """Calls a hook of a run; what it raises ends that run alone."""
+            try:
+                return call()
+            except BaseException as error:
+                failed[i], ends[i] = error, 0
+
+        def finish(chunk: tuple[int, np.ndarray, np.ndarray, Any]) -> None:
+            at, rates, valid, metrics = chunk
+            fetched = jax.device_get(metrics)
+            for i, request in requests.items():
+                if not valid[i] or i in failed:
+                    continue
+                rows = {k: np.asarray(m[i, : valid[i]]) for k, m in fetched.items()}
+                done[i].append(rows)
+                if (on_chunk := request.on_chunk) is not None:
+                    report = partial(on_chunk, firsts[i] + at, rates[i, : valid[i]], rows)
+                    hooked(i, report)
+
         at = 0
         while any(at < end for end in ends.values()):
             for i, request in requests.items():
-                if at < ends[i] and request.stop is not None and request.stop(at):
+                stop = request.stop
+                if at < ends[i] and stop is not None and hooked(i, partial(stop, at)):
                     ends[i] = at
             rates = np.zeros((n, self._chunk_steps), np.float32)
             valid = np.zeros((n,), np.int32)
             for i, request in requests.items():
-                part = request.rates[at : min(at + self._chunk_steps, ends[i])]
+                part = request.rates[at : max(at, min(at + self._chunk_steps, ends[i]))]
                 rates[i, : len(part)], valid[i] = part, len(part)
-            put = jax.device_put((rates, valid), self._sharding)
-            state, metrics = self._program(state, batches, *put)
-            fetched = jax.device_get(metrics)
-            for i, request in requests.items():
-                if valid[i]:
-                    rows = {k: np.asarray(m[i, : valid[i]]) for k, m in fetched.items()}
-                    done[i].append(rows)
-                    if request.on_chunk is not None:
-                        request.on_chunk(firsts[i] + at, rates[i, : valid[i]], rows)
+            state, metrics = self._program(
+                state, batches, *jax.device_put((rates, valid), self._sharding)
+            )
+            if pending is not None:
+                finish(pending)  # while the next chunk runs
+            pending = (at, rates, valid, metrics)
             at += self._chunk_steps
+        if pending is not None:
+            finish(pending)
         states = self._unstacked(state)
-        return {
-            i: (states[i], {k: np.concatenate([rows[k] for rows in parts]) for k in parts[0]})
-            if (parts := done[i])
-            else (states[i], {})
-            for i in requests
-        }
+        return {i: failed[i] if i in failed else (states[i], _joined(done[i])) for i in requests}
 
     def _stacked(self, trees: Sequence[PyTree]) -> PyTree:
         """One tree of arrays with a run axis, the part of each run on its device."""
@@ -252,3 +284,8 @@ class _Hub:
             for shard in leaf.addressable_shards:
                 parts[place[shard.device]].append(shard.data[0])
         return [jax.tree.unflatten(structure, part) for part in parts]
+
+
+def _joined(parts: list[Metrics]) -> Metrics:
+    names = parts[0] if parts else {}
+    return {name: np.concatenate([part[name] for part in parts]) for name in names}

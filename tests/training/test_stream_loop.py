@@ -1,6 +1,5 @@
 """Loops on batches that the host brings."""
 
-import gc
 import itertools
 import threading
 import time
@@ -11,6 +10,7 @@ import pytest
 from jax.sharding import Mesh
 
 import jaxprune as jp
+from jaxprune.training import _stream_loop
 from tests.training import problem
 
 RATES = np.linspace(0.2, 0.0, 23, dtype=np.float32)
@@ -279,16 +279,32 @@ def test_the_thread_of_an_abandoned_stream_ends():
     wait_until(lambda: len(alive(before)) == 1)
 
 
-def test_the_thread_of_a_loop_that_nobody_holds_ends():
+def test_a_loop_that_is_closed_ends_its_thread_and_its_stream():
+    closed = []
+
+    def stream(first):
+        try:
+            yield from BATCHES[first:]
+        finally:
+            closed.append(threading.current_thread().name)
+
     before = alive(set())
-    train = streamed(lambda first: itertools.repeat(BATCHES[0]))
-    train(problem.state(), RATES[:3])
-    del train
-    gc.collect()
-    wait_until(lambda: not alive(before), seconds=5)
+    train = streamed(stream)
+    train.close()  # nothing is open yet
+    state, _ = train(problem.state(), RATES[:3])
+    train.close()
+    assert not alive(before)
+    assert len(closed) == 1
+    assert "_fetch" in closed[0], "a generator is closed where it runs"
+    state, _ = train(state, RATES[3:])  # opens it again
+    assert_same(state.params, at_hand()(problem.state(), RATES)[0].params)
+    train.close()
+    train.close()
+    assert not alive(before)
 
 
-def test_a_stream_in_mid_batch_is_abandoned_too():
+def test_a_stream_in_mid_batch_is_abandoned_too(monkeypatch):
+    monkeypatch.setattr(_stream_loop, "_PATIENCE", 0.1)
     gate = threading.Event()
 
     def stream(first):

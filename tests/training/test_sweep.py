@@ -92,7 +92,7 @@ def test_every_run_of_imp_is_as_if_it_were_alone(caplog):
     with jax.log_compiles():
         results = jp.training.sweep(RUNS, loops, devices=jax.devices()[:2])
     # All phases of all runs of a turn are one program; a turn on fewer devices is another.
-    programs = [m for m in caplog.messages if "Finished XLA compilation of jit(_of_one)" in m]
+    programs = [m for m in caplog.messages if "Finished XLA compilation of jit(of_one)" in m]
     assert len(programs) == 2
     for i, (ours, run) in enumerate(zip(results, RUNS, strict=True)):
         alone = run(loops[i])
