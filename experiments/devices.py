@@ -1,16 +1,20 @@
 """The devices of a run: several processes joined into one, and the mesh to train on."""
 
+import dataclasses
 import json
 import os
+import sys
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from experiments.config import Config, compared
+from experiments.config import Config
 
 AXIS = "data"
+# What each process of a run may be told for itself.
+_OWN = ("coordinator", "num_processes", "process_id", "data_dir", "workers", "join_seconds")
 
 
 def join(config: Config) -> None:
@@ -39,8 +43,11 @@ def join(config: Config) -> None:
         return
     # Between processes on CPUs; without effect elsewhere.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    # It would take SIGTERM away from us, who save on it.
+    jax.config.update("jax_enable_preemption_service", False)
     if address == "auto":
         jax.distributed.initialize()
+        _check_agreement(config)
         return
     count = _number(config.num_processes, "num_processes", "JAX_NUM_PROCESSES")
     index = _number(config.process_id, "process_id", "JAX_PROCESS_ID")
@@ -56,7 +63,7 @@ def join(config: Config) -> None:
             f"{config.join_seconds} s: start all of them with the same coordinator and number of "
             f"processes, each with its own process_id ({str(error).splitlines()[0]})."
         ) from error
-    _check_agreement(config, count, index)
+    _check_agreement(config)
 
 
 def _number(given: int | None, field: str, variable: str) -> int:
@@ -69,8 +76,8 @@ def _number(given: int | None, field: str, variable: str) -> int:
         raise ValueError(f"{variable} is a number; got {text!r}.") from error
 
 
-def _check_agreement(config: Config, count: int, index: int) -> None:
-    """Raises if a process was told something else than process 0.
+def _check_agreement(config: Config) -> None:
+    """Raises if the processes were told different things.
 
     By the coordinator's table: computing together comes too late, because processes that disagree
     on their number wait for each other for ever.
@@ -80,18 +87,26 @@ def _check_agreement(config: Config, count: int, index: int) -> None:
     """
     from jax._src import distributed  # no public way to this table
 
-    client = distributed.global_state.client
-    if client is None:
-        return
-    told = json.loads(json.dumps({"num_processes": count, **compared(config)}))
+    state = distributed.global_state
+    count, index, client = state.num_processes, state.process_id, state.client
+    assert client is not None
+    told = {k: v for k, v in dataclasses.asdict(config).items() if k not in _OWN}
+    told = json.loads(json.dumps({**told, "num_processes": count}, default=str))
     client.key_value_set(f"jaxprune/told/{index}", json.dumps(told))
-    other = json.loads(client.blocking_key_value_get("jaxprune/told/0", 1000 * config.join_seconds))
-    different = [name for name in told if told[name] != other.get(name)]
-    if different:
-        name = different[0]
+    milliseconds, found = 1000 * config.join_seconds, None
+    for i in range(count):
+        other = json.loads(client.blocking_key_value_get(f"jaxprune/told/{i}", milliseconds))
+        different = [name for name in told if told[name] != other.get(name)]
+        if different:
+            found = different[0], i, other.get(different[0])
+            break
+    # Nobody leaves, and takes the table along, before all have read it.
+    client.wait_at_barrier("jaxprune/told", milliseconds)
+    if found is not None:
+        name, i, value = found
         raise ValueError(
-            f"the processes disagree: {name} is {told[name]!r} in process {index} and "
-            f"{other.get(name)!r} in process 0. Start all with the same settings."
+            f"the processes disagree: {name} is {told[name]!r} in process {index} and {value!r} in "
+            f"process {i}. Start all with the same settings."
         )
 
 
@@ -125,6 +140,17 @@ def make_mesh(config: Config) -> Mesh | None:
     if config.parallel == "pmap" or len(devices) == 1:
         return None
     return Mesh(np.array(devices), (AXIS,))
+
+
+def leave(status: int) -> None:
+    """Ends the process at once if it is one of several: an orderly end would wait for the others.
+
+    They find out by themselves that it is gone, and end too.
+    """
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def is_first() -> bool:

@@ -155,13 +155,14 @@ class _Report:
         """A phase has ended."""
         self.records.append(record)
         self.log.speeds[record.phase] = self.speed.images_per_second()
-        end = record.first_step + len(record.learning_rates)
+        # Not the sum of both: a run that went back after a NaN has skipped steps.
+        end = max(self.log.steps[-1:], default=record.first_step - 1) + 1
         if record.evaluation_pruned is not None:
             accuracy = record.evaluation_pruned["accuracy"]
             self.log.prunings.append((record.first_step, record.sparsity, accuracy))
         self.log.test.append((end, record.evaluation["accuracy"]))
         row = reports.summary_rows([record], self.log)[0]
-        self.folder.log({"kind": "phase", "step": end, **row})
+        self.folder.log({"kind": "phase", "first_step": record.first_step, "step": end, **row})
         self._name_phase()
 
     def _name_phase(self) -> None:
@@ -252,8 +253,9 @@ def main(arguments: list[str] | None = None) -> int:
         where = f"{config.resolved_run_dir()} holds everything up to here" if held else "no run yet"
         console.print(f"Interrupted; {where}.", style="yellow")
         return 130
-    except (ValueError, TypeError, ImportError, OSError, FloatingPointError) as error:
+    except (ValueError, TypeError, ImportError, OSError, ArithmeticError, RuntimeError) as error:
         Console().print(f"Error: {error}", style="red", markup=False, highlight=False)
+        devices.leave(2)
         return 2
     return 0
 

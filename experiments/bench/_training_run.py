@@ -49,7 +49,7 @@ def checkpoint_seconds(state: TrainState) -> float:
     More than a run loses by it: there the steps go on while the files are written.
     """
     with tempfile.TemporaryDirectory() as folder:
-        store = Store(Checkpoints(folder), {}, planned=_SAVES)
+        store = Store(Checkpoints(folder), {})
         seconds = []
         for step in range(_SAVES):
             begin = time.perf_counter()

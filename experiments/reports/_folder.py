@@ -70,7 +70,10 @@ class RunFolder:
             "command": shlex.join(["python", "-m", "experiments.run", *_arguments(config)]),
             "commit": commit(),
         }
-        (path / "config.json").write_text(json.dumps(document, indent=2) + "\n")
+        # Whole or not at all: a file cut off by a crash would stop the next start.
+        fresh = path / ".config.json"
+        fresh.write_text(json.dumps(document, indent=2) + "\n")
+        fresh.replace(path / "config.json")
         # Line-buffered: an interrupted run keeps every line up to the interruption.
         self._metrics = (path / "metrics.jsonl").open("w", buffering=1)
 

@@ -42,8 +42,8 @@ class Log:
             elif row["kind"] == "phase":
                 fresh.test.append((row["step"], row["accuracy"]))
                 if row["accuracy_pruned"] is not None:
-                    first = row["step"] - row["steps"]
-                    fresh.prunings.append((first, row["sparsity"], row["accuracy_pruned"]))
+                    pruning = (row["first_step"], row["sparsity"], row["accuracy_pruned"])
+                    fresh.prunings.append(pruning)
                 fresh.speeds[row["phase"]] = row["images_per_second"]
         for field in dataclasses.fields(self):
             setattr(self, field.name, getattr(fresh, field.name))

@@ -52,15 +52,17 @@ class Checkpoints:
       keep: how many of the newest are kept.
       resume: whether to go on from the newest complete one. If it is damaged, the one before it is
         used, with a warning.
-      settings: what must not change between a run and its continuation, beside the arguments of
-        `imp`, which are compared anyway: numbers and words by name.
+      settings: what must not change between a run and its continuation, numbers and words by name.
+        The arguments of the recipe, shapes and learning rates are compared anyway; what loss,
+        optimizer and data are made of (momentum, weight decay, batch size) is not to be seen.
       extra: called at every checkpoint; what it returns, numbers and words, is kept in it.
       on_resume: called with where the run goes on, before anything is trained.
       stop: asked between chunks of steps whether to end here, e.g. because the machine is to be
         taken away; then a checkpoint is made and `Preempted` raised.
-      on_nan: what to do when the loss is NaN: "stop" with an error that names the step, or
-        "rewind" to the newest checkpoint and go on with the batches after the step that failed,
-        three times at most.
+      on_nan: what to do when the loss is NaN, or a weight NaN or infinite where it is to be saved:
+        "stop" with an error that names the step, or "rewind" to the newest checkpoint and go on
+        with the batches after the step that failed, three times at most. The step counter of the
+        state then skips the steps between.
     """
 
     folder: str | os.PathLike[str]
@@ -77,6 +79,11 @@ class Checkpoints:
         """Refuses numbers out of range."""
         check_steps("every", self.every)
         check_steps("keep", self.keep)
+        if "://" in os.fspath(self.folder):
+            raise ValueError(
+                f"folder is one of a file system that all processes see; got {self.folder!r}. "
+                "Mount the bucket."
+            )
         if self.on_nan not in ("stop", "rewind"):
             raise ValueError(f"on_nan is 'stop' or 'rewind'; got {self.on_nan!r}.")
 
@@ -103,7 +110,7 @@ class Preempted(Exception):  # noqa: N818 - nothing failed
 class Store:
     """The checkpoints of one run, while it runs."""
 
-    def __init__(self, settings: Checkpoints, fingerprint: Mapping[str, Any], planned: int):
+    def __init__(self, settings: Checkpoints, fingerprint: Mapping[str, Any]):
         """Takes the folder.
 
         Raises:
@@ -112,7 +119,7 @@ class Store:
             start anew.
           OSError: if the folder cannot be written, or another run uses it.
         """
-        self._settings, self._planned = settings, planned
+        self._settings = settings
         self._fingerprint = json.loads(json.dumps({**fingerprint, **(settings.settings or {})}))
         self.folder = pathlib.Path(settings.folder).absolute()
         if settings.resume and not self.folder.is_dir():
@@ -141,20 +148,26 @@ class Store:
 
     def _clear(self) -> None:
         """Removes the checkpoints of a run that has ended."""
-        if self._saved < self._held_plan():
+        if not self._ended.exists():
             raise FileExistsError(
                 f"{self.folder} holds checkpoints of a run that has not ended, up to step "
                 f"{self._saved}. Go on with it (resume), or delete the folder."
             )
         for step in self._manager.all_steps():
             self._manager.delete(step)
+        meet(f"jaxprune: cleared {self._saved}")
         self._saved = -1
+        if jax.process_index() == 0:
+            self._ended.unlink()
 
-    def _held_plan(self) -> float:
-        try:
-            return self._text(self._saved)["planned"]
-        except Exception:
-            return float("inf")  # not to be read: nobody may throw it away unasked
+    @property
+    def _ended(self) -> pathlib.Path:
+        return self.folder / "ended"
+
+    def mark_ended(self) -> None:
+        """Notes that the run has ended: another one may take its place."""
+        if jax.process_index() == 0:
+            self._ended.touch()
 
     def save(self, steps: int, state: dict[str, PyTree], run: dict[str, Any]) -> None:
         """Starts to write a checkpoint; returns when the arrays may be changed again.
@@ -181,7 +194,6 @@ class Store:
         text = json.dumps(
             {
                 "run": to_json({**run, "extra": extra}, history, "run"),
-                "planned": self._planned,
                 "fingerprint": self._fingerprint,
                 "versions": versions(),
                 "digests": digests(arrays),
@@ -190,7 +202,7 @@ class Store:
         )
         history = {name: x for name, x in history.items() if x.size}
         try:
-            self._manager.save(
+            saved = self._manager.save(
                 steps,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(arrays),
@@ -200,6 +212,8 @@ class Store:
             )
         except Exception as error:
             raise self._unwritten(steps, error) from error
+        if not saved:
+            raise self._unwritten(steps, RuntimeError("there is a newer one already"))
         self._saved = steps
 
     def _unwritten(self, steps: int, error: Exception) -> OSError:
@@ -207,9 +221,11 @@ class Store:
         with contextlib.suppress(Exception):
             complete = Checkpoints(self.folder).steps()
         held = f"The newest complete one is of step {complete[-1]}" if complete else "There is none"
+        reason = _reason(error)
+        repair = "make room there and resume" if "space left" in reason else "resume from there"
         return OSError(
-            f"the checkpoint of step {steps} could not be written to {self.folder}: "
-            f"{_reason(error)}. {held}; make room there and resume."
+            f"the checkpoint of step {steps} could not be written to {self.folder}: {reason}. "
+            f"{held}; {repair}."
         )
 
     def restore(self, like: dict[str, PyTree | None]) -> tuple[dict[str, PyTree], dict[str, Any]]:
@@ -238,10 +254,17 @@ class Store:
             if not anywhere(failure is not None):
                 check_same(document["fingerprint"], self._fingerprint, self.folder)
                 _warn_of_versions(document["versions"])
+                stored: Any = None
                 try:
-                    result = self._arrays(step, document, like)
+                    stored = self._read(step, document, like)
                 except Exception as error:
                     failure = error
+                # Checksums are computed together: first all must have something to compute with.
+                if not anywhere(failure is not None):
+                    try:
+                        result = self._checked(stored, document, like)
+                    except Exception as error:
+                        failure = error
             if anywhere(failure is not None):
                 self._set_aside(step, failure)
                 continue
@@ -257,22 +280,23 @@ class Store:
             raise ValueError("its description has changed")
         return json.loads(text)
 
-    def _arrays(self, step: int, document: dict[str, Any], like: dict[str, PyTree | None]) -> Any:
+    def _read(self, step: int, document: dict[str, Any], like: dict[str, PyTree | None]) -> Any:
         ocp = _orbax()
-        held = {name.split("/", 1)[0] for name in document["digests"]}
-        trees = {name: like["state"] if tree is None else tree for name, tree in like.items()}
-        trees = {name: tree for name, tree in trees.items() if name in held}
         wanted = {
             f"{name}/{key}": shape
-            for name, tree in trees.items()
+            for name, tree in _held(document, like).items()
             for key, shape in shapes_of(tree).items()
         }
-        stored = self._manager.restore(
+        return self._manager.restore(
             step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardRestore(wanted), history=ocp.args.StandardRestore()
             ),
         )
+
+    def _checked(
+        self, stored: Any, document: dict[str, Any], like: dict[str, PyTree | None]
+    ) -> Any:
         arrays, history = stored["state"], stored["history"]
         found = digests(arrays)
         broken = [name for name, digest in document["digests"].items() if found.get(name) != digest]
@@ -287,7 +311,7 @@ class Store:
                 {k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")},
                 tree,
             )
-            for name, tree in trees.items()
+            for name, tree in _held(document, like).items()
         }
         return states, from_json(document["run"], history)
 
@@ -300,7 +324,7 @@ class Store:
         )
         if jax.process_index() == 0:
             (self.folder / str(step)).rename(_free(self.folder / f"{step}.damaged"))
-        _meet(f"jaxprune: set aside {step}")
+        meet(f"jaxprune: set aside {step}")
         self._manager.reload()
 
     def _wait(self) -> None:
@@ -326,6 +350,13 @@ class Store:
                 manager.close()
         if self._lock is not None:
             self._lock.release()
+
+
+def _held(document: dict[str, Any], like: dict[str, PyTree | None]) -> dict[str, PyTree]:
+    """The trees of ``like`` that a checkpoint has."""
+    names = {name.split("/", 1)[0] for name in document["digests"]}
+    trees = {name: like["state"] if tree is None else tree for name, tree in like.items()}
+    return {name: tree for name, tree in trees.items() if name in names}
 
 
 def _orbax() -> Any:
@@ -374,7 +405,7 @@ def anywhere(flag: bool) -> bool:
     return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
-def _meet(name: str) -> None:
+def meet(name: str) -> None:
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 

@@ -1,17 +1,23 @@
 """What a run is, in numbers and words: two runs with the same are one run."""
 
+import contextlib
+import functools
 import hashlib
 import importlib.metadata
+import inspect
 import os
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
 
 _PACKAGES = ("jaxprune", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+_DEPTH = 4  # functions in functions
 
 
 def versions() -> dict[str, str]:
@@ -35,14 +41,51 @@ def describe_array(x: Any) -> str:
     return f"{len(x)} numbers, sha256 {hashlib.sha256(x.tobytes()).hexdigest()[:16]}"
 
 
-def describe_function(f: Any) -> str | None:
-    """What can be said of a function: its name. Two with one name may still differ."""
-    if f is None:
-        return None
-    name = getattr(f, "__qualname__", None) or getattr(
-        getattr(f, "func", None), "__qualname__", type(f).__name__
-    )
-    return f"{getattr(f, '__module__', '')}.{name}".lstrip(".")
+def describe_function(f: Any) -> Any:
+    """What can be said of a function: its name, and the numbers, words and arrays that it holds.
+
+    Two with one description may still differ, in what they hold of other kinds and in their code.
+    """
+    return _describe(f, _DEPTH)
+
+
+def _describe(value: Any, depth: int) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        value = jax.random.key_data(value)
+    if isinstance(value, (np.ndarray, np.generic, jax.Array)):
+        x = np.asarray(value)
+        digest = hashlib.sha256(np.ascontiguousarray(x).tobytes()).hexdigest()[:16]
+        return f"{x.dtype}{list(x.shape)} {digest}"
+    if depth == 0:
+        return type(value).__name__
+    if isinstance(value, functools.partial):
+        held = [value.func, *value.args, *sorted(value.keywords.items())]
+        return [_describe(x, depth - 1) for x in held]
+    if isinstance(value, (tuple, list)):
+        return [_describe(x, depth - 1) for x in value]
+    if isinstance(value, dict):
+        return {str(k): _describe(x, depth - 1) for k, x in value.items()}
+    name = getattr(value, "__qualname__", None)
+    if name is None:
+        return type(value).__name__
+    held = {k: _describe(x, depth - 1) for k, x in _closure(value).items()}
+    name = f"{getattr(value, '__module__', '')}.{name}"
+    return [name, held] if held else name
+
+
+def _closure(f: Any) -> dict[str, Any]:
+    """What a function holds of the functions around it."""
+    held = {}
+    for name, cell in zip(
+        f.__code__.co_freevars if inspect.isfunction(f) else (),
+        getattr(f, "__closure__", None) or (),
+        strict=False,
+    ):
+        with contextlib.suppress(ValueError):  # not filled yet
+            held[name] = cell.cell_contents
+    return held
 
 
 def describe_optimizer(opt_state: PyTree) -> str:

@@ -13,7 +13,12 @@ from jaxprune.methods import Method
 from jaxprune.parametrizations import Parametrization
 from jaxprune.training._checkpoints import Checkpoints
 from jaxprune.training._evaluate import Evaluate
-from jaxprune.training._fingerprint import describe_array, describe_model, describe_optimizer
+from jaxprune.training._fingerprint import (
+    describe_array,
+    describe_function,
+    describe_model,
+    describe_optimizer,
+)
 from jaxprune.training._journal import Journal, Progress
 from jaxprune.training._loop import TrainLoop
 from jaxprune.training._records import ImpResult, PhaseRecord
@@ -208,12 +213,16 @@ def fit(
         fingerprint=lambda: {
             **describe_model(prepared.state.params, prepared.state.model_state),
             "method": method.name,
+            "transform": describe_function(method.transform),
+            "parametrization": describe_function(method.parametrization),
+            "final_prune": describe_function(method.final_prune),
+            "sparsity": method.sparsity,
+            "total_steps": method.total_steps,
             "learning rates": describe_array(rates),
             "recalibrate": recalibrate is not None,
             "optimizer": describe_optimizer(prepared.state.opt_state),
             "key": np.asarray(jax.random.key_data(prepared.state.key)).tolist(),
         },
-        planned=len(rates),
     )
 
     def advance(progress: Progress) -> Progress:

@@ -182,8 +182,7 @@ def imp(
     journal = Journal(
         train,
         checkpoints,
-        fingerprint=lambda: _fingerprint(run, state, rewind),
-        planned=len(run.rates(pretrain)) + sum(cycle.retraining_steps for cycle in plan.cycles),
+        fingerprint=lambda: {**_fingerprint(run, state, rewind), "pretrain": pretrain},
     )
 
     def advance(progress: Progress) -> Progress:

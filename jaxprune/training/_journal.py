@@ -12,7 +12,7 @@ from jaxprune._tree import PyTree
 from jaxprune.training._checkpoints import Checkpoints, Preempted, Resumed, Store, anywhere
 from jaxprune.training._loop import Metrics, TrainLoop
 from jaxprune.training._records import PhaseRecord
-from jaxprune.training._state import TrainState
+from jaxprune.training._state import TrainState, copy
 
 _REWINDS = 3
 
@@ -40,7 +40,7 @@ class Progress(NamedTuple):
 
     @property
     def total(self) -> int:
-        """Training steps done of all phases."""
+        """Training steps done of all phases. The state may count more: see `Checkpoints.on_nan`."""
         return sum(len(record.learning_rates) for record in self.records) + self.steps
 
 
@@ -59,7 +59,6 @@ class Journal:
         checkpoints: Checkpoints | None,
         *,
         fingerprint: Callable[[], Mapping[str, Any]],
-        planned: int,
     ):
         """Takes the folder of the checkpoints.
 
@@ -67,13 +66,12 @@ class Journal:
           train: the loop.
           checkpoints: where to save; nowhere if `None`.
           fingerprint: makes what must not change between a run and its continuation.
-          planned: training steps of the whole run.
 
         Raises:
           As `Store`.
         """
         self._train, self._settings = train, checkpoints
-        self._store = None if checkpoints is None else Store(checkpoints, fingerprint(), planned)
+        self._store = None if checkpoints is None else Store(checkpoints, fingerprint())
         self._began = time.perf_counter()
         self._rewinds = 0
 
@@ -104,6 +102,7 @@ class Journal:
           OSError: if a checkpoint could not be written.
         """
         try:
+            progress = self._placed(progress)
             if self._settings is not None and self._settings.resume:
                 progress = self._restored(progress)
             while len(progress.records) < phases:
@@ -119,6 +118,7 @@ class Journal:
                     self._save(progress)
             if self._store is not None:
                 self._store.finish()
+                self._store.mark_ended()
             return progress
         finally:
             if self._store is not None:
@@ -139,12 +139,10 @@ class Journal:
         while progress.steps < until:
             first, total = int(progress.state.step), progress.total
             steps = until - progress.steps
-            stop = None
             if self._settings is not None:
                 steps = min(steps, self._settings.every - total % self._settings.every)
-                stop = self._stop
             chosen = rates[progress.steps : progress.steps + steps]
-            state, metrics = self._train(progress.state, chosen, stop=stop)
+            state, metrics = self._train(progress.state, chosen, stop=self._stop)
             done = len(next(iter(metrics.values()), ()))
             before = progress
             progress = progress._replace(
@@ -152,14 +150,15 @@ class Journal:
             )
             if done and np.isnan(loss := metrics["loss"]).any():
                 self._on_nan(before, first, int(np.argmax(np.isnan(loss))), chosen)
+            ended = progress.steps == len(rates)
+            due = self._settings is not None and progress.total % self._settings.every == 0
+            if done and (ended or due or done < steps) and not _is_finite(progress.state):
+                # Saved, it would be what one goes back to.
+                self._on_nan(before, first, done - 1, chosen)
             if done < steps:
                 self._save(progress)
                 raise self._preempted(progress)
-            due = self._settings is not None and progress.total % self._settings.every == 0
-            if due and progress.steps < len(rates):
-                if not _is_finite(progress.state):
-                    # Saved, it would be what one goes back to.
-                    self._on_nan(before, first, done - 1, chosen)
+            if due and not ended:
                 self._save(progress)
         return progress
 
@@ -169,9 +168,9 @@ class Journal:
 
     def _stop(self, steps: int) -> bool:
         del steps
-        assert self._settings is not None
-        wanted = self._settings.stop is not None and self._settings.stop()
-        return anywhere(wanted)
+        if self._settings is None or self._settings.stop is None:
+            return False
+        return anywhere(self._settings.stop())
 
     def _save(self, progress: Progress) -> None:
         if self._store is None:
@@ -189,14 +188,22 @@ class Journal:
             trees["snapshot"] = progress.snapshot
         self._store.save(progress.total, trees, run)
 
+    def _placed(self, progress: Progress) -> Progress:
+        """With the arrays on the devices of the step, where they are pruned and saved, too."""
+        step = self._train.step
+        if not step.traceable:
+            return progress
+        snapshot = None if progress.snapshot is None else step.place(copy(progress.snapshot))
+        return progress._replace(state=step.place(progress.state), snapshot=snapshot)
+
     def _restored(self, like: Progress) -> Progress:
         assert self._store is not None
         assert self._settings is not None
-        state = self._train.step.place(like.state) if self._train.step.traceable else like.state
+        state = self._placed(Progress(like.state)).state
         trees, run = self._store.restore({"state": state, "snapshot": None})
         progress = Progress(
             state=trees["state"],
-            snapshot=trees.get("snapshot", like.snapshot),
+            snapshot=trees.get("snapshot"),
             records=run["records"],
             opening=run["opening"],
             steps=run["steps"],
@@ -220,9 +227,9 @@ class Journal:
         """Goes back to the newest checkpoint, or raises."""
         phase = f"cycle {len(before.records)}" if before.records else "the first phase"
         message = (
-            f"training diverged: the loss or a weight is NaN at step {first + failed} (step "
-            f"{before.steps + failed} of {phase}, learning rate {rates[failed]:g}). Lower the "
-            "learning rate, or warm it up."
+            f"training diverged: the loss is NaN, or a weight NaN or infinite, at step "
+            f"{first + failed} (step {before.steps + failed} of {phase}, learning rate "
+            f"{rates[failed]:g}). Lower the learning rate, or warm it up."
         )
         settings, store = self._settings, self._store
         if store is None or settings is None or settings.on_nan == "stop":

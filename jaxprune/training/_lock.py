@@ -3,6 +3,7 @@
 import os
 import pathlib
 import socket
+import warnings
 from typing import Any
 
 try:
@@ -40,6 +41,12 @@ class FolderLock:
                 f"the folder {folder} is in use by another run ({holder}). Wait for it, stop it, "
                 "or choose another folder."
             ) from error
+        except OSError as error:  # some network file systems have no locks
+            warnings.warn(
+                f"{folder} cannot be locked ({error.strerror}): see to it yourself that one run at "
+                "a time uses it.",
+                stacklevel=2,
+            )
         self._file.truncate(0)
         self._file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         self._file.flush()

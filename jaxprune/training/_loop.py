@@ -51,7 +51,8 @@ class TrainLoop(NamedTuple):
           state: where to start; batch t is ``batch_at(state.step + t)``.
           learning_rates: float array ``[steps]``.
           stop: asked before every chunk, with the number of steps done in this call, whether to
-            end here. Fewer steps are then done than there are rates; the metrics tell how many.
+            end here. Fewer steps are then done than there are rates; the metrics tell how many. If
+            given, a loss that is NaN ends it, too.
 
         Returns:
           The state, and each metric as a float array ``[steps]`` on the host.
@@ -173,12 +174,13 @@ def make_loop(
 def _by_pmap(
     step: TrainStep, batch_at: Any, chunk_steps: int, on_chunk: OnChunk | None
 ) -> TrainLoop:
-    make_batch = jax.jit(lambda t: batch_at(t))
+    is_tree = isinstance(batch_at, jax.tree_util.Partial)
+    make_batch = jax.jit(lambda f, t: f(t), static_argnums=() if is_tree else 0)
 
     def dispatch_chunk(state: TrainState, rates: np.ndarray, first: int) -> tuple[TrainState, Any]:
         rows = []
         for i, rate in enumerate(rates):
-            state, metrics = step(state, make_batch(np.int32(first + i)), rate)
+            state, metrics = step(state, make_batch(batch_at, np.int32(first + i)), rate)
             rows.append(metrics)
         return state, rows
 
@@ -214,7 +216,7 @@ def in_chunks(
     ) -> tuple[TrainState, Metrics]:
         done: list[Metrics] = []
         pending: tuple[int, np.ndarray, Any] | None = None
-        first = int(state.step)
+        first = int(np.ravel(jax.device_get(state.step))[0])  # by pmap one a device
         state = step.place(state)
 
         def finish(chunk: tuple[int, np.ndarray, Any]) -> None:
@@ -231,6 +233,8 @@ def in_chunks(
             if pending is not None:
                 finish(pending)
             pending = (first + i, chunk_rates, metrics)
+            if stop is not None and done and np.isnan(done[-1]["loss"]).any():
+                break
         if pending is not None:
             finish(pending)
         names = done[0] if done else {}

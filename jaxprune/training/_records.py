@@ -92,6 +92,8 @@ def from_json(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     if "array" in value:
         stored = arrays.get(value["array"])
         if stored is None:  # empty arrays are not stored
+            if 0 not in value["shape"]:
+                raise ValueError(f"its array {value['array']!r} is missing")
             stored = np.zeros(value["shape"], value["dtype"])
         return stored
     if "PruneInfo" in value:

@@ -3,6 +3,7 @@
 import contextlib
 import queue
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -121,6 +122,10 @@ class _Source:
         self._at = None
         if self._thread is not None:
             self._thread.join(_PATIENCE)  # it may be waiting for the disk
+            if self._thread.is_alive():
+                warnings.warn(
+                    f"a stream did not end within {_PATIENCE} s; left behind.", stacklevel=2
+                )
             self._thread = None
 
     def next(self) -> PyTree:

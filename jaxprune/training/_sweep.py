@@ -30,7 +30,8 @@ def sweep(
     they train is one program over all devices (`jax.shard_map`, without communication), called when
     every run has asked for training; what they do between, to prune and to evaluate, each does on
     its device. Seeds, data orders, learning rates, sparsities and lengths of phases may differ;
-    network, optimizer and batch size are the same. More runs than devices go in turns.
+    network, optimizer and batch size are the same. More runs than devices go in turns. Chunks are
+    always compiled, which does not suit convolutions on a CPU, see `make_loop`.
 
     Args:
       runs: ``run(train) -> result``.

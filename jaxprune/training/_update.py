@@ -40,7 +40,7 @@ def make_update(
     Returns:
       The function.
     """
-    loss_fn = _checked(_in(compute_dtype, loss_fn))
+    loss_fn = _checked(_in(compute_dtype, loss_fn), averaged=accumulate > 1 or mean is not None)
     gradients = jax.value_and_grad(recomputed(loss_fn, remat), has_aux=True)
     if accumulate > 1:
         gradients = _accumulated(gradients, accumulate)
@@ -79,7 +79,7 @@ def recomputed(loss_fn: LossFn, remat: bool | Policy) -> LossFn:
     return jax.checkpoint(loss_fn, policy=policy)
 
 
-def _checked(loss_fn: LossFn) -> LossFn:
+def _checked(loss_fn: LossFn, *, averaged: bool) -> LossFn:
     def checked(params: PyTree, model_state: PyTree, batch: PyTree, key: jax.Array) -> Any:
         loss, (model_state, metrics) = loss_fn(params, model_state, batch, key)
         if not isinstance(metrics, dict):
@@ -87,6 +87,12 @@ def _checked(loss_fn: LossFn) -> LossFn:
                 "loss_fn returns (loss, (model_state, metrics)) with metrics a dict of scalars; "
                 f"got {type(metrics).__name__}."
             )
+        for name, value in metrics.items() if averaged else ():
+            if not _tree.is_floating(value):
+                raise TypeError(
+                    f"the metric {name!r} is {jnp.result_type(value)}, but parts of a batch are "
+                    "averaged here, which counts are not; return the mean as a float."
+                )
         return loss, (model_state, metrics)
 
     return checked

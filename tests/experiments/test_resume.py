@@ -341,27 +341,71 @@ def _flip_a_bit(folder):
         writer.save(state, arrays, force=True)
 
 
-@pytest.mark.slow
-def test_processes_that_disagree_are_told(tmp_path):
+def start_two(folder, options, *, devices=1):
+    """Two processes of one run, each with its own options beside the shared ones."""
     with socket.socket() as server:
         server.bind(("localhost", 0))
         address = f"localhost:{server.getsockname()[1]}"
-    shared = ("--coordinator", address, "--join-seconds", "60")
-    ours = ("--num-processes", "2", "--process-id")
-    running = [
+    return [
         subprocess.Popen(
-            command(tmp_path / "run", *shared, *ours, index, "--seed", index),
-            env=environment(),
+            command(folder, "--coordinator", address, "--process-id", str(index), *own),
+            env=environment(devices),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        for index in ("0", "1")
+        for index, own in enumerate(options)
     ]
-    out, _ = running[1].communicate(timeout=180)
-    running[0].kill()
-    running[0].communicate()
-    assert running[1].returncode == 2, out
-    assert "the processes disagree: seed is 1 in process 1 and 0 in process 0" in " ".join(
-        out.split()
-    )
+
+
+def ends(processes, seconds=240):
+    """Exit status and output of each."""
+    try:
+        outputs = [" ".join(p.communicate(timeout=seconds)[0].split()) for p in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(p.returncode, out) for p, out in zip(processes, outputs, strict=True)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("field", "values"), [("seed", ("0", "1")), ("num-processes", ("2", "3")), ("resume", None)]
+)
+def test_processes_that_disagree_are_told(tmp_path, field, values):
+    both = () if field == "num-processes" else ("--num-processes", "2")
+    first, second = ((f"--{field}", v) for v in values) if values else ((), (f"--{field}",))
+    found = ends(start_two(tmp_path / "run", [(*both, *first), (*both, *second)]))
+    name = field.replace("-", "_")
+    for index, (status, out) in enumerate(found):
+        assert status == 2, out
+        assert f"the processes disagree: {name} is " in out
+        assert f"in process {index} and " in out
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_sigterm_to_one_of_two_processes_saves_and_ends_both(tmp_path):
+    folder = tmp_path / "run"
+    many = ("--num-processes", "2", "--epochs", "400", "--checkpoint-epochs", "400")
+    processes = start_two(folder, [many, many])
+    log = folder / "metrics.jsonl"
+    deadline = time.monotonic() + 240
+    while not (log.exists() and log.stat().st_size):
+        assert all(process.poll() is None for process in processes)
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    for status, out in ends(processes):
+        assert status == 143, out
+    assert len(Checkpoints(folder / "checkpoints").steps()) == 1
+    # One process goes on with what two have saved: enough to see that it does.
+    alone = command(folder, *many[2:], "--resume", "--profile")
+    process = subprocess.Popen(alone, env=environment(), stdout=subprocess.PIPE, text=True)
+    lines = log.read_text().count("\n")
+    while log.read_text().count("\n") <= lines:
+        assert process.poll() is None
+        assert time.monotonic() < deadline + 120
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()

@@ -431,11 +431,11 @@ def test_other_devices_go_on_with_the_same_bits(tmp_path):
 
     for i, name in enumerate(("1", "8", "2x2 sharded")):
         folder = tmp_path / str(i)
-        store = Store(Checkpoints(folder), {}, 10)
+        store = Store(Checkpoints(folder), {})
         store.save(3, {"state": state}, {"note": "x"})
         store.finish()
         store.close()
-        store = Store(Checkpoints(folder, resume=True), {}, 10)
+        store = Store(Checkpoints(folder, resume=True), {})
         like = steps[name].place(meshed.state())
         trees, run = store.restore({"state": like, "snapshot": None})
         store.close()
