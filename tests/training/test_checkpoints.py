@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.training import Checkpoints, Preempted
+from jaxprune.training._fingerprint import describe_function
 from tests.training import meshed, problem
 from tests.training.test_portable import assert_equal
 
@@ -137,6 +139,8 @@ def test_there_must_be_something_to_resume(tmp_path, folder):
         ({"retraining_steps": 11}, r"retraining_steps: \[10, 10\] there, \[11, 11\] now"),
         ({"pretraining": optax.linear_schedule(0.2, 0.0, STEPS)}, "pretraining rates: '24 numbers"),
         ({"optimizer_state": "keep"}, "optimizer_state: 'fresh_once' there, 'keep' now"),
+        ({"pretrain": False}, "pretrain: True there, False now"),
+        ({"allocation": jp.masks.erk()}, "allocation: None there, .*erk"),
         ({"scores": lambda params: jp.scores.magnitude(params)}, "scores: .*<lambda>' now"),
     ],
 )
@@ -358,7 +362,7 @@ def nan_at(*bad):
 
 
 def test_a_nan_loss_stops_with_the_step(tmp_path):
-    message = r"NaN at step 32 \(step 8 of cycle 1, learning rate 0\.\d+\)"
+    message = r"the loss is NaN.* at step 32 \(step 8 of cycle 1, learning rate 0\.\d+\)"
     with pytest.raises(FloatingPointError, match=message):
         imp(train=nan_at(32))
     with pytest.raises(FloatingPointError, match=message):
@@ -496,6 +500,102 @@ def test_bimp_takes_checkpoints(tmp_path):
     with pytest.raises(Preempted):
         go(Checkpoints(tmp_path, every=5, stop=after(6)))
     assert_same_run(go(Checkpoints(tmp_path, every=5, resume=True)), go())
+
+
+def test_arguments_of_a_method_are_compared(tmp_path):
+    def go(sparsity, **options):
+        method = jp.methods.gmp(sparsity, total_steps=30, interval=3)
+        parts = jp.training.prepare(
+            method, problem.params(), problem.loss_fn, problem.sgd, key=jax.random.key(1)
+        )
+        step = jp.training.make_train_step(parts.loss_fn, parts.make_optimizer)
+        train = jp.training.make_loop(step, problem.batch_at, chunk_steps=4)
+        return jp.training.fit(
+            parts,
+            train,
+            evaluate=problem.evaluate,
+            learning_rates=np.full(30, 0.05),
+            checkpoints=Checkpoints(tmp_path, **options),
+        )
+
+    with pytest.raises(Preempted):
+        go(0.9, stop=after(2))
+    with pytest.raises(ValueError, match=r"sparsity: 0\.9 there, 0\.5 now"):
+        go(0.5, resume=True)
+
+
+def test_descriptions_see_what_functions_hold():
+    erk = jp.masks.erk
+    assert describe_function(erk()) == describe_function(erk())
+    assert describe_function(erk()) != describe_function(erk(max_sparsity={"a": 0.8}))
+    draws = [partial(jp.scores.random, jax.random.key(i)) for i in (0, 1, 0)]
+    first, second, again = map(describe_function, draws)
+    assert first == again != second
+    assert describe_function(None) is None
+
+
+def test_weights_that_overflow_in_the_last_step_are_not_saved(tmp_path):
+    """The loss of the last step is finite, and its update is not."""
+
+    def loss_fn(params, model_state, batch, key):
+        del batch, key
+        return jnp.sum(params["w"] ** 2), (model_state, {})
+
+    def go(checkpoints=None):
+        step = jp.training.make_train_step(loss_fn, lambda lr: optax.sgd(lr))
+        params = {"w": jnp.full((4, 4), 1e3)}
+        state = jp.training.TrainState.create(
+            params, lambda lr: optax.sgd(lr), key=jax.random.key(0)
+        )
+        return jp.training.imp(
+            state,
+            jp.training.make_loop(step, jax.tree_util.Partial(lambda t: t), chunk_steps=4),
+            evaluate=lambda state: {},
+            pretraining=lambda t: jnp.where(t < 19, 0.0, 1e38),
+            pretraining_steps=20,
+            sparsity=0.5,
+            retraining_steps=5,
+            schedule="llr",
+            checkpoints=checkpoints,
+        )
+
+    with pytest.raises(FloatingPointError, match="a weight NaN or infinite, at step 19"):
+        go()
+    with pytest.raises(FloatingPointError, match="at step 19"):
+        go(Checkpoints(tmp_path, every=7))
+    assert Checkpoints(tmp_path).steps() == [7, 14]
+
+
+def test_a_nan_loss_ends_training_soon():
+    heard = []
+    train = nan_at(6)._replace(on_chunk=lambda first, *rest: heard.append(first))
+    with pytest.raises(FloatingPointError, match="NaN at step 6|at step 6"):
+        imp(train=train)
+    assert heard == [0, 4, 8]  # the chunk with it, and the one that was under way
+
+
+def test_rewinding_to_the_start_works_on_a_mesh(tmp_path):
+    step = meshed.steps()["8"]
+    train = jp.training.make_loop(step, meshed.batch_at, chunk_steps=4)
+    committed = jax.device_put(meshed.state(), jax.devices()[0])
+    for rewind in (0, committed):
+        result = imp(
+            Checkpoints(tmp_path / str(type(rewind).__name__), every=100),
+            train,
+            committed,
+            evaluate=lambda state: {},
+            rewind=rewind,
+            schedule="lrw",
+            pretraining_steps=8,
+            pretraining=optax.linear_schedule(0.1, 0.0, 8),
+            retraining_steps=4,
+        )
+        assert len(result.state.params["Dense_0"]["bias"].sharding.device_set) == 8
+
+
+def test_folders_of_buckets_are_refused():
+    with pytest.raises(ValueError, match="Mount the bucket"):
+        Checkpoints("gs://bucket/run")
 
 
 def test_what_you_keep_in_a_checkpoint_comes_back(tmp_path):

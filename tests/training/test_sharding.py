@@ -196,6 +196,25 @@ def test_pmap_draws_another_key_on_every_device():
     assert metrics["apart"] > 0
 
 
+def test_counts_are_no_means():
+    def loss_fn(params, model_state, batch, key):
+        loss, (model_state, _) = meshed.make_loss_fn("batch")(params, model_state, batch, key)
+        return loss, (model_state, {"right": jnp.sum(batch["y"] == 0)})
+
+    step = jp.training.make_pmap_train_step(loss_fn, meshed.sgd)
+    with pytest.raises(TypeError, match="the metric 'right' is int32.*return the mean as a float"):
+        step(meshed.state(), meshed.batch_at(0), 0.1)
+
+
+def test_pmap_loops_take_replicated_states_and_bake_no_data():
+    step = meshed.steps()["8 by pmap"]
+    train = jp.training.make_loop(step, meshed.batch_at, chunk_steps=3)
+    state, metrics = train(step.place(meshed.state()), [0.1] * 4)
+    assert int(state.step) == 4
+    alone, expected = train(meshed.state(), [0.1] * 4)
+    np.testing.assert_array_equal(metrics["loss"], expected["loss"])
+
+
 def test_evaluation_on_a_mesh_counts_every_example_once():
     data = {"x": np.asarray(meshed.IMAGES)[:91], "y": np.asarray(meshed.LABELS)[:91]}
     evaluate = jp.training.make_evaluate(meshed.eval_fn, data, batch_size=20)
