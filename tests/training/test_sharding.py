@@ -202,7 +202,7 @@ def test_counts_are_no_means():
         return loss, (model_state, {"right": jnp.sum(batch["y"] == 0)})
 
     step = jp.training.make_pmap_train_step(loss_fn, meshed.sgd)
-    with pytest.raises(TypeError, match="the metric 'right' is int32.*return the mean as a float"):
+    with pytest.raises(TypeError, match=r"the metric 'right' is int32.*return the mean as a float"):
         step(meshed.state(), meshed.batch_at(0), 0.1)
 
 
@@ -211,7 +211,7 @@ def test_pmap_loops_take_replicated_states_and_bake_no_data():
     train = jp.training.make_loop(step, meshed.batch_at, chunk_steps=3)
     state, metrics = train(step.place(meshed.state()), [0.1] * 4)
     assert int(state.step) == 4
-    alone, expected = train(meshed.state(), [0.1] * 4)
+    _, expected = train(meshed.state(), [0.1] * 4)
     np.testing.assert_array_equal(metrics["loss"], expected["loss"])
 
 
