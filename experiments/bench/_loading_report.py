@@ -28,6 +28,7 @@ def markdown(document: dict[str, Any]) -> str:
         f" {document['settings']['min_seconds']:g} s, read, decoded, preprocessed and batched, with"
         " nothing done to them. workers: processes; 0 is a thread of the process that takes the"
         " batches. first batch: from asking until it came, starting the processes included. JPEG"
-        " rows: one photograph after another in one process, neither read nor batched.",
+        " rows: one photograph after another in one process, neither read nor"
+        " batched. Trained: with steps of the network; the first ones include compilation.",
     ]
     return "\n".join(lines)

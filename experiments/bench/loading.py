@@ -1,10 +1,10 @@
-"""How many images a second the input pipeline makes, without any training.
+"""How many images a second the input pipeline makes, alone and with a network that trains on it.
 
     python -m experiments.bench.loading --data cifar10 --data-dir DIR
 
 A prepared set is streamed with several numbers of worker processes and kinds of preprocessing, and
-photographs of ImageNet's usual size, made here, are decoded and cropped in this process. A training
-loop that takes more images a second than its row waits for its data.
+photographs of ImageNet's usual size, made here, are decoded and cropped in this process. Then a
+network is trained on the stream and, for comparison, on the same set in memory.
 
 The result goes to a JSON file and, as Markdown, beside it.
 """
@@ -27,7 +27,7 @@ import tyro
 from rich.console import Console
 
 from experiments import data
-from experiments.bench import _document, _loading_report, _machine, _throughput
+from experiments.bench import _document, _loading_loop, _loading_report, _machine, _throughput
 
 _PACKAGES = ("jax", "numpy", "pillow", "grain", "array-record", "tensorflow-datasets")
 _PREPROCESS: dict[str, data.Preprocess | None] = {"none": None, "crop_flip": data.PadCropFlip()}
@@ -38,7 +38,7 @@ _GRAIN = 12.0  # makes 112 kB, about the mean of ImageNet's training images
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Time the input pipeline alone."""
+    """Time the input pipeline, alone and in a training loop."""
 
     data: str = "cifar10"
     """A prepared set of images of one size."""
@@ -51,6 +51,9 @@ class Settings:
 
     preprocess: tuple[str, ...] = ("none", "crop_flip")
     """Kinds of preprocessing of the set: none, crop_flip."""
+
+    model: str | None = "lenet_300_100"
+    """The network that is trained, with the first preprocessing; None for the loader alone."""
 
     batch_size: int = 128
     """Images a batch."""
@@ -115,6 +118,23 @@ def measure_stream(settings: Settings, preprocess: str, workers: int) -> list[di
     what = f"{settings.data}, {height}x{width}x{channels}"
     row = {"what": what, "preprocess": preprocess, "workers": workers}
     return [{**row, **dataclasses.asdict(found)}]
+
+
+def measure_loop(settings: Settings, workers: int | None) -> list[dict[str, Any]]:
+    """The row of a network trained on the set, streamed or, without ``workers``, in memory."""
+    assert settings.model is not None
+    row = _loading_loop.measure(
+        settings.data,
+        model=settings.model,
+        data_dir=settings.data_dir,
+        batch_size=settings.batch_size,
+        preprocess=settings.preprocess[0],
+        workers=workers,
+        seed=settings.seed,
+        repeats=settings.repeats,
+        min_seconds=settings.min_seconds,
+    )
+    return [row]
 
 
 def measure_photographs(settings: Settings) -> list[dict[str, Any]]:
@@ -203,6 +223,12 @@ def _measurements(settings: Settings) -> Iterator[tuple[str, Callable[[], list[d
     for preprocess, workers in itertools.product(settings.preprocess, settings.workers):
         measure = functools.partial(measure_stream, settings, preprocess, workers)
         yield f"{settings.data}, {preprocess}, {workers} workers", measure
+    for workers in (*settings.workers, None) if settings.model else ():
+        where = "in memory" if workers is None else f"{workers} workers"
+        yield (
+            f"{settings.model} on {settings.data}, {where}",
+            functools.partial(measure_loop, settings, workers),
+        )
     if settings.photographs:
         yield "photographs", functools.partial(measure_photographs, settings)
 

@@ -54,6 +54,7 @@ def test_batches_that_end_too_early_are_an_error(given):
         count(Clock(), [1.0] * given, repeats=2, min_seconds=2.0, warm_up=2)
 
 
+@pytest.mark.usefixtures("jax_defaults")
 def test_a_run_measures_and_writes(tmp_path):
     write_set(tmp_path, {"train": make_examples(20), "test": make_examples(2)})
     settings = loading.Settings(
@@ -69,12 +70,17 @@ def test_a_run_measures_and_writes(tmp_path):
     document = json.loads(settings.out.read_text())
     rows = document["results"]
     assert [row["preprocess"] for row in rows[:2]] == ["none", "crop_flip"]
-    assert [row["preprocess"] for row in rows[2:]] == [
+    assert [(row["what"], row["workers"]) for row in rows[2:4]] == [
+        ("lenet_300_100 trained on tiny, streamed", 0),
+        ("lenet_300_100 trained on tiny, in memory", None),
+    ]
+    assert [row["images"] for row in rows[2:4]] == [2 * 20 * 4] * 2
+    assert [row["preprocess"] for row in rows[4:]] == [
         "decode",
         "decode, random crop, flip",
         "decode, resize, centre crop",
     ]
-    assert all(row["images"] == (8 if row["workers"] == 0 else 2) for row in rows)
+    assert [row["images"] for row in (*rows[:2], *rows[4:])] == [8, 8, 2, 2, 2]
     assert all(0 < row["slowest"] <= row["median"] <= row["fastest"] for row in rows)
     assert rows[0]["what"] == "tiny, 6x5x3"
     assert settings.out.with_suffix(".md").read_text() == table + "\n"
