@@ -16,7 +16,7 @@ from experiments import data, models
 from experiments.bench._training_problems import MEAN, STD, Problem, make_optimizer
 from experiments.config import Config
 from jaxprune.training import Checkpoints, TrainLoop, TrainState
-from jaxprune.training._checkpoints import Store
+from jaxprune.training._store import Store
 
 # The run: dense CIFAR training, then IMP.
 TRAINING_IMAGES, EPOCHS, CYCLES, RETRAINING_EPOCHS, TEST_IMAGES = 45_000, 200, 3, 10, 10_000

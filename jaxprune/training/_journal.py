@@ -9,10 +9,12 @@ import numpy as np
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
-from jaxprune.training._checkpoints import Checkpoints, Preempted, Resumed, Store, anywhere
+from jaxprune.training._checkpoints import Checkpoints, Preempted, Resumed
 from jaxprune.training._loop import Metrics, TrainLoop
+from jaxprune.training._processes import anywhere
 from jaxprune.training._records import PhaseRecord
 from jaxprune.training._state import TrainState, copy
+from jaxprune.training._store import Store
 
 _REWINDS = 3
 

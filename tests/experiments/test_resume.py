@@ -1,6 +1,7 @@
 """Runs that are stopped, killed and resumed, as the command line has them."""
 
 import dataclasses
+import gc
 import io
 import json
 import os
@@ -21,7 +22,7 @@ from experiments import run, torture
 from experiments.config import Config
 from jaxprune.training import Checkpoints, Preempted
 from tests.experiments._streams import write_numbered
-from tests.training.test_checkpoints import after, tmpfs
+from tests.training.test_checkpoints import after, loud_when_collected, tmpfs
 
 pytestmark = pytest.mark.usefixtures("jax_defaults")
 
@@ -153,6 +154,7 @@ def test_a_diverged_run_says_where(tmp_path, capsys):
     assert re.search(r"NaN at step \d+ \(step \d+ of the first phase, learning rate 1e\+30\)", out)
 
 
+@loud_when_collected
 def test_a_full_disk_is_one_clear_error(tmp_path, calm):
     folder = tmp_path / "small"
     with tmpfs(folder, "8m"):
@@ -169,6 +171,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path, calm):
 
         with pytest.raises(OSError, match=r"could not be written|cannot be written"):
             go(folder / "run", fill)
+        gc.collect()
         (folder / "ballast").unlink()
         go(folder / "run", resume=True)
         torture.compare(calm, folder / "run")

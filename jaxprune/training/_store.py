@@ -1,0 +1,315 @@
+"""The checkpoints of one run on the disk: written, read, checked."""
+
+import contextlib
+import json
+import pathlib
+import re
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune._tree import PyTree
+from jaxprune.training._checkpoints import Checkpoints, orbax
+from jaxprune.training._fingerprint import check_same, versions
+from jaxprune.training._lock import FolderLock
+from jaxprune.training._portable import digests, from_arrays, host_digest, shapes_of, to_arrays
+from jaxprune.training._processes import anywhere, meet
+from jaxprune.training._records import from_json, to_json
+from jaxprune.training._state import copy
+
+
+class Store:
+    """The checkpoints of one run, while it runs."""
+
+    def __init__(self, settings: Checkpoints, fingerprint: Mapping[str, Any]):
+        """Takes the folder.
+
+        Raises:
+          FileNotFoundError: if there is nothing to go on with.
+          FileExistsError: if there is something, of a run that has not ended, but the run is to
+            start anew.
+          OSError: if the folder cannot be written, or another run uses it.
+        """
+        self._settings = settings
+        self._fingerprint = json.loads(json.dumps({**fingerprint, **(settings.settings or {})}))
+        self.folder = pathlib.Path(settings.folder).absolute()
+        if settings.resume and not self.folder.is_dir():
+            raise FileNotFoundError(_nothing(self.folder))
+        first = jax.process_index() == 0
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = FolderLock(self.folder) if first else None
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            raise OSError(
+                f"the folder for checkpoints {self.folder} cannot be written ({error.strerror}). "
+                "Choose another."
+            ) from error
+        try:
+            self._manager = _manager(self.folder, settings.keep)
+            self._saved = max(self._manager.all_steps(), default=-1)
+            if settings.resume and self._saved < 0:
+                raise FileNotFoundError(_nothing(self.folder))
+            if not settings.resume and self._saved >= 0:
+                self._clear()
+        except BaseException:
+            self.close()
+            raise
+
+    def _clear(self) -> None:
+        """Removes the checkpoints of a run that has ended."""
+        if not self._ended.exists():
+            raise FileExistsError(
+                f"{self.folder} holds checkpoints of a run that has not ended, up to step "
+                f"{self._saved}. Go on with it (resume), or delete the folder."
+            )
+        for step in self._manager.all_steps():
+            self._manager.delete(step)
+        meet(f"jaxprune: cleared {self._saved}")
+        self._saved = -1
+        if jax.process_index() == 0:
+            self._ended.unlink()
+
+    @property
+    def _ended(self) -> pathlib.Path:
+        return self.folder / "ended"
+
+    def mark_ended(self) -> None:
+        """Notes that the run has ended: another one may take its place."""
+        if jax.process_index() == 0:
+            self._ended.touch()
+
+    def save(self, steps: int, state: dict[str, PyTree], run: dict[str, Any]) -> None:
+        """Starts to write a checkpoint; returns when the arrays may be changed again.
+
+        Args:
+          steps: training steps done.
+          state: trees of arrays by name.
+          run: all else, for `to_json`.
+
+        Raises:
+          OSError: if this or the one before could not be written.
+        """
+        if steps == self._saved:
+            return
+        self._wait()  # Orbax would, too; but then nobody could tell which of the two failed
+        ocp = orbax()
+        arrays = {
+            f"{name}/{k}": v for name, tree in state.items() for k, v in to_arrays(tree).items()
+        }
+        if jax.default_backend() == "cpu":
+            arrays = copy(arrays)  # there the background thread reads the buffers themselves
+        history: dict[str, np.ndarray] = {}
+        extra = None if self._settings.extra is None else self._settings.extra()
+        text = json.dumps(
+            {
+                "run": to_json({**run, "extra": extra}, history, "run"),
+                "fingerprint": self._fingerprint,
+                "versions": versions(),
+                "digests": digests(arrays),
+                "history": {name: host_digest(x) for name, x in history.items()},
+            }
+        )
+        history = {name: x for name, x in history.items() if x.size}
+        try:
+            saved = self._manager.save(
+                steps,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(arrays),
+                    history=ocp.args.StandardSave(history or {"none": np.zeros(1, np.int8)}),
+                    run=ocp.args.JsonSave({"text": text, "digest": host_digest(text)}),
+                ),
+            )
+        except Exception as error:
+            raise self._unwritten(steps, error) from error
+        if not saved:
+            raise self._unwritten(steps, RuntimeError("there is a newer one already"))
+        self._saved = steps
+
+    def _unwritten(self, steps: int, error: Exception) -> OSError:
+        complete = []
+        with contextlib.suppress(Exception):
+            complete = Checkpoints(self.folder).steps()
+        held = f"The newest complete one is of step {complete[-1]}" if complete else "There is none"
+        reason = _reason(error)
+        repair = "make room there and resume" if "space left" in reason else "resume from there"
+        return OSError(
+            f"the checkpoint of step {steps} could not be written to {self.folder}: {reason}. "
+            f"{held}; {repair}."
+        )
+
+    def restore(self, like: dict[str, PyTree | None]) -> tuple[dict[str, PyTree], dict[str, Any]]:
+        """Reads the newest checkpoint that is whole.
+
+        Args:
+          like: trees by name, with the structure, shapes and places that are wanted; `None` for one
+            that a checkpoint may lack, shaped as ``state``.
+
+        Returns:
+          The trees, and what else was saved.
+
+        Raises:
+          ValueError: if it is of other settings or another model, naming the first difference.
+          FileNotFoundError: if none is whole.
+        """
+        self._wait()
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            failure: Exception | None = None
+            result: Any = None
+            document: dict[str, Any] = {}
+            try:
+                document = self._text(step)
+            except Exception as error:
+                failure = error
+            if not anywhere(failure is not None):
+                check_same(document["fingerprint"], self._fingerprint, self.folder)
+                _warn_of_versions(document["versions"])
+                stored: Any = None
+                try:
+                    stored = self._read(step, document, like)
+                except Exception as error:
+                    failure = error
+                # Checksums are computed together: first all must have something to compute with.
+                if not anywhere(failure is not None):
+                    try:
+                        result = self._checked(stored, document, like)
+                    except Exception as error:
+                        failure = error
+            if anywhere(failure is not None):
+                self._set_aside(step, failure)
+                continue
+            self._saved = step
+            return result
+        raise FileNotFoundError(f"no checkpoint in {self.folder} can be read; start anew.")
+
+    def _text(self, step: int) -> dict[str, Any]:
+        ocp = orbax()
+        stored = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))
+        text = stored["run"]["text"]
+        if host_digest(text) != stored["run"]["digest"]:
+            raise ValueError("its description has changed")
+        return json.loads(text)
+
+    def _read(self, step: int, document: dict[str, Any], like: dict[str, PyTree | None]) -> Any:
+        ocp = orbax()
+        wanted = {
+            f"{name}/{key}": shape
+            for name, tree in _held(document, like).items()
+            for key, shape in shapes_of(tree).items()
+        }
+        return self._manager.restore(
+            step,
+            args=ocp.args.Composite(
+                state=ocp.args.StandardRestore(wanted), history=ocp.args.StandardRestore()
+            ),
+        )
+
+    def _checked(
+        self, stored: Any, document: dict[str, Any], like: dict[str, PyTree | None]
+    ) -> Any:
+        arrays, history = stored["state"], stored["history"]
+        found = digests(arrays)
+        broken = [name for name, digest in document["digests"].items() if found.get(name) != digest]
+        for name, digest in document["history"].items():
+            x = history.get(name)
+            if x is not None and host_digest(x) != digest:
+                broken.append(name)
+        if broken:
+            raise ValueError(f"its array {broken[0]!r} has changed")
+        states = {
+            name: from_arrays(
+                {k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")},
+                tree,
+            )
+            for name, tree in _held(document, like).items()
+        }
+        return states, from_json(document["run"], history)
+
+    def _set_aside(self, step: int, error: Exception | None) -> None:
+        reason = "another process could not read it" if error is None else _reason(error)
+        warnings.warn(
+            f"the checkpoint of step {step} in {self.folder} is damaged ({reason}); going back to "
+            f"the one before it. The damaged one is kept as {step}.damaged.",
+            stacklevel=2,
+        )
+        if jax.process_index() == 0:
+            (self.folder / str(step)).rename(_free(self.folder / f"{step}.damaged"))
+        meet(f"jaxprune: set aside {step}")
+        self._manager.reload()
+
+    def _wait(self) -> None:
+        try:
+            self._manager.wait_until_finished()
+            self._manager.check_for_errors()
+        except Exception as error:
+            raise self._unwritten(self._saved, error) from error
+
+    def finish(self) -> None:
+        """Waits for the last checkpoint.
+
+        Raises:
+          OSError: if it could not be written.
+        """
+        self._wait()
+
+    def close(self) -> None:
+        """Gives the folder up, whatever happened."""
+        manager = getattr(self, "_manager", None)
+        if manager is not None:
+            with contextlib.suppress(Exception):
+                manager.close()
+        if self._lock is not None:
+            self._lock.release()
+
+
+def _held(document: dict[str, Any], like: dict[str, PyTree | None]) -> dict[str, PyTree]:
+    """The trees of ``like`` that a checkpoint has."""
+    names = {name.split("/", 1)[0] for name in document["digests"]}
+    trees = {name: like["state"] if tree is None else tree for name, tree in like.items()}
+    return {name: tree for name, tree in trees.items() if name in names}
+
+
+def _manager(folder: pathlib.Path, keep: int) -> Any:
+    ocp = orbax()
+    options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+    return ocp.CheckpointManager(folder, options=options, item_names=("state", "history", "run"))
+
+
+def _nothing(folder: pathlib.Path) -> str:
+    return f"there is no checkpoint in {folder} to resume from. Start the run without resume."
+
+
+def _reason(error: BaseException) -> str:
+    """The one line of an error that tells most: that of the system, if it is behind it."""
+    causes: list[BaseException] = [error]
+    while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
+        causes.append(cause)
+    for cause in causes:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+    text = " ".join(str(error).split()) or type(error).__name__
+    of_system = re.search(r": ([^:]+) \[os_error_code", text)  # as TensorStore puts it
+    return of_system[1] if of_system else text[:200]
+
+
+def _free(path: pathlib.Path) -> pathlib.Path:
+    number, free = 1, path
+    while free.exists():
+        number += 1
+        free = path.with_name(f"{path.name}-{number}")
+    return free
+
+
+def _warn_of_versions(held: Mapping[str, str]) -> None:
+    now = versions()
+    changed = [f"{k} {held[k]} -> {now[k]}" for k in held if now.get(k) != held[k]]
+    if changed:
+        warnings.warn(
+            f"the checkpoint was made with other versions ({', '.join(changed)}): the run goes on, "
+            "but its numbers may differ from those of one that never stopped.",
+            stacklevel=3,
+        )
