@@ -3,10 +3,10 @@
     python -m experiments.torture --kills 100
 
 A run of `experiments.run` is killed with SIGKILL at random moments: while it starts, while it
-trains, and while it writes a checkpoint. Whatever way it got to its end, its final weights, masks,
-optimizer state and metrics.jsonl must equal, bit by bit and line by line, those of the same run
-undisturbed; only seconds and images a second may differ. When a run ends before all kills are
-spent, another one begins.
+trains, while it writes a checkpoint, and between a phase and the next. Whatever way it got to its
+end, its final weights, masks, optimizer state and metrics.jsonl must equal, bit by bit and line by
+line, those of the same run undisturbed; only seconds and images a second may differ. When a run
+ends before all kills are spent, another one begins.
 
 100 kills take about 15 minutes on two CPU cores. The exit status is 1 if anything differs.
 """
@@ -132,7 +132,7 @@ def _kill(
     process: "subprocess.Popen[str]", run_dir: pathlib.Path, drawn: random.Random
 ) -> str | None:
     """Kills a run at a moment to be drawn; says what it was doing, or `None` if it had ended."""
-    kind = drawn.choices(("starting", "training", "saving"), (1, 4, 5))[0]
+    kind = drawn.choices(("starting", "training", "saving", "pruning"), (1, 3, 4, 2))[0]
     if kind == "starting":
         _wait(process, drawn.uniform(0, 6))
     else:
@@ -141,11 +141,12 @@ def _kill(
             _check_time(deadline, run_dir)
             time.sleep(0.01)
         _wait(process, drawn.uniform(0, 1.5))
-        while kind == "saving" and process.poll() is None and not _is_saving(run_dir):
+        awaited = {"saving": _is_saving, "pruning": _is_between_phases}.get(kind)
+        while awaited is not None and process.poll() is None and not awaited(run_dir):
             _check_time(deadline, run_dir)
             time.sleep(0.0005)
-        if kind == "saving":
-            _wait(process, drawn.uniform(0, 0.03))
+        if awaited is not None:
+            _wait(process, drawn.uniform(0, 0.03 if kind == "saving" else 0.3))
     if process.poll() is not None:
         return None
     process.kill()
@@ -174,6 +175,16 @@ def _is_saving(run_dir: pathlib.Path) -> bool:
     try:
         folders = [p for p in (run_dir / "checkpoints").iterdir() if p.is_dir()]
         return any(not p.name.isdigit() or not _is_complete(p) for p in folders)
+    except OSError:
+        return False
+
+
+def _is_between_phases(run_dir: pathlib.Path) -> bool:
+    """Whether a phase has ended and the next one has not trained yet: it is pruned, or saved."""
+    try:
+        with (run_dir / "metrics.jsonl").open("rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - 1000))
+            return b'"kind": "phase"' in log.read().rstrip(b"\n").rpartition(b"\n")[2]
     except OSError:
         return False
 
