@@ -216,7 +216,7 @@ def in_chunks(
     ) -> tuple[TrainState, Metrics]:
         done: list[Metrics] = []
         pending: tuple[int, np.ndarray, Any] | None = None
-        first = int(np.ravel(jax.device_get(state.step))[0])  # by pmap one a device
+        first = steps_done(state)
         state = step.place(state)
 
         def finish(chunk: tuple[int, np.ndarray, Any]) -> None:
@@ -241,6 +241,11 @@ def in_chunks(
         return step.gather(state), {n: np.concatenate([d[n] for d in done]) for n in names}
 
     return run
+
+
+def steps_done(state: TrainState) -> int:
+    """The step counter of a state, replicated or not."""
+    return int(np.ravel(np.asarray(state.step))[0])
 
 
 def check_chunk_steps(chunk_steps: int) -> None:

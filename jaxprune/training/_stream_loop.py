@@ -7,11 +7,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import jax
 import numpy as np
 
 from jaxprune._tree import PyTree
-from jaxprune.training._loop import OnChunk, TrainLoop, check_chunk_steps, in_chunks
+from jaxprune.training._loop import OnChunk, TrainLoop, check_chunk_steps, in_chunks, steps_done
 from jaxprune.training._sharding import settle
 from jaxprune.training._state import TrainState
 from jaxprune.training._step import TrainStep
@@ -83,7 +82,7 @@ def make_stream_loop(
     chunks = in_chunks(step, dispatch_chunk, chunk_steps)
 
     def run(state: TrainState, rates: np.ndarray, *hooks: Any) -> tuple[TrainState, Any]:
-        source.seek(int(jax.device_get(state.step)))
+        source.seek(steps_done(state))
         return chunks(state, rates, *hooks)
 
     return TrainLoop(step, step.compiled, run, on_chunk, stream, chunk_steps, close=source.close)
