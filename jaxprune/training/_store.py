@@ -67,12 +67,14 @@ class Store:
                 f"{self.folder} holds checkpoints of a run that has not ended, up to step "
                 f"{self._saved}. Go on with it (resume), or delete the folder."
             )
-        for step in self._manager.all_steps():
-            self._manager.delete(step)
-        meet(f"jaxprune: cleared {self._saved}")
-        self._saved = -1
+        meet("jaxprune: all have seen that it has ended")
+        # First of all: a crash from here on must not leave the mark to the run that begins.
         if jax.process_index() == 0:
             self._ended.unlink()
+        for step in self._manager.all_steps():
+            self._manager.delete(step)
+        meet("jaxprune: its checkpoints are gone")
+        self._saved = -1
 
     @property
     def _ended(self) -> pathlib.Path:

@@ -125,6 +125,14 @@ def test_a_run_that_has_not_ended_is_not_thrown_away(tmp_path):
     assert Checkpoints(tmp_path).steps() == held
 
 
+def test_a_run_in_the_place_of_an_ended_one_has_not_ended(tmp_path):
+    imp(Checkpoints(tmp_path, every=10))
+    with pytest.raises(Preempted):
+        imp(Checkpoints(tmp_path, every=5, stop=after(3)))
+    with pytest.raises(FileExistsError, match="has not ended"):
+        imp(Checkpoints(tmp_path, every=5))
+
+
 @pytest.mark.parametrize("folder", ["empty", "missing"])
 def test_there_must_be_something_to_resume(tmp_path, folder):
     (tmp_path / "empty").mkdir()
