@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
-import tyro
 from rich.console import Console
 
 from experiments import data
@@ -235,20 +234,9 @@ def _measurements(settings: Settings) -> Iterator[tuple[str, Callable[[], list[d
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status (0, 1 lost worker, 2 bad input, 130 stopped)."""
-    settings = tyro.cli(Settings, args=arguments, prog="python -m experiments.bench.loading")
-    console = Console()
-    try:
-        console.print(run(settings, console=console), markup=False, highlight=False, soft_wrap=True)
-    except KeyboardInterrupt:
-        console.print(f"Interrupted; the rows that were done are in {settings.out}.")
-        return 130
-    except RuntimeError as error:  # grain's, when a worker process was killed
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 1
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 2
-    return 0
+    return _document.main(
+        Settings, run, module="experiments.bench.loading", parts="rows", arguments=arguments
+    )
 
 
 if __name__ == "__main__":

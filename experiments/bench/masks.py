@@ -24,7 +24,6 @@ from typing import Any, Literal
 
 import jax
 import numpy as np
-import tyro
 from rich.console import Console
 
 from experiments.bench import _baselines, _document, _machine, _methods, _report, _shapes, _timing
@@ -240,25 +239,16 @@ def main(arguments: list[str] | None = None) -> int:
 
     A missed target is printed and is no error.
     """
-    settings = tyro.cli(Settings, args=arguments, prog="python -m experiments.bench.masks")
-    console = Console()
-    # A compilation read from a cache on disk would be reported as the time of one.
-    cached = jax.config.values["jax_enable_compilation_cache"]
-    jax.config.update("jax_enable_compilation_cache", False)
-    try:
-        console.print(run(settings, console=console), markup=False, highlight=False, soft_wrap=True)
-    except KeyboardInterrupt:
-        console.print(f"Interrupted; the sizes that were done are in {settings.out}.")
-        return 130
-    except _timing.MiscountError as error:
-        console.print(f"Wrong mask: {error}", style="red", markup=False, highlight=False)
-        return 1
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 2
-    finally:
-        jax.config.update("jax_enable_compilation_cache", cached)
-    return 0
+    with _document.compiling_anew():
+        return _document.main(
+            Settings,
+            run,
+            module="experiments.bench.masks",
+            parts="sizes",
+            arguments=arguments,
+            failure=_timing.MiscountError,
+            word="Wrong mask",
+        )
 
 
 if __name__ == "__main__":

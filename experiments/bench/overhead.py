@@ -22,7 +22,6 @@ from functools import partial
 from typing import Any, Literal
 
 import jax
-import tyro
 from rich.console import Console
 
 import jaxprune as jp
@@ -291,20 +290,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     A missed target is printed and is no error.
     """
-    settings = tyro.cli(Settings, args=arguments, prog="python -m experiments.bench.overhead")
-    console = Console()
-    try:
-        console.print(run(settings, console=console), markup=False, highlight=False, soft_wrap=True)
-    except KeyboardInterrupt:
-        console.print(f"Interrupted; the models that were done are in {settings.out}.")
-        return 130
-    except RuntimeError as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 1
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 2
-    return 0
+    return _document.main(
+        Settings, run, module="experiments.bench.overhead", parts="models", arguments=arguments
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import tyro
 from rich.console import Console
 
 import jaxprune as jp
@@ -199,20 +198,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     A missed target is printed and is no error.
     """
-    settings = tyro.cli(Settings, args=arguments, prog="python -m experiments.bench.shrink")
-    console = Console()
-    try:
-        console.print(run(settings, console=console), markup=False, highlight=False, soft_wrap=True)
-    except KeyboardInterrupt:
-        console.print(f"Interrupted; the networks that were done are in {settings.out}.")
-        return 130
-    except RuntimeError as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 1
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 2
-    return 0
+    return _document.main(
+        Settings, run, module="experiments.bench.shrink", parts="networks", arguments=arguments
+    )
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ import sys
 from typing import Any, Literal
 
 import jax
-import tyro
 from rich.console import Console
 
 from experiments.bench import (
@@ -194,27 +193,20 @@ def main(arguments: list[str] | None = None) -> int:
 
     A missed target is printed and is no error.
     """
-    settings = tyro.cli(Settings, args=arguments, prog="python -m experiments.bench.training")
-    console = Console()
-    if settings.convolutions == "eigen":
-        prefer_eigen_convolutions()
-    # A compilation read from a cache on disk would be reported as the time of one.
-    cached = jax.config.values["jax_enable_compilation_cache"]
-    jax.config.update("jax_enable_compilation_cache", False)
-    try:
-        console.print(run(settings, console=console), markup=False, highlight=False, soft_wrap=True)
-    except KeyboardInterrupt:
-        console.print(f"Interrupted; the cases that were done are in {settings.out}.")
-        return 130
-    except RuntimeError as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 1
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 2
-    finally:
-        jax.config.update("jax_enable_compilation_cache", cached)
-    return 0
+
+    def prepared(settings: Settings, *, console: Console) -> str:
+        if settings.convolutions == "eigen":
+            prefer_eigen_convolutions()
+        return run(settings, console=console)
+
+    with _document.compiling_anew():
+        return _document.main(
+            Settings,
+            prepared,
+            module="experiments.bench.training",
+            parts="cases",
+            arguments=arguments,
+        )
 
 
 if __name__ == "__main__":
