@@ -1,6 +1,7 @@
 """Checkpoints of a run: where, how often, and whether to go on with them."""
 
 import dataclasses
+import json
 import os
 import pathlib
 from collections.abc import Callable, Mapping
@@ -46,7 +47,8 @@ class Checkpoints:
       extra: called at every checkpoint; what it returns, numbers and words, is kept in it.
       on_resume: called with where the run goes on, before anything is trained.
       stop: asked between chunks of steps whether to end here, e.g. because the machine is to be
-        taken away; then a checkpoint is made and `Preempted` raised.
+        taken away; then a checkpoint is made and `Preempted` raised. Of several processes one is
+        enough; all end, a chunk later.
       on_nan: what to do when the loss is NaN, or a weight NaN or infinite where it is to be saved:
         "stop" with an error that names the step, or "rewind" to the newest checkpoint and go on
         with the batches after the step that failed, three times at most. The step counter of the
@@ -74,6 +76,14 @@ class Checkpoints:
             )
         if self.on_nan not in ("stop", "rewind"):
             raise ValueError(f"on_nan is 'stop' or 'rewind'; got {self.on_nan!r}.")
+        for name, value in (self.settings or {}).items():
+            try:
+                json.dumps(value, allow_nan=False)
+            except (TypeError, ValueError) as error:
+                raise TypeError(
+                    f"settings are finite numbers and words, or lists and dicts of them; "
+                    f"{name!r} is {value!r}."
+                ) from error
 
     def steps(self) -> list[int]:
         """The training steps after which there is a complete checkpoint, rising."""

@@ -15,6 +15,7 @@ import numpy as np
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
+from jaxprune.training._portable import digests, to_arrays
 
 _PACKAGES = ("jaxprune", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _DEPTH = 4  # functions in functions
@@ -39,6 +40,12 @@ def describe_array(x: Any) -> str:
     """A short name for the content of an array: its length and a hash."""
     x = np.ascontiguousarray(x)
     return f"{len(x)} numbers, sha256 {hashlib.sha256(x.tobytes()).hexdigest()[:16]}"
+
+
+def describe_state(state: PyTree) -> str:
+    """A short name for the content of a state, however it is spread over devices."""
+    held = sorted(digests(to_arrays(state)).items())
+    return f"a state, sha256 {hashlib.sha256(str(held).encode()).hexdigest()[:16]}"
 
 
 def describe_function(f: Any) -> Any:

@@ -17,6 +17,7 @@ from jaxprune.training._fingerprint import (
     describe_function,
     describe_model,
     describe_optimizer,
+    describe_state,
 )
 from jaxprune.training._journal import Journal, Progress
 from jaxprune.training._loop import TrainLoop
@@ -226,7 +227,7 @@ def _fingerprint(run: _Run, state: TrainState, rewind: int | TrainState | None) 
         "pretraining_steps": run.plan.steps,
         "pretraining rates": describe_array(run.plan.pretraining_rates),
         "retraining rates": describe_array(np.concatenate(run.plan.undiscounted)),
-        "rewind": "a state" if isinstance(rewind, TrainState) else rewind,
+        "rewind": describe_state(rewind) if isinstance(rewind, TrainState) else rewind,
         "optimizer_state": run.optimizer_state,
         "metric": run.metric,
         "scores": describe_function(run.score),

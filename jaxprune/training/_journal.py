@@ -11,7 +11,7 @@ from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.training._checkpoints import Checkpoints, Preempted, Resumed
 from jaxprune.training._loop import Metrics, TrainLoop
-from jaxprune.training._processes import anywhere
+from jaxprune.training._processes import Agreement
 from jaxprune.training._records import PhaseRecord
 from jaxprune.training._state import TrainState, copy
 from jaxprune.training._store import Store
@@ -76,6 +76,7 @@ class Journal:
         self._store = None if checkpoints is None else Store(checkpoints, fingerprint())
         self._began = time.perf_counter()
         self._rewinds = 0
+        self._stopped = Agreement()
 
     def drive(
         self,
@@ -172,7 +173,7 @@ class Journal:
         del steps
         if self._settings is None or self._settings.stop is None:
             return False
-        return anywhere(self._settings.stop())
+        return self._stopped(self._settings.stop())
 
     def _save(self, progress: Progress) -> None:
         if self._store is None:

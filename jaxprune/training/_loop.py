@@ -28,8 +28,8 @@ class TrainLoop(NamedTuple):
       on_chunk: told of every finished chunk, or `None`.
       batch_at: the batch function.
       chunk_steps: steps a chunk.
-      many: the loop over a chunk, not compiled: ``many(state, batch_at, rates, valid)``; `None` for
-        streams and steps by `jax.pmap`.
+      many: the loop over a chunk, not compiled: ``many(state, batch_at, rates, valid=None)``, of
+        the first ``valid`` rates or all; `None` for streams and steps by `jax.pmap`.
       close: ends what a stream has opened; call it when no more is to be trained.
     """
 
@@ -81,9 +81,10 @@ def make_loop(
 ) -> TrainLoop:
     """Builds ``train(state, learning_rates) -> (state, metrics)`` from a step and a batch function.
 
-    A chunk is a compiled loop over ``chunk_steps`` slots that runs only the valid ones, so a phase
-    of any length uses the one compilation. While a chunk runs, the metrics of the one before it
-    are fetched and reported: the devices never wait for the host.
+    A compiled chunk is a loop of ``chunk_steps`` steps, known to the compiler: a GPU then runs it
+    without asking the host after every step. What a phase leaves over is done by a second program
+    for any number of steps. While a chunk runs, the metrics of the one before it are fetched and
+    reported: the devices do not wait for the host.
 
     Args:
       step: a step from `make_train_step` or `make_pmap_train_step`.
@@ -137,7 +138,9 @@ def make_loop(
     def one(state: TrainState, batch_fn: Any, rate: jax.Array) -> tuple[TrainState, Any]:
         return step.compiled(state, batch_fn(state.step), rate)
 
-    def many(state: TrainState, batch_fn: Any, rates: jax.Array, valid: jax.Array) -> Any:
+    def many(
+        state: TrainState, batch_fn: Any, rates: jax.Array, valid: jax.Array | None = None
+    ) -> Any:
         shapes = jax.eval_shape(lambda s: one(s, batch_fn, rates[0])[1], state)
         slots = jax.tree.map(lambda m: jnp.zeros((chunk_steps, *m.shape), m.dtype), shapes)
 
@@ -146,7 +149,9 @@ def make_loop(
             state, metrics = one(state, batch_fn, rates[i])
             return state, jax.tree.map(lambda s, m: s.at[i].set(m), slots, metrics)
 
-        return jax.lax.fori_loop(0, valid, body, (state, slots))
+        # A number that is known here makes it a scan.
+        end = chunk_steps if valid is None else valid
+        return jax.lax.fori_loop(0, end, body, (state, slots))
 
     jit = partial(jax.jit, donate_argnums=0, static_argnums=() if is_tree else 1)
     compiled = jit(many if compile_chunks else one)
@@ -156,7 +161,8 @@ def make_loop(
         slots = np.zeros((chunk_steps,), np.float32)
         slots[: len(rates)] = rates
         # Numbers of the host, not of a device: with several processes those would be local ones.
-        state, metrics = compiled(state, batch_at, slots, np.int32(len(rates)))
+        valid = None if len(rates) == chunk_steps else np.int32(len(rates))
+        state, metrics = compiled(state, batch_at, slots, valid)
         return state, settle(metrics)
 
     def dispatch_chunk(state: TrainState, rates: np.ndarray, first: int) -> tuple[TrainState, Any]:

@@ -120,7 +120,7 @@ def make_pmap_train_step(
                 return np.broadcast_to(x, (len(local),))
             return x.reshape(len(local), x.shape[0] // len(local), *x.shape[1:])
 
-        return jax.tree.map(cut, batch)
+        return jax.device_put(jax.tree.map(cut, batch), _one_each(local))
 
     return TrainStep(
         compiled=compiled,
@@ -135,9 +135,13 @@ def make_pmap_train_step(
 
 
 def _replicate(x: jax.Array, devices: Sequence[Any]) -> jax.Array:
-    sharding = NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
     copies = [jax.device_put(x[None], device) for device in devices]
-    return jax.make_array_from_single_device_arrays((len(devices), *x.shape), sharding, copies)
+    shape = (len(devices), *x.shape)
+    return jax.make_array_from_single_device_arrays(shape, _one_each(devices), copies)
+
+
+def _one_each(devices: Sequence[Any]) -> NamedSharding:
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec(AXIS))
 
 
 def _mean(x: jax.Array) -> jax.Array:

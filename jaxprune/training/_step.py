@@ -148,7 +148,7 @@ def make_train_step(
         return put(state, shardings(state, state.params, mesh, rule))
 
     def place_batch(batch: PyTree) -> PyTree:
-        return batch if mesh is None else put_rows(batch, mesh)
+        return jax.device_put(batch) if mesh is None else put_rows(batch, mesh)
 
     @partial(jax.jit, donate_argnums=0)
     def train_step(

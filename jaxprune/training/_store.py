@@ -69,8 +69,7 @@ class Store:
             )
         meet("jaxprune: all have seen that it has ended")
         # First of all: a crash from here on must not leave the mark to the run that begins.
-        if jax.process_index() == 0:
-            self._ended.unlink()
+        self._unmark_ended()
         for step in self._manager.all_steps():
             self._manager.delete(step)
         meet("jaxprune: its checkpoints are gone")
@@ -85,6 +84,10 @@ class Store:
         if jax.process_index() == 0:
             self._ended.touch()
 
+    def _unmark_ended(self) -> None:
+        if jax.process_index() == 0:
+            self._ended.unlink(missing_ok=True)
+
     def save(self, steps: int, state: dict[str, PyTree], run: dict[str, Any]) -> None:
         """Starts to write a checkpoint; returns when the arrays may be changed again.
 
@@ -98,6 +101,7 @@ class Store:
         """
         if steps == self._saved:
             return
+        self._unmark_ended()
         self._wait()  # Orbax would, too; but then nobody could tell which of the two failed
         ocp = orbax()
         arrays = {
@@ -156,9 +160,11 @@ class Store:
 
         Raises:
           ValueError: if it is of other settings or another model, naming the first difference.
+          MemoryError: if there is no room for it.
           FileNotFoundError: if none is whole.
         """
         self._wait()
+        unreadable: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             failure: Exception | None = None
             result: Any = None
@@ -181,18 +187,47 @@ class Store:
                         result = self._checked(stored, document, like)
                     except Exception as error:
                         failure = error
-            if anywhere(failure is not None):
-                self._set_aside(step, failure)
-                continue
-            self._saved = step
-            return result
-        raise FileNotFoundError(f"no checkpoint in {self.folder} can be read; start anew.")
+            if not anywhere(failure is not None):
+                self._set_aside(unreadable)
+                self._saved = step
+                return result
+            if anywhere(failure is not None and _is_no_room(failure)):
+                raise MemoryError(
+                    f"the checkpoint of step {step} in {self.folder} does not fit into memory"
+                    + (f" ({_reason(failure)})" if failure is not None else "")
+                    + ". Nothing in the folder has changed; resume where there is more."
+                ) from failure
+            unreadable[step] = (
+                "another process could not read it" if failure is None else _reason(failure)
+            )
+        reasons = "; ".join(f"step {step}: {reason}" for step, reason in unreadable.items())
+        raise FileNotFoundError(
+            f"no checkpoint in {self.folder} can be read ({reasons}). They are left as they "
+            "are; start anew in another one."
+        )
+
+    def _item(self, step: int, name: str, arguments: Any) -> Any:
+        """Reads a part of a checkpoint.
+
+        Each process reads for itself: Orbax's manager ends with a barrier, at which the others
+        would wait for one that failed.
+        """
+        ocp = orbax()
+        own = jax.process_index()
+        options = ocp.options.MultiprocessingOptions(
+            primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"jaxprune-{own}"
+        )
+        is_text = isinstance(arguments, ocp.args.JsonRestore)
+        handler = ocp.JsonCheckpointHandler if is_text else ocp.StandardCheckpointHandler
+        with ocp.Checkpointer(
+            handler(multiprocessing_options=options), multiprocessing_options=options
+        ) as reader:
+            return reader.restore(self.folder / str(step) / name, args=arguments)
 
     def _text(self, step: int) -> dict[str, Any]:
-        ocp = orbax()
-        stored = self._manager.restore(step, args=ocp.args.Composite(run=ocp.args.JsonRestore()))
-        text = stored["run"]["text"]
-        if host_digest(text) != stored["run"]["digest"]:
+        stored = self._item(step, "run", orbax().args.JsonRestore())
+        text = stored["text"]
+        if host_digest(text) != stored["digest"]:
             raise ValueError("its description has changed")
         return json.loads(text)
 
@@ -203,12 +238,10 @@ class Store:
             for name, tree in _held(document, like).items()
             for key, shape in shapes_of(tree).items()
         }
-        return self._manager.restore(
-            step,
-            args=ocp.args.Composite(
-                state=ocp.args.StandardRestore(wanted), history=ocp.args.StandardRestore()
-            ),
-        )
+        return {
+            "state": self._item(step, "state", ocp.args.StandardRestore(wanted)),
+            "history": self._item(step, "history", ocp.args.StandardRestore()),
+        }
 
     def _checked(
         self, stored: Any, document: dict[str, Any], like: dict[str, PyTree | None]
@@ -231,16 +264,20 @@ class Store:
         }
         return states, from_json(document["run"], history)
 
-    def _set_aside(self, step: int, error: Exception | None) -> None:
-        reason = "another process could not read it" if error is None else _reason(error)
-        warnings.warn(
-            f"the checkpoint of step {step} in {self.folder} is damaged ({reason}); going back to "
-            f"the one before it. The damaged one is kept as {step}.damaged.",
-            stacklevel=2,
-        )
-        if jax.process_index() == 0:
-            (self.folder / str(step)).rename(_free(self.folder / f"{step}.damaged"))
-        meet(f"jaxprune: set aside {step}")
+    def _set_aside(self, unreadable: Mapping[int, str]) -> None:
+        """Takes what is newer than the one that the run goes on from out of its way."""
+        if not unreadable:
+            return
+        self._unmark_ended()
+        for step, reason in unreadable.items():
+            warnings.warn(
+                f"the checkpoint of step {step} in {self.folder} is damaged ({reason}); going back "
+                f"to the one before it. The damaged one is kept as {step}.damaged.",
+                stacklevel=3,
+            )
+            if jax.process_index() == 0:
+                (self.folder / str(step)).rename(_free(self.folder / f"{step}.damaged"))
+        meet("jaxprune: damaged ones are set aside")
         self._manager.reload()
 
     def _wait(self) -> None:
@@ -296,6 +333,11 @@ def _reason(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     of_system = re.search(r": ([^:]+) \[os_error_code", text)  # as TensorStore puts it
     return of_system[1] if of_system else text[:200]
+
+
+def _is_no_room(error: BaseException) -> bool:
+    """Whether memory was short, which says nothing of what was read."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def _free(path: pathlib.Path) -> pathlib.Path:

@@ -90,7 +90,7 @@ def sweep(
 def _program(many: Any, sharding: NamedSharding) -> Callable[..., Any]:
     """What each device runs: the chunk of its run, out of and into arrays with a run axis."""
 
-    def of_one(state: TrainState, batch_at: Any, rates: Any, valid: Any) -> Any:
+    def of_one(state: TrainState, batch_at: Any, rates: Any, valid: Any = None) -> Any:
         own = jax.tree.map(lambda x: x[0], (state, batch_at, rates, valid))
         return jax.tree.map(lambda x: x[None], many(*own))
 
@@ -237,6 +237,8 @@ class _Hub:
                     continue
                 rows = {k: np.asarray(m[i, : valid[i]]) for k, m in fetched.items()}
                 done[i].append(rows)
+                if request.stop is not None and np.isnan(rows["loss"]).any():
+                    ends[i] = 0
                 if (on_chunk := request.on_chunk) is not None:
                     report = partial(on_chunk, firsts[i] + at, rates[i, : valid[i]], rows)
                     hooked(i, report)
@@ -252,9 +254,8 @@ class _Hub:
             for i, request in requests.items():
                 part = request.rates[at : max(at, min(at + self._chunk_steps, ends[i]))]
                 rates[i, : len(part)], valid[i] = part, len(part)
-            state, metrics = self._program(
-                state, batches, *jax.device_put((rates, valid), self._sharding)
-            )
+            numbers = (rates,) if np.all(valid == self._chunk_steps) else (rates, valid)
+            state, metrics = self._program(state, batches, *jax.device_put(numbers, self._sharding))
             if pending is not None:
                 finish(pending)  # while the next chunk runs
             pending = (at, rates, valid, metrics)

@@ -17,6 +17,7 @@ def main():
 
     # Only now: these make arrays, and so ask for the devices.
     import optax
+    import orbax.checkpoint as ocp
     from jax.experimental import multihost_utils
     from jax.sharding import Mesh
 
@@ -70,15 +71,28 @@ def main():
             jp.training.imp(
                 meshed.state(),
                 train,
-                checkpoints=Checkpoints(folder, every=50, stop=stop),
+                checkpoints=Checkpoints(folder, every=10, stop=stop),
                 **options,
             )
             raise SystemExit("did not stop")
         except Preempted as notice:
-            results[f"{kind} stopped"] = np.array(notice.steps)
-        resumed = jp.training.imp(
-            meshed.state(), train, checkpoints=Checkpoints(folder, every=50, resume=True), **options
-        )
+            stopped = notice.steps
+        results[f"{kind} stopped"] = np.array(stopped)
+        handler = ocp.StandardCheckpointHandler
+        restore, failures = handler.restore, [kind == "sharded" and index == processes - 1]
+
+        def restore_or_fail(*arguments, failures=failures, restore=restore, **options):
+            if failures and failures.pop():
+                raise ValueError("what this process has to read is damaged")
+            return restore(*arguments, **options)
+
+        # One process cannot read its part: all go back to the checkpoint before, none waits.
+        handler.restore = restore_or_fail
+        heard = []
+        goes_on = Checkpoints(folder, every=10, resume=True, on_resume=heard.append)
+        resumed = jp.training.imp(meshed.state(), train, checkpoints=goes_on, **options)
+        handler.restore = restore
+        results[f"{kind} went on at"] = np.array(heard[0].steps)
         truth = jp.training.imp(meshed.state(), train, **options)
         for part in ("params", "opt_state", "model_state"):
             for a, b in zip(

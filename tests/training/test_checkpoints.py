@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 import jaxprune as jp
 from jaxprune.training import Checkpoints, Preempted
 from jaxprune.training._fingerprint import describe_function
+from jaxprune.training._store import Store
 from tests.training import meshed, problem
 from tests.training.test_portable import assert_equal
 
@@ -259,13 +261,56 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
 def test_nothing_whole_is_an_error(tmp_path):
     with pytest.raises(Preempted):
         imp(Checkpoints(tmp_path, every=5, stop=after(5)))
-    for step in Checkpoints(tmp_path).steps():
+    steps = Checkpoints(tmp_path).steps()
+    for step in steps:
         truncate(tmp_path / str(step))
-    with (
-        pytest.warns(UserWarning, match="is damaged"),
-        pytest.raises(FileNotFoundError, match=r"no checkpoint in .* can be read; start anew"),
+    with pytest.raises(
+        FileNotFoundError, match=r"no checkpoint in .* can be read \(step .*; step "
     ):
         imp(Checkpoints(tmp_path, every=5, resume=True))
+    assert Checkpoints(tmp_path).steps() == steps, "left as they are, for who can do more"
+
+
+def test_too_little_memory_is_not_taken_for_damage(tmp_path, undisturbed, monkeypatch):
+    with pytest.raises(Preempted):
+        imp(Checkpoints(tmp_path, every=5, stop=after(5)))
+    steps = Checkpoints(tmp_path).steps()
+
+    def fail(*arguments):
+        raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12345 bytes.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "_read", fail)
+        with pytest.raises(MemoryError, match=f"of step {steps[-1]} .* does not fit into memory"):
+            imp(Checkpoints(tmp_path, every=5, resume=True))
+    assert Checkpoints(tmp_path).steps() == steps
+    assert_same_run(imp(Checkpoints(tmp_path, every=5, resume=True)), undisturbed)
+
+
+def test_a_run_that_goes_on_after_its_end_has_not_ended(tmp_path):
+    """Its last checkpoint turned out damaged, so it trains again; another must not replace it."""
+    imp(Checkpoints(tmp_path, every=5))
+    truncate(tmp_path / str(Checkpoints(tmp_path).steps()[-1]))
+    with pytest.warns(UserWarning, match="is damaged"), pytest.raises(Preempted):
+        imp(Checkpoints(tmp_path, every=5, resume=True, stop=after(0)))
+    with pytest.raises(FileExistsError, match="of a run that has not ended"):
+        imp(Checkpoints(tmp_path, every=5))
+
+
+def test_another_state_to_rewind_to_is_refused(tmp_path):
+    snapshot = problem.state()
+    options = {"rewind": snapshot, "schedule": "lrw"}
+    with pytest.raises(Preempted):
+        imp(Checkpoints(tmp_path, every=5, stop=after(5)), **options)
+    options["rewind"] = snapshot._replace(params=jax.tree.map(lambda x: x + 1, snapshot.params))
+    with pytest.raises(ValueError, match=r"rewind: 'a state, sha256 \w+' there, 'a state, sha256"):
+        imp(Checkpoints(tmp_path, every=5, resume=True), **options)
+
+
+@pytest.mark.parametrize("value", [pathlib.Path("data"), float("nan"), {"rate": jnp.ones(2)}])
+def test_settings_that_no_file_can_hold(tmp_path, value):
+    with pytest.raises(TypeError, match=r"finite numbers and words.*'where' is "):
+        Checkpoints(tmp_path, settings={"fine": [1, "a"], "where": value})
 
 
 def test_masks_take_a_bit_a_weight(tmp_path):

@@ -74,6 +74,19 @@ def test_sharded_arrays_keep_their_places():
         assert back[name].sharding == leaf.sharding, name
 
 
+@pytest.mark.parametrize("spec", [P("data"), P(None, "data")])
+def test_many_sharded_arrays_at_a_time(spec):
+    """Each is a sum over devices; simulated ones meet for few programs at a time."""
+    where = NamedSharding(meshed.mesh(8), spec)
+    kernels = {f"kernel {i}": jnp.full((64, 64), float(i)) for i in range(100)}
+    kept = {f"mask {i}": jnp.arange(64 * 64).reshape(64, 64) % (i + 2) > 0 for i in range(100)}
+    whole = kernels | kept
+    state = jax.device_put(whole, where)
+    arrays = to_arrays(state)
+    assert digests(arrays) == digests(to_arrays(whole))
+    assert_equal(from_arrays(arrays, state), whole)
+
+
 def test_checksums_do_not_depend_on_where_arrays_lie():
     x = jax.random.normal(jax.random.key(0), (16, 24))
     alone = digests({"x": x})

@@ -58,8 +58,12 @@ def test_two_processes_train_like_one(tmp_path):
             np.testing.assert_allclose(x, two[name], rtol=1e-5, atol=1e-5, err_msg=name)
         elif "rates" in name:
             np.testing.assert_allclose(x, two[name], rtol=1e-6, err_msg=name)
-        elif "kept" in name or "stopped" in name:
+        elif "kept" in name:
             np.testing.assert_array_equal(x, two[name], err_msg=name)
+    for run in (one, two):
+        assert run["sharded went on at"] < run["sharded stopped"], "the newest is damaged"
+        assert run["whole went on at"] == run["whole stopped"]
+    assert one["whole stopped"] < two["whole stopped"], "agreed on while a chunk runs"
     for kind in ("whole", "sharded"):
         np.testing.assert_allclose(one[f"{kind} accuracy"], two[f"{kind} accuracy"], atol=0.1)
     np.testing.assert_allclose(one["stream params/0"], one["whole params/0"], rtol=1e-5, atol=1e-5)

@@ -72,7 +72,8 @@ def test_remainders_phases_and_masks_do_not_recompile(compiled):
         state, _ = train(state, rates)
     state = state._replace(opt_state=jp.transforms.set_mask(state.opt_state, half_mask()))
     state, _ = train(state, RATES)
-    assert train.compiled._cache_size() == 1
+    # Compiled chunks: one program for whole chunks, one for what is left over.
+    assert train.compiled._cache_size() == 1 + compiled
 
 
 def test_training_in_parts_equals_training_in_full():

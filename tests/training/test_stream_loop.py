@@ -5,6 +5,7 @@ import threading
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
@@ -332,17 +333,54 @@ def test_metrics_are_fetched_once_a_chunk(kind, steps, chunk_steps, monkeypatch)
     }[kind]()
     state = problem.state()
     fetched, fetch = [], jax.device_get
+    array = type(state.step)
+    value, ready = array._value, array.block_until_ready
+    alone = []  # what was waited for in another way
 
     def counted(tree):
         fetched.append(tree)
-        return fetch(tree)
+        with monkeypatch.context() as patch:
+            patch.setattr(array, "_value", value)
+            return fetch(tree)
+
+    def read(x):
+        alone.append(x.shape)
+        return value.fget(x)
+
+    def wait(x):
+        alone.append(x.shape)
+        return ready(x)
 
     monkeypatch.setattr(jax, "device_get", counted)
+    monkeypatch.setattr(array, "_value", property(read))
+    monkeypatch.setattr(array, "block_until_ready", wait)
+    float(jnp.ones(())), jnp.ones(3).block_until_ready()
+    assert alone == [(), (3,)], "such reads are seen"
+    alone.clear()
     train(state, RATES[:steps])
     chunks = -(-steps // chunk_steps)
     of_metrics = [tree for tree in fetched if isinstance(tree, (dict, list))]
     assert len(of_metrics) == chunks
     assert len(fetched) == chunks
+    assert alone == []
+
+
+def test_the_length_of_a_whole_chunk_is_known_to_the_compiler():
+    """A GPU asks the host after every turn of a loop that may end at any."""
+    train = problem.loop(compile_chunks=True, chunk_steps=7)
+    arguments = (problem.state(), train.batch_at, np.zeros(7, np.float32))
+    whole = train.compiled.lower(*arguments, None).compile().as_text()
+    assert '"known_trip_count":{"n":"7"}' in whole
+    part = train.compiled.lower(*arguments, np.int32(3)).compile().as_text()
+    assert '"known_trip_count":{"n":"7"}' not in part
+
+
+def test_batches_of_the_host_are_put_on_the_devices():
+    for step in (STEP, jp.training.make_pmap_train_step(problem.loss_fn, problem.sgd)):
+        placed = step.place_batch(jax.tree.map(np.asarray, BATCHES[0]))
+        for leaf in jax.tree.leaves(placed):
+            assert isinstance(leaf, jax.Array)
+            assert len(leaf.devices()) == (1 if step is STEP else 8)
 
 
 @pytest.mark.parametrize("kind", ["stream", "dispatched", "compiled"])
