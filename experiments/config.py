@@ -186,7 +186,9 @@ class Config:
     """Whether images are read from the disk while training, for sets that do not fit in memory."""
 
     workers: int = 0
-    """Processes that read and decode streamed images; 0 for a thread of this one."""
+    """Processes that read and decode streamed images; 0 for a thread of this one. Every validation
+    and test starts others for `preprocess imagenet`, which takes some seconds each time, and is
+    done by a thread otherwise."""
 
     preprocess: Literal["auto", "none", "crop_flip", "imagenet"] = "auto"
     """What is done to streamed images. crop_flip: pad by 4, crop, flip. imagenet: random-resized

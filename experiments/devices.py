@@ -29,8 +29,8 @@ def join(config: Config) -> None:
       config: the configuration.
 
     Raises:
-      ValueError: if one of the three is missing, or the processes disagree on their number or on
-        the configuration.
+      ValueError: if one of the three is missing, or given beside "auto", or the processes disagree
+        on their number or on the configuration.
       RuntimeError: if the others do not come.
     """
     address = config.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
@@ -45,24 +45,40 @@ def join(config: Config) -> None:
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would take SIGTERM away from us, who save on it.
     jax.config.update("jax_enable_preemption_service", False)
-    if address == "auto":
-        jax.distributed.initialize()
-        _check_agreement(config)
+    if config.coordinator == "auto":
+        for field in ("num_processes", "process_id"):
+            if getattr(config, field) is not None:
+                raise ValueError(
+                    f"coordinator auto asks the cluster for {field}; leave out "
+                    f"--{field.replace('_', '-')}, or name the coordinator (HOST:PORT)."
+                )
+        _initialize(
+            config,
+            "the cluster did not say which processes belong together, or they did not come within "
+            f"{config.join_seconds} s: pass coordinator (HOST:PORT), num_processes and process_id",
+        )
         return
     count = _number(config.num_processes, "num_processes", "JAX_NUM_PROCESSES")
     index = _number(config.process_id, "process_id", "JAX_PROCESS_ID")
     if not 0 <= index < count:
         raise ValueError(f"process_id is an index in [0, {count}) of num_processes; got {index}.")
+    _initialize(
+        config,
+        f"process {index} of {count} did not find the others at {address} within "
+        f"{config.join_seconds} s: start all of them with the same coordinator and number of "
+        "processes, each with its own process_id",
+        coordinator_address=address,
+        num_processes=count,
+        process_id=index,
+    )
+
+
+def _initialize(config: Config, failed: str, **known: Any) -> None:
     try:
-        jax.distributed.initialize(
-            address, count, index, initialization_timeout=config.join_seconds
-        )
+        jax.distributed.initialize(**known, initialization_timeout=config.join_seconds)
     except Exception as error:
-        raise RuntimeError(
-            f"process {index} of {count} did not find the others at {address} within "
-            f"{config.join_seconds} s: start all of them with the same coordinator and number of "
-            f"processes, each with its own process_id ({str(error).splitlines()[0]})."
-        ) from error
+        first = [*str(error).splitlines(), type(error).__name__][0]
+        raise RuntimeError(f"{failed} ({first}).") from error
     _check_agreement(config)
 
 

@@ -105,13 +105,13 @@ def _streamed(config: Config) -> Inputs:
         "data_dir": config.data_dir,
         "process_index": jax.process_index(),
         "process_count": jax.process_count(),
-        "workers": config.workers,
     }
     stream = data.make_stream(
         config.data,
         batch_size=config.batch_size,
         seed=config.seed,
         preprocess=training,
+        workers=config.workers,
         **shared,
     )
     mean, std = data.statistics(config.data, stream.image_shape[-1])
@@ -135,6 +135,8 @@ def _streamed(config: Config) -> Inputs:
                     batch_size=_multiple(config.eval_batch_size, mesh),
                     split=split,
                     preprocess=evaluation,
+                    # Each pass starts them anew, in seconds: too long for small images.
+                    workers=config.workers if kind == "imagenet" else 0,
                     **shared,
                 ),
                 mesh=mesh,

@@ -8,7 +8,6 @@ The default run takes under 90 seconds on two CPU cores, compilation included.
 """
 
 import contextlib
-import pathlib
 import signal
 import sys
 import threading
@@ -16,7 +15,6 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, TypeAlias
 
-import jax
 import numpy as np
 import tyro
 from rich.console import Console
@@ -82,7 +80,7 @@ def run(
         report.close()
     params, mask = devices.on_host((result.state.params, result.state.mask))
     if devices.is_first():
-        dense = report.dense_weights(params)
+        dense = reports.load_dense(params, folder.path)
         reports.draw_weight_histogram(params, mask, folder.path / "weights.png", dense=dense)
         reports.print_mask_table(params, mask, console)
         console.print(reports.table(report.records, report.title, report.log))
@@ -109,7 +107,7 @@ class _Report:
     def train(
         self, state: TrainState, rates: np.ndarray, _: Any, stop: Stop | None = None
     ) -> tuple[TrainState, Any]:
-        """Trains, reports each chunk, and validates after each epoch."""
+        """Trains, reports each chunk, and validates after each epoch; a NaN loss ends it."""
         if not self.folder.is_open:
             # Only now, when the plan of the run has been checked: bad input leaves no folder.
             self.folder.open()
@@ -127,12 +125,14 @@ class _Report:
             pieces += [metrics] if steps else []
             done += steps
             self.trained += steps
-            if steps < len(piece):
+            if steps < len(piece) or np.isnan(metrics["loss"]).any():
                 break
             if self.trained % self.parts.epoch_steps == 0:
                 self._validate(state)
         if done and self.trained == self.dense_steps:
-            self._keep_dense(self.parts.deployed(state).params)
+            dense = devices.on_host(self.parts.deployed(state).params)
+            if devices.is_first():
+                reports.save_dense(dense, self.folder.path)
         names = pieces[0] if pieces else {}
         return state, {name: np.concatenate([p[name] for p in pieces]) for name in names}
 
@@ -190,26 +190,6 @@ class _Report:
         self.progress.done(resumed.steps)
         self._name_phase()
 
-    def _keep_dense(self, params: Any) -> None:
-        """Writes the dense weights, which the last picture needs."""
-        host = devices.on_host(params)
-        if devices.is_first():
-            named = {str(i): leaf for i, leaf in enumerate(jax.tree.leaves(host))}
-            np.savez(self._dense_file, **named)
-
-    @property
-    def _dense_file(self) -> pathlib.Path:
-        return self.folder.path / "dense_weights.npz"
-
-    def dense_weights(self, like: Any) -> Any:
-        """The parameters at the end of the dense phase; `None` if they are lost."""
-        try:
-            with np.load(self._dense_file) as held:
-                leaves = [held[str(i)] for i in range(len(held.files))]
-            return jax.tree.unflatten(jax.tree.structure(like), leaves)
-        except (OSError, ValueError, KeyError):
-            return None
-
     def close(self) -> None:
         """Writes table and pictures of what was done."""
         self.progress.stop()
@@ -252,6 +232,7 @@ def main(arguments: list[str] | None = None) -> int:
         held = (config.resolved_run_dir() / "metrics.jsonl").exists()
         where = f"{config.resolved_run_dir()} holds everything up to here" if held else "no run yet"
         console.print(f"Interrupted; {where}.", style="yellow")
+        devices.leave(130)
         return 130
     except (ValueError, TypeError, ImportError, OSError, ArithmeticError, RuntimeError) as error:
         Console().print(f"Error: {error}", style="red", markup=False, highlight=False)

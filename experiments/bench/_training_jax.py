@@ -1,7 +1,6 @@
 """The loops in JAX: ours under a mask, and plain dense ones written by hand."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -86,32 +85,21 @@ def dense(problem: Problem, *, chunks: bool) -> Loop:
         updates, opt_state = tx.update(grads, opt_state, params)
         return (t + 1, optax.apply_updates(params, updates), opt_state, model_state), metrics
 
-    def chunk(carry: Any, batch_at: Any, valid: jax.Array) -> tuple[Any, Any]:
-        shapes = jax.eval_shape(step, carry, batch_at)[1]
-        slots = jax.tree.map(lambda m: jnp.zeros((CHUNK_STEPS, *m.shape), m.dtype), shapes)
-
-        def body(i: jax.Array, both: Any) -> Any:
-            carry, metrics = step(both[0], batch_at)
-            return carry, jax.tree.map(lambda s, m: s.at[i].set(m), both[1], metrics)
-
-        return jax.lax.fori_loop(0, valid, body, (carry, slots))
+    def chunk(carry: Any, batch_at: Any) -> tuple[Any, Any]:
+        return jax.lax.scan(lambda carry, _: step(carry, batch_at), carry, length=CHUNK_STEPS)
 
     # A copy: the first step deletes what it is given.
     params, model_state = jax.tree.map(jnp.copy, (problem.params, problem.model_state))
     carry = (jnp.zeros((), jnp.int32), params, tx.init(params), model_state)
-    jit = partial(jax.jit, donate_argnums=0)
+    one = many = jax.jit(step, donate_argnums=0)
     if chunks:
-        compiled = jit(chunk).lower(carry, problem.batch_at, jnp.int32(1)).compile()
-        sizes = (CHUNK_STEPS,)
-    else:
-        compiled = jit(step).lower(carry, problem.batch_at).compile()
-        sizes = ()
+        many = jax.jit(chunk, donate_argnums=0).lower(carry, problem.batch_at).compile()
 
     def run(carry: Any, steps: int) -> Any:
+        whole, rest = divmod(steps, CHUNK_STEPS) if chunks else (0, steps)
         rows = []
-        for start in range(0, steps, *sizes):
-            valid = [jnp.int32(min(CHUNK_STEPS, steps - start))] if chunks else []
-            carry, metrics = compiled(carry, problem.batch_at, *valid)
+        for compiled in [many] * whole + [one] * rest:
+            carry, metrics = compiled(carry, problem.batch_at)
             rows.append(metrics)
         jax.device_get(rows)
         return carry

@@ -18,11 +18,13 @@ from experiments.config import Config
 from jaxprune.training import Checkpoints, TrainLoop, TrainState
 from jaxprune.training._store import Store
 
-# The run: dense CIFAR training, then IMP.
-TRAINING_IMAGES, EPOCHS, CYCLES, RETRAINING_EPOCHS, TEST_IMAGES = 45_000, 200, 3, 10, 10_000
+# The run: dense CIFAR training, then IMP, as `experiments.run` does it.
+EPOCHS, CYCLES, RETRAINING_EPOCHS = 200, 3, 10
+TRAINING_IMAGES, VALIDATION_IMAGES, TEST_IMAGES = 45_000, 5_000, 10_000
+ALL_EPOCHS = EPOCHS + CYCLES * RETRAINING_EPOCHS  # a validation after each
 PHASES = 1 + CYCLES
 EVALUATIONS = 1 + 2 * CYCLES  # after the dense phase; after every prune and every retraining
-CHECKPOINTS = PHASES + (EPOCHS + CYCLES * RETRAINING_EPOCHS) // Config().checkpoint_epochs
+CHECKPOINTS = PHASES + ALL_EPOCHS // Config().checkpoint_epochs
 _EVALUATION_BATCH = 500
 _SAVES = 5
 
@@ -31,22 +33,28 @@ class Parts(NamedTuple):
     """Seconds.
 
     Attributes:
-      compile: tracing and compilation of the training step, of evaluation and of the first prune.
+      once: what the first time takes longer: tracing and compilation of the training step, of both
+        evaluations and of the prune, and what the first checkpoint imports and compiles.
       prune: scores, mask, masked weights and moments, discount, a fresh optimizer.
       evaluate: the test images, scaled from those that were evaluated.
+      validate: the validation images, likewise.
       checkpoint: saving the state.
     """
 
-    compile: float
+    once: float
     prune: float
     evaluate: float
+    validate: float
     checkpoint: float
 
 
-def checkpoint_seconds(state: TrainState) -> float:
+def checkpoint_seconds(state: TrainState) -> tuple[float, float]:
     """Seconds to save a state so that a run can resume from it, until it is on the disk.
 
     More than a run loses by it: there the steps go on while the files are written.
+
+    Returns:
+      What the first one takes longer, and what another takes.
     """
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Checkpoints(folder), {})
@@ -57,7 +65,7 @@ def checkpoint_seconds(state: TrainState) -> float:
             store.finish()
             seconds.append(time.perf_counter() - begin)
         store.close()
-    return statistics.median(seconds[1:])
+    return _first_and_others(seconds)
 
 
 def measure(
@@ -96,14 +104,23 @@ def measure(
         begin = time.perf_counter()
         dense = jax.block_until_ready(_prune(dense, loop, target))
         prunes.append(time.perf_counter() - begin)
-    prune = statistics.median(prunes[1:])
-    evaluated = min(images, len(problem.labels))
+    first_prune, prune = _first_and_others(prunes)
+    first_checkpoint, checkpoint = checkpoint_seconds(state)
+    image_seconds = again / min(images, len(problem.labels))
     return Parts(
-        compile=compile_step + max(first - again, 0.0) + max(prunes[0] - prune, 0.0),
+        # Test and validation set differ in size, and compile apart.
+        once=compile_step + 2 * max(first - again, 0.0) + first_prune + first_checkpoint,
         prune=prune,
-        evaluate=again * TEST_IMAGES / evaluated,
-        checkpoint=checkpoint_seconds(state),
+        evaluate=image_seconds * TEST_IMAGES,
+        validate=image_seconds * VALIDATION_IMAGES,
+        checkpoint=checkpoint,
     )
+
+
+def _first_and_others(seconds: list[float]) -> tuple[float, float]:
+    """What the first time takes longer, and the median of the others."""
+    median = statistics.median(seconds[1:])
+    return max(seconds[0] - median, 0.0), median
 
 
 def _prune(state: TrainState, loop: TrainLoop, sparsity: float) -> TrainState:
@@ -134,20 +151,22 @@ def _timed(call: Callable[[], Any]) -> float:
 
 
 def row(problem: Problem, step_seconds: float, parts: Parts) -> dict[str, Any]:
-    """A whole run, as the JSON file holds it."""
+    """A whole run, as the JSON file holds it; the fraction is of the steps of all epochs."""
     epoch_steps = data.steps_per_epoch(TRAINING_IMAGES, problem.batch)
-    steps = (EPOCHS + CYCLES * RETRAINING_EPOCHS) * epoch_steps
+    steps = ALL_EPOCHS * epoch_steps
     train = steps * step_seconds
-    beside = parts.compile + CYCLES * parts.prune + EVALUATIONS * parts.evaluate
-    beside += CHECKPOINTS * parts.checkpoint
+    beside = parts.once + CYCLES * parts.prune + EVALUATIONS * parts.evaluate
+    beside += ALL_EPOCHS * parts.validate + CHECKPOINTS * parts.checkpoint
     return {
         "model": problem.name,
         "batch": problem.batch,
+        "epochs": ALL_EPOCHS,
         "steps": steps,
         "train_seconds": train,
-        "compile_seconds": parts.compile,
+        "once_seconds": parts.once,
         "prune_seconds": parts.prune,
         "evaluate_seconds": parts.evaluate,
+        "validate_seconds": parts.validate,
         "checkpoint_seconds": parts.checkpoint,
         "run_seconds": train + beside,
         "overhead_fraction": beside / train,

@@ -159,7 +159,7 @@ def estimate(
 
 
 def run(settings: Settings, console: Console) -> None:
-    """Prints the three tables, in Markdown.
+    """Prints the four tables, in Markdown.
 
     Args:
       settings: the settings.

@@ -6,8 +6,8 @@ LeNet-300-100 on images of MNIST's shape, ResNet-20 and 56 on images of CIFAR's,
 1024, all data in the memory of the device. Ours is `make_loop` on a state under a fixed mask; the
 dense loop does the same without a mask, written by hand; PyTorch (the extra `bench`) prunes with
 `torch.nn.utils.prune` and loops in Python. Blocks of steps are timed in pairs with ours. Next to
-the ratios stand the share of the device's peak, and what a whole run of 200 epochs with IMP spends
-beside training.
+the ratios stand the share of the device's peak, and what a whole run (200 epochs dense, then IMP in
+three cycles of 10) spends beside the training steps of these 230 epochs.
 
 The result goes to a JSON file and, as Markdown and CSV, beside it. The default run takes about
 six minutes on two quiet CPU cores, where the ResNets with batches of 1024 are skipped.

@@ -1,6 +1,8 @@
 """What a run leaves behind: its folder, its log, its table and its pictures."""
 
 from experiments.reports._commit import commit as commit
+from experiments.reports._dense import load_dense as load_dense
+from experiments.reports._dense import save_dense as save_dense
 from experiments.reports._folder import RunFolder as RunFolder
 from experiments.reports._log import Log as Log
 from experiments.reports._mask import draw_weight_histogram as draw_weight_histogram

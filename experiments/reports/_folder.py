@@ -5,6 +5,7 @@ import csv
 import dataclasses
 import importlib.metadata
 import json
+import math
 import os
 import pathlib
 import platform
@@ -115,7 +116,7 @@ class RunFolder:
         return (self.path / "metrics.jsonl").stat().st_size
 
     def log(self, row: dict[str, Any]) -> None:
-        """Appends one line to metrics.jsonl.
+        """Appends one line to metrics.jsonl; numbers that are not finite become null, as JSON asks.
 
         Raises:
           OSError: if there is no room; the message says what to do.
@@ -124,7 +125,7 @@ class RunFolder:
         if self._metrics is None:
             return
         try:
-            self._metrics.write(json.dumps(row) + "\n")
+            self._metrics.write(json.dumps(_without_nan(row), allow_nan=False) + "\n")
         except OSError as error:
             raise OSError(
                 f"{self.path / 'metrics.jsonl'} cannot be written ({error.strerror}). Make room "
@@ -146,6 +147,13 @@ class RunFolder:
             with contextlib.suppress(OSError):  # no room: said already
                 self._metrics.close()
             self._metrics = None
+
+
+def _without_nan(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in row.items()
+    }
 
 
 def check_writable(path: pathlib.Path) -> None:

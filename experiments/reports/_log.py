@@ -1,6 +1,7 @@
 """What happened in a run, in the order it happened; the pictures are drawn from it."""
 
 import dataclasses
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -36,11 +37,11 @@ class Log:
             if row["kind"] == "train":
                 fresh.steps.append(row["step"])
                 fresh.learning_rates.append(row["learning_rate"])
-                fresh.accuracies.append(row["accuracy"])
+                fresh.accuracies.append(_number(row["accuracy"]))
             elif row["kind"] == "validation":
-                fresh.validation.append((row["step"], row["validation_accuracy"]))
+                fresh.validation.append((row["step"], _number(row["validation_accuracy"])))
             elif row["kind"] == "phase":
-                fresh.test.append((row["step"], row["accuracy"]))
+                fresh.test.append((row["step"], _number(row["accuracy"])))
                 if row["accuracy_pruned"] is not None:
                     pruning = (row["first_step"], row["sparsity"], row["accuracy_pruned"])
                     fresh.prunings.append(pruning)
@@ -53,3 +54,8 @@ class Log:
         self.steps += range(first_step, first_step + len(rates))
         self.learning_rates += map(float, rates)
         self.accuracies += map(float, accuracies)
+
+
+def _number(value: float | None) -> float:
+    """A number of metrics.jsonl, where null is NaN."""
+    return math.nan if value is None else value

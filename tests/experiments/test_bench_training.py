@@ -264,11 +264,12 @@ def test_the_peak_of_a_cpu_is_measured():
 
 @pytest.mark.usefixtures("tiny")
 def test_a_whole_run_is_added_up_from_its_parts():
-    parts = _training_run.Parts(compile=20.0, prune=1.0, evaluate=2.0, checkpoint=0.0)
+    parts = _training_run.Parts(once=20.0, prune=1.0, evaluate=2.0, validate=0.5, checkpoint=0.0)
     row = _training_run.row(problem(batch=128, images=128), 0.01, parts)
-    assert row["steps"] == (200 + 3 * 10) * 351
+    assert row["epochs"] == 230
+    assert row["steps"] == 230 * 351
     assert row["train_seconds"] == pytest.approx(807.3)
-    assert row["overhead_fraction"] == pytest.approx((20 + 3 * 1 + 7 * 2) / 807.3)
+    assert row["overhead_fraction"] == pytest.approx((20 + 3 * 1 + 7 * 2 + 230 * 0.5) / 807.3)
     saved = _training_run.row(problem(batch=128, images=128), 0.01, parts._replace(checkpoint=5.0))
     assert saved["run_seconds"] - row["run_seconds"] == pytest.approx((4 + 230 // 5) * 5.0)
 
@@ -286,23 +287,38 @@ def test_parts_of_a_run_are_measured(monkeypatch):
         return state
 
     monkeypatch.setattr(_training_run, "_prune", prune)
+    monkeypatch.setattr(_training_run, "checkpoint_seconds", lambda state: (1000.0, 2.0))
     parts = _training_run.measure(made, train, state, compile_step=100.0, sparsity=0.9, images=8)
     assert sparsities == pytest.approx(jp.schedules.imp_sparsities(0.9, 3), abs=0.01)
-    assert parts.compile > 100
-    assert min(parts.prune, parts.evaluate, parts.checkpoint) > 0
+    assert parts.once > 1100  # the first checkpoint and the compiled step are in it
+    assert parts.checkpoint == 2.0
+    assert parts.prune > 0
+    assert parts.evaluate > 0
+    assert parts.validate == pytest.approx(parts.evaluate / 2)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_the_first_checkpoint_is_told_from_the_others():
+    assert _training_run._first_and_others([9.0, 2.0, 1.0, 7.0, 2.0]) == (7.0, 2.0)
+    assert _training_run._first_and_others([1.0, 2.0, 2.0]) == (0.0, 2.0)
+    first, others = _training_run.checkpoint_seconds(
+        _training_jax.masked_state(problem("lenet_300_100"), 0.5)
+    )
+    assert first >= 0
+    assert others > 0
 
 
 # The report.
 
 
-def row(model="resnet56", batch=128, *, dense=1.0, torch=3.5, **facts):
+def row(model="resnet56", batch=128, *, dense=1.0, torch=3.5, slower=1.0, **facts):
     known = {"parameters": 5, "weights": 4, "dense_loop": "step by step", "torch_format": None}
     known |= {"not_measured": None, "torch_not_measured": None}
     pairs = {}
     if dense is not None:
         pairs["dense"] = _pairs.Pairs((2.0,) * 6, tuple(2.0 * x for x in np.broadcast_to(dense, 6)))
     if torch is not None:
-        pairs["torch"] = _pairs.Pairs((2.0,) * 6, (2.0 * torch,) * 6)
+        pairs["torch"] = _pairs.Pairs((2.0 * slower,) * 6, (2.0 * slower * torch,) * 6)
     peak = _training_peaks.Peak(1e6, "made up")
     return _training_report.row(
         model, batch, facts={**known, **facts}, pairs=pairs, steps=4, flops=100_000, peak=peak
@@ -310,10 +326,12 @@ def row(model="resnet56", batch=128, *, dense=1.0, torch=3.5, **facts):
 
 
 def test_a_row_holds_ratios_of_images_a_second():
-    r = row()
+    r = row(slower=2.0)  # the machine, in the pairs with PyTorch
     assert r["ours_seconds"] == pytest.approx(0.5)
-    assert r["ours_images_per_second"] == pytest.approx(256)
-    assert r["torch_images_per_second"] == pytest.approx(256 / 3.5)
+    assert r["ours_beside_dense_images_per_second"] == pytest.approx(256)
+    assert r["dense_images_per_second"] == pytest.approx(256)
+    assert r["ours_beside_torch_images_per_second"] == pytest.approx(128)
+    assert r["torch_images_per_second"] == pytest.approx(128 / 3.5)
     assert (r["over_dense"], r["over_torch"]) == (1.0, 3.5)
     assert r["flops_per_second"] == pytest.approx(2e5)
     assert r["of_peak_flops"] == pytest.approx(0.2)
@@ -323,7 +341,7 @@ def test_a_row_holds_ratios_of_images_a_second():
 def test_targets_are_met_by_medians_and_intervals_say_how_surely():
     spread = (0.9, 0.9, 0.95, 0.95, 0.95, 0.98)
     rows = [row(dense=spread), row("resnet20", dense=0.96), row(batch=1024, dense=None, torch=None)]
-    slow = {"model": "resnet20", "batch": 128, "overhead_fraction": 0.05}
+    slow = {"model": "resnet20", "batch": 128, "epochs": 230, "overhead_fraction": 0.05}
     found = _training_report.targets(rows, [slow], backend="gpu")
     assert [t["met"] for t in found] == [False, True, False, None, False]
     assert [t["limit"] for t in found] == [0.97, 3.0, 0.97, 0.97, 0.05]
@@ -349,6 +367,7 @@ def test_the_files_hold_every_case_and_the_machine(tmp_path):
     assert (lenet["parameters"], lenet["weights"]) == (16 * 6 + 6 + 6 * 5 + 5 + 60, 176)
     assert [r["model"] for r in document["runs"]] == ["resnet20"]
     assert document["runs"][0]["checkpoint_seconds"] > 0
+    assert "| whole run | batch | steps of 230 epochs s |" in table
     assert document["settings"]["pairs"] == [6, 6]
     assert "torch" in document["machine"]["versions"]
     assert document["command"].startswith("python -m experiments.bench.training --models lenet")
@@ -357,6 +376,8 @@ def test_the_files_hold_every_case_and_the_machine(tmp_path):
     assert [r["model"] for r in written] == ["lenet_300_100", "resnet20"]
     assert "dense_blocks" not in written[0]
     assert "| resnet20 | 4 |" in table
+    widths = [line.count("|") for line in table.splitlines() if line.startswith("| resnet20 |")]
+    assert widths == [14, 10]
 
 
 @pytest.mark.usefixtures("tiny")

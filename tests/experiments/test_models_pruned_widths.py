@@ -5,7 +5,9 @@ import pytest
 from experiments.models import create
 from tests.experiments._shapes import count, image, macs, variables
 
-# Wherever stages end, skipped layers and kept widths: papers.md E.1. Layers count from 1, the first
+# Widths that stay in each stage and layers that are skipped: Li et al., Pruning Filters for
+# Efficient ConvNets, ICLR 2017 (A and B); Le and Hua, Network Pruning That Matters, ICLR 2021 (the
+# others). Then parameters and MACs, summed over the layers. Layers count from 1, the first
 # convolution of the network; the first one of block i, counted from 0, is layer 2 i + 2.
 CIFAR = {
     "resnet56": {

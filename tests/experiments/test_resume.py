@@ -7,20 +7,22 @@ import json
 import os
 import pathlib
 import re
-import signal
-import socket
+import shutil
 import subprocess
 import sys
 import threading
-import time
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import run, torture
+from experiments import data, devices, run, torture
 from experiments.config import Config
+from experiments.setup import build
 from jaxprune.training import Checkpoints, Preempted
+from tests.experiments._processes import ARGUMENTS, environment
 from tests.experiments._streams import write_numbered
 from tests.training.test_checkpoints import after, loud_when_collected, tmpfs
 
@@ -34,7 +36,6 @@ SMALL = Config(
     batch_size=128,
     checkpoint_epochs=1,
 )
-ARGUMENTS = ("--model", "lenet_300_100", "--epochs", "2", "--retrain-epochs", "1", "--cycles", "2")
 
 
 def go(folder, stop=None, **options):
@@ -44,8 +45,6 @@ def go(folder, stop=None, **options):
 
 @pytest.fixture(scope="module")
 def calm(tmp_path_factory):
-    import jax
-
     folder = tmp_path_factory.mktemp("calm") / "run"
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         go(folder)
@@ -126,8 +125,6 @@ def test_two_runs_on_one_folder(tmp_path):
         return False
 
     def first():
-        import jax
-
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             try:
                 go(tmp_path / "run", wait)
@@ -154,6 +151,57 @@ def test_a_diverged_run_says_where(tmp_path, capsys):
     assert re.search(
         r"NaN.* at step \d+ \(step \d+ of the first phase, learning rate 1e\+30\)", out
     )
+
+
+def rows_of(folder):
+    """The rows of metrics.jsonl; NaN is no JSON."""
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [json.loads(line, parse_constant=pytest.fail) for line in lines]
+
+
+@pytest.fixture
+def broken_batch(monkeypatch):
+    """Breaks the batches of some steps."""
+    right = data.make_batch_at
+
+    def break_at(*steps):
+        def batch_at(inner, t):
+            batch, broken = inner(t), jnp.isin(t, jnp.array(steps))
+            return {**batch, "image": jnp.where(broken, jnp.nan, batch["image"])}
+
+        monkeypatch.setattr(
+            data, "make_batch_at", lambda *a, **k: jax.tree_util.Partial(batch_at, right(*a, **k))
+        )
+
+    return break_at
+
+
+def test_a_run_that_goes_back_after_a_nan_logs_every_step_once(tmp_path, calm, broken_batch):
+    broken_batch(14, 39)
+    options = ["--batch-size", "128", "--checkpoint-epochs", "1", "--on-nan", "rewind"]
+    assert run.main([*ARGUMENTS, *options, "--run-dir", str(tmp_path / "run")]) == 0
+    rows, others = rows_of(tmp_path / "run"), rows_of(calm)
+    # An epoch has ten steps, and ten are made up for with the batches after the one that failed.
+    kinds = [(row["kind"], row["phase"]) for row in others]
+    assert [(row["kind"], row["phase"]) for row in rows] == kinds
+    steps = [row["step"] for row in rows if row["kind"] == "train"]
+    assert steps == [*range(10), *range(15, 35), *range(40, 50)]
+    rates = [[r["learning_rate"] for r in x if r["kind"] == "train"] for x in (rows, others)]
+    assert rates[0][:20] == rates[1][:20]  # those of retraining depend on the weights
+    assert None not in [row["loss"] for row in rows if row["kind"] == "train"]
+
+
+def test_nothing_follows_a_nan_loss(tmp_path, broken_batch, capsys):
+    broken_batch(14)
+    options = ["--batch-size", "128", "--epochs", "4"]
+    assert run.main([*ARGUMENTS, *options, "--run-dir", str(tmp_path / "run")]) == 2
+    assert "the loss is NaN, or a weight NaN or infinite, at step 14" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    rows = rows_of(tmp_path / "run")
+    assert [row["step"] for row in rows if row["kind"] == "validation"] == [10]
+    assert [row["step"] for row in rows if row["kind"] == "train"] == [*range(20)]
+    assert [row["loss"] is None for row in rows if "loss" in row] == [False] * 14 + [True] * 6
 
 
 @loud_when_collected
@@ -212,6 +260,16 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
             ["--coordinator", "localhost:1", "--num-processes", "2", "--process-id", "2"],
             "process_id is an index in [0, 2) of num_processes; got 2",
         ),
+        (
+            ["--coordinator", "auto", "--num-processes", "2"],
+            "coordinator auto asks the cluster for num_processes; leave out --num-processes",
+        ),
+        (["--coordinator", "auto", "--process-id", "0"], "leave out --process-id"),
+        (
+            ["--coordinator", "auto", "--join-seconds", "7"],
+            "the cluster did not say which processes belong together, or they did not come within "
+            "7 s",
+        ),
         (["--workers", "2"], "workers means nothing without stream; got 2"),
         (["--stream"], "the digits are embedded"),
         (["--stream", "--data", "cifar10", "--recalibrate"], "recalibrate needs the set in memory"),
@@ -224,6 +282,28 @@ def test_bad_input(tmp_path, arguments, message, capsys):
     assert message in out
     assert "Traceback" not in out
     assert not (tmp_path / "run").exists()
+
+
+def test_the_cluster_is_waited_for_as_long_as_asked(tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda **known: asked.append(known))
+    monkeypatch.setattr(devices, "_check_agreement", lambda config: asked.append(config))
+    config = dataclasses.replace(SMALL, coordinator="auto", join_seconds=7)
+    devices.join(config)
+    assert asked == [{"initialization_timeout": 7}, config]
+
+
+def test_an_interrupted_process_does_not_wait_for_the_others(tmp_path, monkeypatch, capsys):
+    left = []
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "run", interrupt)
+    monkeypatch.setattr(devices, "leave", left.append)
+    assert run.main([*ARGUMENTS, "--run-dir", str(tmp_path / "run")]) == 130
+    assert left == [130]
+    assert "Interrupted; no run yet" in capsys.readouterr().out
 
 
 def test_a_streamed_run_resumes_in_the_middle_of_an_epoch(tmp_path):
@@ -243,53 +323,51 @@ def test_a_streamed_run_resumes_in_the_middle_of_an_epoch(tmp_path):
     torture.compare(tmp_path / "calm", tmp_path / "run")
 
 
+@pytest.mark.slow
+def test_photographs_are_streamed_by_workers_to_the_end(tmp_path):
+    where = ["--data", "tiny", "--data-dir", str(write_numbered(tmp_path / "data"))]
+    small = ["--batch-size", "8", "--eval-batch-size", "5", "--cycles", "1", "--epochs", "1"]
+    how = ["--stream", "--workers", "1", "--preprocess", "imagenet", "--image-size", "32"]
+    folder = tmp_path / "run"
+    assert run.main([*ARGUMENTS, *where, *small, *how, "--run-dir", str(folder)]) == 0
+    # 45 images to train on: 5 steps an epoch.
+    assert [row["kind"] for row in rows_of(folder)] == [*["train"] * 5, "validation", "phase"] * 2
+    assert (folder / "weights.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "evaluating", "shape"),
+    [("imagenet", 2, (32, 32, 3)), ("crop_flip", 0, (6, 5, 3)), ("auto", 0, (6, 5, 3))],
+)
+def test_only_photographs_are_evaluated_by_workers(
+    tmp_path, monkeypatch, preprocess, evaluating, shape
+):
+    workers = []
+
+    def noted(make):
+        def made(*args, **options):
+            stream = make(*args, **options)
+            assert stream.image_shape == shape
+            workers.append(stream.workers)
+            return stream
+
+        return made
+
+    for name in ("make_stream", "make_evaluation_stream"):
+        monkeypatch.setattr(data, name, noted(getattr(data, name)))
+    options = {"data": "tiny", "data_dir": write_numbered(tmp_path), "stream": True, "workers": 2}
+    options |= {"batch_size": 4, "preprocess": preprocess}
+    if preprocess == "imagenet":
+        options["image_size"] = 32
+    build(dataclasses.replace(SMALL, **options))
+    assert workers == [2, evaluating, evaluating]
+
+
 def test_a_profile_is_written(tmp_path):
     go(tmp_path / "run", profile=True, epochs=4)
     traces = list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
     assert len(traces) == 1
     assert traces[0].stat().st_size > 1000
-
-
-def command(folder, *arguments):
-    return [
-        sys.executable,
-        "-m",
-        "experiments.run",
-        *ARGUMENTS,
-        "--run-dir",
-        str(folder),
-        *arguments,
-    ]
-
-
-def environment(devices=1):
-    return {
-        **os.environ,
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-    }
-
-
-@pytest.mark.slow
-def test_sigterm_saves_and_exits_with_143(tmp_path):
-    folder = tmp_path / "run"
-    long = ("--epochs", "400", "--checkpoint-epochs", "400")
-    process = subprocess.Popen(
-        command(folder, *long), env=environment(), stdout=subprocess.PIPE, text=True
-    )
-    log = folder / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and log.stat().st_size):
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=120)
-    assert process.returncode == 143, out
-    assert "asked to end after" in " ".join(out.split())
-    (saved,) = Checkpoints(folder / "checkpoints").steps()
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    assert max(row["step"] for row in rows if row["kind"] == "train") == saved - 1
 
 
 @pytest.mark.slow
@@ -307,8 +385,6 @@ def test_killed_runs_lose_nothing(tmp_path):
 
 
 def test_the_torture_sees_differences(tmp_path, calm):
-    import shutil
-
     for i, change in enumerate((_double_a_line, _lose_a_line, _change_a_number, _flip_a_bit)):
         victim = tmp_path / str(i)
         shutil.copytree(calm, victim)
@@ -344,73 +420,3 @@ def _flip_a_bit(folder):
     state = pathlib.Path(folder / "checkpoints" / str(step) / "state").absolute()
     with ocp.StandardCheckpointer() as writer:
         writer.save(state, arrays, force=True)
-
-
-def start_two(folder, options, *, devices=1):
-    """Two processes of one run, each with its own options beside the shared ones."""
-    with socket.socket() as server:
-        server.bind(("localhost", 0))
-        address = f"localhost:{server.getsockname()[1]}"
-    return [
-        subprocess.Popen(
-            command(folder, "--coordinator", address, "--process-id", str(index), *own),
-            env=environment(devices),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for index, own in enumerate(options)
-    ]
-
-
-def ends(processes, seconds=240):
-    """Exit status and output of each."""
-    try:
-        outputs = [" ".join(p.communicate(timeout=seconds)[0].split()) for p in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    return [(p.returncode, out) for p, out in zip(processes, outputs, strict=True)]
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("field", "values"), [("seed", ("0", "1")), ("num-processes", ("2", "3")), ("resume", None)]
-)
-def test_processes_that_disagree_are_told(tmp_path, field, values):
-    both = () if field == "num-processes" else ("--num-processes", "2")
-    first, second = ((f"--{field}", v) for v in values) if values else ((), (f"--{field}",))
-    found = ends(start_two(tmp_path / "run", [(*both, *first), (*both, *second)]))
-    name = field.replace("-", "_")
-    for index, (status, out) in enumerate(found):
-        assert status == 2, out
-        assert f"the processes disagree: {name} is " in out
-        assert f"in process {index} and " in out
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_sigterm_to_one_of_two_processes_saves_and_ends_both(tmp_path):
-    folder = tmp_path / "run"
-    many = ("--num-processes", "2", "--epochs", "400", "--checkpoint-epochs", "400")
-    processes = start_two(folder, [many, many])
-    log = folder / "metrics.jsonl"
-    deadline = time.monotonic() + 240
-    while not (log.exists() and log.stat().st_size):
-        assert all(process.poll() is None for process in processes)
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    processes[1].send_signal(signal.SIGTERM)
-    for status, out in ends(processes):
-        assert status == 143, out
-    assert len(Checkpoints(folder / "checkpoints").steps()) == 1
-    # One process goes on with what two have saved: enough to see that it does.
-    alone = command(folder, *many[2:], "--resume", "--profile")
-    process = subprocess.Popen(alone, env=environment(), stdout=subprocess.PIPE, text=True)
-    lines = log.read_text().count("\n")
-    while log.read_text().count("\n") <= lines:
-        assert process.poll() is None
-        assert time.monotonic() < deadline + 120
-        time.sleep(0.05)
-    process.kill()
-    process.communicate()

@@ -14,7 +14,9 @@ from tests.structured.checks import random_params
 
 st = jp.structured
 
-# papers.md E.1: parameters and MACs of what is left.
+# Parameters and MACs of what is left, summed over the layers. The widths: Li et al., Pruning
+# Filters for Efficient ConvNets, ICLR 2017 (A and B); Le and Hua, Network Pruning That Matters,
+# ICLR 2021 (the others).
 EXPECTED = {
     "resnet56-A": (773_336, 112_435_840),
     "resnet56-B": (735_712, 90_907_264),

@@ -1,4 +1,8 @@
-"""The same run on one device and on several: DESIGN's three rules, and where arrays lie."""
+"""The same run on one device and on several: where arrays lie, and three rules.
+
+Of the same parameters the masks are identical. Losses, parameters and moments of twenty steps agree
+to rounding. A whole run keeps the same counts and learns as well.
+"""
 
 import jax
 import jax.numpy as jnp

@@ -1,0 +1,75 @@
+"""What a run keeps on the disk: the log, and the dense weights."""
+
+import json
+import math
+import os
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from experiments import reports
+from experiments.config import Config
+
+PARAMS = {"a": {"kernel": jnp.arange(6.0).reshape(2, 3), "bias": jnp.ones(3)}, "b": jnp.zeros(2)}
+
+
+def same(held):
+    assert jax.tree.structure(held) == jax.tree.structure(PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, held, PARAMS)
+
+
+def refuse(constant):
+    raise AssertionError(f"{constant} is no JSON")
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path):
+    folder = reports.RunFolder(tmp_path, Config())
+    folder.open()
+    row = {"kind": "train", "step": 0, "learning_rate": 0.1, "accuracy": 0.5, "loss": 2.0}
+    folder.log(row)
+    folder.log({**row, "step": 1, "loss": math.nan})
+    folder.log({"kind": "validation", "step": 2, "validation_accuracy": -math.inf})
+    offset = folder.sync()
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    rows = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert [row.get("loss") for row in rows] == [2.0, None, None]
+    log = reports.Log()
+    log.replay(folder.reopen(offset))
+    folder.close()
+    assert log.accuracies == [0.5, 0.5]
+    assert log.validation == [(2, pytest.approx(math.nan, nan_ok=True))]
+
+
+def test_dense_weights_come_back(tmp_path):
+    assert reports.load_dense(PARAMS, tmp_path) is None
+    for _ in range(2):
+        reports.save_dense(PARAMS, tmp_path)
+    same(reports.load_dense(PARAMS, tmp_path))
+    assert os.listdir(tmp_path) == ["dense_weights.npz"]
+
+
+@pytest.mark.parametrize("size", [0, 10, 500, -1])
+def test_damaged_dense_weights_are_lost_ones(tmp_path, size):
+    reports.save_dense(PARAMS, tmp_path)
+    file = tmp_path / "dense_weights.npz"
+    os.truncate(file, size if size >= 0 else file.stat().st_size - 1)
+    assert reports.load_dense(PARAMS, tmp_path) is None
+
+
+def test_no_room_for_dense_weights(tmp_path, monkeypatch):
+    reports.save_dense(PARAMS, tmp_path)
+
+    def full(file, **arrays):
+        del arrays
+        file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(
+        OSError, match=r"dense_weights.npz cannot be written \(No space left on dev"
+    ):
+        reports.save_dense(PARAMS, tmp_path)
+    assert os.listdir(tmp_path) == ["dense_weights.npz"]
+    same(reports.load_dense(PARAMS, tmp_path))
