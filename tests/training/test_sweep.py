@@ -111,6 +111,64 @@ def test_every_run_of_imp_is_as_if_it_were_alone(caplog):
     assert len(set(losses)) == 3, "other data, other losses"
 
 
+def test_bimp_is_as_if_it_were_alone():
+    def run(seed, train):
+        return jp.training.bimp(
+            start(seed),
+            train,
+            evaluate=problem.evaluate,
+            learning_rate=0.1 * (seed + 1),
+            budget=40 + seed,
+            pretraining_steps=21,
+            sparsity=0.8,
+            cycles=2,
+        )
+
+    assert_alike([jax.tree_util.Partial(run, seed) for seed in range(2)], STEP)
+
+
+def test_methods_of_one_phase_are_as_if_they_were_alone():
+    method = jp.methods.gmp(0.5, total_steps=20)
+    parts = [
+        jp.training.prepare(
+            method, problem.params(seed), problem.loss_fn, problem.sgd, key=jax.random.key(seed)
+        )
+        for seed in range(2)
+    ]
+
+    def run(seed, train):
+        rates = np.linspace(0.1, 0.0, 20, dtype=np.float32)
+        return jp.training.fit(
+            parts[seed], train, evaluate=problem.evaluate, learning_rates=rates
+        )
+
+    step = jp.training.make_train_step(parts[0].loss_fn, parts[0].make_optimizer)
+    assert_alike([jax.tree_util.Partial(run, seed) for seed in range(2)], step)
+
+
+def assert_alike(runs, step):
+    loops = [loop(seed, step) for seed in range(len(runs))]
+    results = jp.training.sweep(runs, loops, devices=jax.devices()[:2])
+    for i, (ours, run) in enumerate(zip(results, runs, strict=True)):
+        alone = run(loops[i])
+        assert_same(ours.state, alone.state)
+        for a, b in zip(ours.records, alone.records, strict=True):
+            assert_same(a.metrics, b.metrics)
+            assert (a.evaluation, a.nonzero) == (b.evaluation, b.nonzero)
+        assert_lies_on(ours.state.params, jax.devices()[i])
+
+
+def test_a_loss_that_is_nan_ends_its_run_alone():
+    def run(rate, train):
+        return train(start(0), [rate] * 23, stop=lambda done: False)
+
+    runs = [jax.tree_util.Partial(run, rate) for rate in (1e30, 0.1)]
+    (_, diverged), (_, fine) = jp.training.sweep(runs, [loop()] * 2, devices=jax.devices()[:2])
+    assert np.isnan(diverged["loss"]).any()
+    assert_same(diverged, runs[0](loop())[1])
+    assert len(diverged["loss"]) < len(fine["loss"]) == 23
+
+
 @pytest.mark.parametrize("devices", [1, 2, 8])
 def test_runs_of_any_lengths_in_turns(devices):
     lengths = [23, 4, 0]
