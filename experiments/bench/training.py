@@ -10,7 +10,7 @@ the ratios stand the share of the device's peak, and what a whole run (200 epoch
 three cycles of 10) spends beside the training steps of these 230 epochs.
 
 The result goes to a JSON file and, as Markdown and CSV, beside it. The default run takes about
-six minutes on two quiet CPU cores, where the ResNets with batches of 1024 are skipped.
+eight minutes on two quiet CPU cores, where the ResNets with batches of 1024 are skipped.
 """
 
 import dataclasses
