@@ -138,9 +138,7 @@ def test_methods_of_one_phase_are_as_if_they_were_alone():
 
     def run(seed, train):
         rates = np.linspace(0.1, 0.0, 20, dtype=np.float32)
-        return jp.training.fit(
-            parts[seed], train, evaluate=problem.evaluate, learning_rates=rates
-        )
+        return jp.training.fit(parts[seed], train, evaluate=problem.evaluate, learning_rates=rates)
 
     step = jp.training.make_train_step(parts[0].loss_fn, parts[0].make_optimizer)
     assert_alike([jax.tree_util.Partial(run, seed) for seed in range(2)], step)
