@@ -8,7 +8,7 @@ end, its final weights, masks, optimizer state and metrics.jsonl must equal, bit
 line, those of the same run undisturbed; only seconds and images a second may differ. When a run
 ends before all kills are spent, another one begins.
 
-100 kills take about 15 minutes on two CPU cores. The exit status is 1 if anything differs.
+100 kills take about 20 minutes on two CPU cores. The exit status is 1 if anything differs.
 """
 
 import collections
