@@ -232,7 +232,8 @@ class Config:
 
     on_nan: Literal["stop", "rewind"] = "stop"
     """When the loss becomes NaN: stop with the step, or rewind to the newest checkpoint and go on
-    with other batches (three times at most)."""
+    with other batches (three times at most). That helps against a bad batch, not against a rate
+    that is too high, and needs a checkpoint from before."""
 
     profile: bool = False
     """Whether to write a trace of the third chunk of steps to RUN_DIR/profile, for TensorBoard or

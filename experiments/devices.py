@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import sys
 from typing import Any
 
@@ -58,6 +59,8 @@ def join(config: Config) -> None:
             f"{config.join_seconds} s: pass coordinator (HOST:PORT), num_processes and process_id",
         )
         return
+    if not re.fullmatch(r".+:\d+", address):
+        raise ValueError(f"coordinator is HOST:PORT; got {address!r}.")
     count = _number(config.num_processes, "num_processes", "JAX_NUM_PROCESSES")
     index = _number(config.process_id, "process_id", "JAX_PROCESS_ID")
     if not 0 <= index < count:
@@ -74,6 +77,7 @@ def join(config: Config) -> None:
 
 
 def _initialize(config: Config, failed: str, **known: Any) -> None:
+    print(f"Waiting up to {config.join_seconds} s for the other processes.", flush=True)
     try:
         jax.distributed.initialize(**known, initialization_timeout=config.join_seconds)
     except Exception as error:

@@ -226,11 +226,18 @@ def main(arguments: list[str] | None = None) -> int:
             console = Console(quiet=not devices.is_first())
             run(config, console=console, stop=asked)
     except jp.training.Preempted as notice:
-        console.print(f"{config.resolved_run_dir()}: {notice}", style="yellow", markup=False)
+        folder = config.resolved_run_dir()
+        console.print(f"{folder}: {notice} (--resume)", style="yellow", markup=False)
         return 143
     except KeyboardInterrupt:
-        held = (config.resolved_run_dir() / "metrics.jsonl").exists()
-        where = f"{config.resolved_run_dir()} holds everything up to here" if held else "no run yet"
+        folder = config.resolved_run_dir()
+        steps = jp.training.Checkpoints(folder / "checkpoints").steps()
+        where = (
+            f"{folder} holds the log up to here and a checkpoint after {steps[-1]} steps: go on "
+            "from there with --resume"
+            if steps
+            else "there is no checkpoint to go on from"
+        )
         console.print(f"Interrupted; {where}.", style="yellow")
         devices.leave(130)
         return 130

@@ -9,7 +9,7 @@ turns of its loops. *Steps*: the collectives and the memory of a compiled traini
 and without. *Estimate*: arithmetic from these counts and from the bandwidths and latencies written
 at the top of this file; nothing of it is measured. docs/scaling.md explains the tables.
 
-It needs no accelerator. The default sizes take about six minutes on two CPU cores.
+It needs no accelerator. The default sizes take about five minutes on two CPU cores.
 """
 
 import contextlib

@@ -231,7 +231,7 @@ class Journal:
         phase = f"cycle {len(before.records)}" if before.records else "the first phase"
         message = (
             f"training diverged: the loss is NaN, or a weight NaN or infinite, at step "
-            f"{first + failed} (step {before.steps + failed} of {phase}, learning rate "
+            f"{before.total + failed} (step {before.steps + failed} of {phase}, learning rate "
             f"{rates[failed]:g}). Lower the learning rate, or warm it up."
         )
         settings, store = self._settings, self._store

@@ -33,6 +33,10 @@ class Store:
             start anew.
           OSError: if the folder cannot be written, or another run uses it.
         """
+        if not isinstance(settings, Checkpoints):
+            raise TypeError(
+                f"checkpoints is a jaxprune.training.Checkpoints(folder, ...); got {settings!r}."
+            )
         self._settings = settings
         self._fingerprint = json.loads(json.dumps({**fingerprint, **(settings.settings or {})}))
         self.folder = pathlib.Path(settings.folder).absolute()

@@ -304,7 +304,7 @@ def test_an_interrupted_process_does_not_wait_for_the_others(tmp_path, monkeypat
     monkeypatch.setattr(devices, "leave", left.append)
     assert run.main([*ARGUMENTS, "--run-dir", str(tmp_path / "run")]) == 130
     assert left == [130]
-    assert "Interrupted; no run yet" in capsys.readouterr().out
+    assert "Interrupted; there is no checkpoint" in capsys.readouterr().out
 
 
 def test_a_streamed_run_resumes_in_the_middle_of_an_epoch(tmp_path):

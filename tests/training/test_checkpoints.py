@@ -23,6 +23,14 @@ from jaxprune.training._store import Store
 from tests.training import meshed, problem
 from tests.training.test_portable import assert_equal
 
+# What a failed save or restore of Orbax leaves behind complains later, also in the next
+# test: when it is collected, or when a read ends that nobody waits for any more.
+loud_when_collected = pytest.mark.filterwarnings(
+    "ignore::pytest.PytestUnraisableExceptionWarning",
+    "ignore::pytest.PytestUnhandledThreadExceptionWarning",
+)
+pytestmark = loud_when_collected
+
 STEPS, RETRAINING, CYCLES = 24, 10, 2
 TOTAL = STEPS + CYCLES * RETRAINING
 TRAIN = problem.loop(chunk_steps=4)
@@ -199,14 +207,6 @@ def files(folder):
     return sorted((p for p in folder.rglob("*") if p.is_file()), key=lambda p: -p.stat().st_size)
 
 
-# What a failed save or restore of Orbax leaves behind complains later: when it is collected, or
-# when a read ends that nobody waits for any more.
-loud_when_collected = pytest.mark.filterwarnings(
-    "ignore::pytest.PytestUnraisableExceptionWarning",
-    "ignore::pytest.PytestUnhandledThreadExceptionWarning",
-)
-
-
 def truncate(folder):
     for file in files(folder / "state"):
         os.truncate(file, file.stat().st_size // 2)
@@ -247,7 +247,6 @@ def exchange_history(folder):
     shutil.copytree(older / "history", folder / "history")
 
 
-@loud_when_collected
 @pytest.mark.parametrize(
     "damage",
     [truncate, flip, empty, lose_arrays, lose_item, edit_text, break_text, exchange_history],
@@ -267,7 +266,6 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(
     assert (tmp_path / f"{newest}.damaged").is_dir()
 
 
-@loud_when_collected
 def test_nothing_whole_is_an_error(tmp_path):
     with pytest.raises(Preempted):
         imp(Checkpoints(tmp_path, every=5, stop=after(5)))
@@ -297,7 +295,6 @@ def test_too_little_memory_is_not_taken_for_damage(tmp_path, undisturbed, monkey
     assert_same_run(imp(Checkpoints(tmp_path, every=5, resume=True)), undisturbed)
 
 
-@loud_when_collected
 def test_a_run_that_goes_on_after_its_end_has_not_ended(tmp_path):
     """Its last checkpoint turned out damaged, so it trains again; another must not replace it."""
     imp(Checkpoints(tmp_path, every=5))
@@ -383,7 +380,6 @@ def tmpfs(folder, size):
         subprocess.run(["umount", "-l", str(folder)], check=False)
 
 
-@loud_when_collected
 def test_a_full_disk_loses_nothing_that_was_saved(tmp_path, undisturbed):
     folder = tmp_path / "small"
     with tmpfs(folder, "3m"):
