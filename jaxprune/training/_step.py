@@ -104,8 +104,8 @@ def make_train_step(
       ``step(state, batch, learning_rate) -> (state, metrics)``; "loss" is added to the metrics.
 
     Raises:
-      TypeError: if ``make_optimizer`` is a ready optimizer; at the first call, if the metrics are
-        not a dict.
+      TypeError: if ``make_optimizer`` is a ready optimizer, or ``mesh`` no mesh; at the first
+        call, if the metrics are not a dict.
       ValueError: if ``accumulate`` is below 1, or ``sharding`` is given without a mesh; at the
         first call, if devices and parts do not divide the batch, or a spec does not fit.
 
@@ -130,6 +130,11 @@ def make_train_step(
     """
     check_make_optimizer(make_optimizer)
     check_accumulate(accumulate)
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise TypeError(
+            "mesh is a jax.sharding.Mesh, e.g. Mesh(np.array(jax.devices()), ('data',)); got "
+            f"{mesh!r}."
+        )
     if sharding is not None and mesh is None:
         raise ValueError("sharding says where parameters lie on a mesh; pass mesh= as well.")
     mesh = None if mesh is None else automatic(mesh)

@@ -256,6 +256,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
         (["--devices", "3"], "batch_size=64 cannot be split over devices=3 and accumulate=1"),
         (["--accumulate", "3"], "accumulate=3; take a multiple of 3"),
         (["--process-id", "1"], "process_id means nothing without a coordinator"),
+        (["--coordinator", "localhost"], "coordinator is HOST:PORT; got 'localhost'"),
         (["--coordinator", "localhost:1"], "no num_processes; pass it, or set JAX_NUM_PROCESSES"),
         (
             ["--coordinator", "localhost:1", "--num-processes", "2", "--process-id", "2"],

@@ -456,6 +456,10 @@ def test_options_out_of_range(tmp_path):
             Checkpoints(tmp_path, **{name: 0})
     with pytest.raises(ValueError, match="on_nan is 'stop' or 'rewind'; got 'skip'"):
         Checkpoints(tmp_path, on_nan="skip")
+    with pytest.raises(
+        TypeError, match=r"checkpoints is a .*Checkpoints\(folder, \.\.\.\); got 'here'"
+    ):
+        imp("here")
 
 
 DEVICES = ["1", "8", "2x2 sharded", "8 by pmap"]

@@ -239,3 +239,8 @@ def test_evaluation_on_a_mesh_counts_every_example_once():
     first = {k: v[:84] for k, v in data.items()}
     expected = jp.training.make_evaluate(meshed.eval_fn, first, batch_size=84)(state)
     assert streamed(jax.device_put(state, whole)) == expected
+
+
+def test_devices_are_no_mesh():
+    with pytest.raises(TypeError, match=r"mesh is a jax\.sharding\.Mesh, e\.g\. .*; got \["):
+        jp.training.make_train_step(meshed.make_loss_fn(), meshed.sgd, mesh=jax.devices())
