@@ -211,6 +211,18 @@ def _how(config: Config) -> str:
     return config.method if free else f"{config.method} to {100 * config.sparsity:g} %"
 
 
+# Errors whose message is all that there is to say.
+_SAID = (
+    ValueError,
+    TypeError,
+    ImportError,
+    OSError,
+    ArithmeticError,
+    RuntimeError,
+    MemoryError,
+)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status.
 
@@ -241,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.print(f"Interrupted; {where}.", style="yellow")
         devices.leave(130)
         return 130
-    except (ValueError, TypeError, ImportError, OSError, ArithmeticError, RuntimeError) as error:
+    except _SAID as error:
         Console().print(f"Error: {error}", style="red", markup=False, highlight=False)
         devices.leave(2)
         return 2

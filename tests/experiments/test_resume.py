@@ -308,6 +308,15 @@ def test_an_interrupted_process_does_not_wait_for_the_others(tmp_path, monkeypat
     assert "Interrupted; there is no checkpoint" in capsys.readouterr().out
 
 
+def test_a_checkpoint_that_does_not_fit_is_one_clear_error(tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise MemoryError("the checkpoint of step 5 does not fit into memory")
+
+    monkeypatch.setattr(run, "run", fail)
+    assert run.main([*ARGUMENTS, "--run-dir", str(tmp_path / "run")]) == 2
+    assert "Error: the checkpoint of step 5 does not fit" in capsys.readouterr().out
+
+
 def test_a_streamed_run_resumes_in_the_middle_of_an_epoch(tmp_path):
     options = {
         "data": "tiny",
