@@ -92,7 +92,10 @@ def check_scalar(name: str, value: Any) -> jax.Array:
             f"{name} must be a scalar, but it is {value!r} of type {type(value).__name__}. "
             "Pass one number or an array of shape ()."
         )
-    return jnp.asarray(value).astype(jnp.float32)
+    if isinstance(value, jax.Array):
+        return value.astype(jnp.float32)
+    with np.errstate(over="ignore"):  # infinite, then
+        return jax.device_put(np.asarray(value).astype(np.float32))
 
 
 def _static(name: str, value: Any, *, hint: str) -> float:

@@ -2,11 +2,13 @@
 
 from typing import Any
 
+import numpy as np
 import optax
 
 from jaxprune._checks import check_scalar
 from jaxprune._tree import is_traced
-from jaxprune.schedules._llr import llr
+from jaxprune.schedules._llr import llr_table
+from jaxprune.schedules._table import lookup
 
 
 def allr(
@@ -59,11 +61,14 @@ def allr(
         raise ValueError(
             f"discount is {float(d)}, but must lie in (0, 1]. Compute it with allr_discount."
         )
-    undiscounted = llr(
+    table = llr_table(
         pretraining,
         pretraining_steps=pretraining_steps,
         retraining_steps=retraining_steps,
         pretraining_warmup_steps=pretraining_warmup_steps,
         warmup=warmup,
-    )
+    ).astype(np.float32)
+    if not is_traced(d):
+        return lookup(table * np.float32(d))
+    undiscounted = lookup(table)
     return lambda count: d * undiscounted(count)

@@ -4,7 +4,7 @@ import optax
 
 from jaxprune._checks import check_steps
 from jaxprune.schedules._decay import linear_decay
-from jaxprune.schedules._table import lookup, pretraining_table
+from jaxprune.schedules._table import Table, lookup, pretraining_table
 from jaxprune.schedules._warmup import after_warmup, warmup_steps
 
 
@@ -50,6 +50,26 @@ def llr(
     References:
       Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and Love Retraining, ICLR 2023.
     """
+    return lookup(
+        llr_table(
+            pretraining,
+            pretraining_steps=pretraining_steps,
+            retraining_steps=retraining_steps,
+            pretraining_warmup_steps=pretraining_warmup_steps,
+            warmup=warmup,
+        )
+    )
+
+
+def llr_table(
+    pretraining: optax.Schedule,
+    *,
+    pretraining_steps: int,
+    retraining_steps: int,
+    pretraining_warmup_steps: int,
+    warmup: float,
+) -> Table:
+    """The rates of `llr`, one per step."""
     dense = pretraining_table(
         pretraining,
         pretraining_steps=pretraining_steps,
@@ -57,4 +77,4 @@ def llr(
     )
     steps = check_steps("retraining_steps", retraining_steps)
     w = warmup_steps(warmup, steps)
-    return lookup(after_warmup(dense.highest, linear_decay(dense.highest, steps - w), w))
+    return after_warmup(dense.highest, linear_decay(dense.highest, steps - w), w)

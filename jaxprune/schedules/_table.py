@@ -1,6 +1,7 @@
 """Tables: a schedule read once on the host, and a table handed back as a schedule."""
 
-from collections.abc import Callable
+import contextlib
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from jaxprune import _eager
 from jaxprune._checks import check_steps
 
 Table: TypeAlias = np.ndarray[Any, np.dtype[np.float64]]
@@ -71,12 +73,8 @@ def pretraining_table(
     )
     # The user's schedule is read under JAX's default promotions: several of optax's own schedules
     # divide integer counts, which strict mode refuses, and strict mode is our caller's choice for
-    # other code. Compile-time evaluation lets a table be built in the middle of a trace.
-    with (
-        jax.ensure_compile_time_eval(),
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-    ):
+    # other code.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         try:
             rates = _read(pretraining, steps)
         except (jax.errors.ConcretizationTypeError, jax.errors.TracerArrayConversionError) as error:
@@ -100,27 +98,51 @@ def pretraining_table(
 
 
 def _read(pretraining: optax.Schedule, steps: int) -> Table:
-    counts = jnp.arange(steps)
     some = sorted({0, steps // 2, steps - 1})
-    attempts: list[Callable[[Any], Any]] = [pretraining, jax.vmap(pretraining)]
-    for attempt in attempts:
-        # A schedule is only promised to work on one count. Whatever goes wrong with many at once
-        # (a Python `if`, `lax.cond`, `int(count)`) is no error: the loop below decides.
-        try:
-            value = attempt(counts)
-            rates = np.asarray(value, np.float64)
-        except Exception:
-            continue
-        if isinstance(value, (int, float)):  # optax.constant_schedule
-            rates = np.full(steps, rates)
-        # A function of one count may also return something of the right shape that is not one
-        # rate per count.
-        if rates.shape == (steps,):
-            single = np.array([_read_one(pretraining, i) for i in some])
-            near = 1e-5 * np.abs(single).max()
-            if np.allclose(rates[some], single, rtol=1e-5, atol=near, equal_nan=True):
+
+    def one(count: Any) -> Any:
+        rate = pretraining(count)
+        if isinstance(rate, (int, float)):
+            raise TypeError("a constant, which a program would round")
+        return rate
+
+    def all_and_some(counts: Any) -> Any:
+        return jax.vmap(one)(counts), [pretraining(i) for i in some]
+
+    # A schedule is only promised to work on one count. Whatever goes wrong with many at once
+    # (a Python `if`, NumPy, `int(count)`) is no error: the loop at the end decides.
+    with contextlib.suppress(Exception):
+        value, single = _eager.in_one_program(all_and_some, np.arange(steps))
+        rates = np.asarray(value, np.float64)
+        if _agree(rates, some, single):
+            return rates
+    # Compile-time evaluation lets a table be built in the middle of a trace.
+    with jax.ensure_compile_time_eval():
+        counts = jax.device_put(np.arange(steps))
+        for attempt in (pretraining, jax.vmap(pretraining)):
+            try:
+                value = attempt(counts)
+                rates = np.asarray(value, np.float64)
+            except Exception:
+                continue
+            if isinstance(value, (int, float)):  # optax.constant_schedule
+                rates = np.full(steps, rates)
+            if _agree(rates, some, [_read_one(pretraining, i) for i in some]):
                 return rates
-    return np.array([_read_one(pretraining, i) for i in range(steps)])
+        return np.array([_read_one(pretraining, i) for i in range(steps)])
+
+
+def _agree(rates: Table, some: list[int], single: Any) -> bool:
+    """Whether there is one rate per count, and some of them are those of their counts alone.
+
+    They may not be: a function of one count can do anything with an array of counts, and integers
+    that do not fit into an array's dtype fit into Python's.
+    """
+    single = np.array(single, np.float64)
+    if rates.shape != (some[-1] + 1,) or single.shape != (len(some),):
+        return False
+    near = 1e-5 * np.abs(single).max()
+    return np.allclose(rates[some], single, rtol=1e-5, atol=near, equal_nan=True)
 
 
 def _read_one(pretraining: optax.Schedule, step: int) -> float:
@@ -133,7 +155,7 @@ def _read_one(pretraining: optax.Schedule, step: int) -> float:
     return float(rate)
 
 
-def lookup(table: Table, *, start: int = 0) -> optax.Schedule:
+def lookup(table: np.ndarray, *, start: int = 0) -> optax.Schedule:
     """Returns the schedule that looks counts up in ``table``, as float32.
 
     The first entry is that of count ``start`` and of all before it. The table stays a NumPy array,
@@ -143,21 +165,27 @@ def lookup(table: Table, *, start: int = 0) -> optax.Schedule:
     last = start + len(entries) - 1
 
     def schedule(count: Any) -> jax.Array:
-        # What lives on the host may be wider than JAX's integers: clipped before it is converted.
+        # What lives on the host may be wider than JAX's integers, and is looked up there.
         if isinstance(count, (int, np.integer)):
-            count = min(max(int(count), start), last)
-        elif isinstance(count, np.ndarray) and np.issubdtype(count.dtype, np.integer):
-            count = np.clip(count.astype(np.int64), start, last).astype(np.int32)
+            count = np.array(min(max(int(count), start), last))
+        if isinstance(count, np.ndarray) and np.issubdtype(count.dtype, np.integer):
+            return jax.device_put(entries[np.clip(count.astype(np.int64), start, last) - start])
         count = jnp.asarray(count)
         if not jnp.issubdtype(count.dtype, jnp.integer):
             raise TypeError(
                 f"a schedule takes an integer count, but it is of dtype {count.dtype} (float32 "
                 "cannot count past 2**24). Count steps in int32."
             )
-        if count.dtype.itemsize < 4:  # `last` may not fit
-            count = count.astype(jnp.int32)
-        # Clipped before the subtraction, which could wrap around.
-        low, high = jnp.asarray(start, count.dtype), jnp.asarray(last, count.dtype)
-        return jnp.asarray(entries)[jnp.clip(count, low, high) - low]
+        return _look_up(entries, count, start)
 
     return schedule
+
+
+@partial(jax.jit, static_argnums=2, inline=True)
+def _look_up(entries: Any, count: jax.Array, start: int) -> jax.Array:
+    last = start + len(entries) - 1
+    if count.dtype.itemsize < 4:  # `last` may not fit
+        count = count.astype(jnp.int32)
+    # Clipped before the subtraction, which could wrap around.
+    low, high = jnp.asarray(start, count.dtype), jnp.asarray(last, count.dtype)
+    return entries[jnp.clip(count, low, high) - low]
