@@ -265,6 +265,15 @@ def relative_distance(params: PyTree, pruned_params: PyTree) -> jax.Array:
     Raises:
       ValueError: if the trees differ, naming the path.
     """
+    return _distance(*floating_leaves(params, pruned_params))
+
+
+def floating_leaves(params: PyTree, pruned_params: PyTree) -> tuple[list[Any], list[Any]]:
+    """The floating leaves of the trees before and after pruning, side by side.
+
+    Raises:
+      ValueError: if the trees differ, naming the path.
+    """
     check_matches(pruned_params, params, what="pruned tree")
     ours = jax.tree.leaves(params, is_leaf=is_absent)
     theirs = jax.tree.leaves(pruned_params, is_leaf=is_absent)
@@ -274,15 +283,23 @@ def relative_distance(params: PyTree, pruned_params: PyTree) -> jax.Array:
             f"only one of the trees before and after pruning has a leaf at {path!r}. Pass both "
             "whole, or the same part of both."
         )
+    pairs = [(x, y) for x, y in zip(ours, theirs, strict=True) if is_floating(x)]
+    return [x for x, _ in pairs], [y for _, y in pairs]
 
-    def difference(before: Any, after: Any) -> jax.Array:
-        before, after = jnp.asarray(before), jnp.asarray(after)
-        wide = wide_dtype(before.dtype, after.dtype)
-        return before.astype(wide) - after.astype(wide)
 
-    moved = [difference(x, y) for x, y in zip(ours, theirs, strict=True) if is_floating(x)]
-    whole = squared_norm(params)
-    return jnp.sqrt(squared_norm(moved) / jnp.where(whole > 0, whole, jnp.ones_like(whole)))
+def distance(before: list[jax.Array], after: list[jax.Array]) -> jax.Array:
+    """`relative_distance` of `floating_leaves`, to be compiled with what uses it."""
+
+    def difference(x: jax.Array, y: jax.Array) -> jax.Array:
+        wide = wide_dtype(x.dtype, y.dtype)
+        return x.astype(wide) - y.astype(wide)
+
+    whole = squared_norm(before)
+    moved = squared_norm([difference(x, y) for x, y in zip(before, after, strict=True)])
+    return jnp.sqrt(moved / jnp.where(whole > 0, whole, jnp.ones_like(whole)))
+
+
+_distance = jax.jit(distance)
 
 
 def size(tree: PyTree) -> int:

@@ -4,9 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune._checks import check_scalar, check_steps
-from jaxprune._tree import PyTree, is_traced, relative_distance
+from jaxprune._tree import PyTree, distance, floating_leaves, is_traced
 
 
 def allr_discount(
@@ -57,9 +58,9 @@ def allr_discount(
     """
     total = check_steps("pretraining_steps", pretraining_steps)
     budget = check_steps("retraining_steps", retraining_steps)
-    ratio = allr_ratio(params, pruned_params, pruned_fraction=pruned_fraction)
-    share = jnp.asarray(min(budget / total, 1.0), jnp.float32)
-    return jnp.minimum(jnp.maximum(ratio, share), jnp.ones((), jnp.float32))
+    s = _checked_fraction(pruned_fraction)
+    share = np.float32(min(budget / total, 1.0))
+    return _discount(*floating_leaves(params, pruned_params), s, share)
 
 
 def allr_ratio(params: PyTree, pruned_params: PyTree, *, pruned_fraction: Any) -> jax.Array:
@@ -97,12 +98,32 @@ def allr_ratio(params: PyTree, pruned_params: PyTree, *, pruned_fraction: Any) -
     References:
       Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and Love Retraining, ICLR 2023.
     """
+    s = _checked_fraction(pruned_fraction)
+    return _compiled_ratio(*floating_leaves(params, pruned_params), s)
+
+
+def _checked_fraction(pruned_fraction: Any) -> jax.Array:
     s = check_scalar("pruned_fraction", pruned_fraction)
     if not is_traced(s) and not 0 <= float(s) <= 1:
         raise ValueError(
             f"pruned_fraction is {float(s)}, but must lie in [0, 1]: the fraction of the weights "
             "still there that this cycle removes."
         )
-    relative = relative_distance(params, pruned_params).astype(jnp.float32)
+    return s
+
+
+def _ratio(before: list[jax.Array], after: list[jax.Array], s: jax.Array) -> jax.Array:
+    relative = distance(before, after).astype(jnp.float32)
     ratio = relative / jnp.sqrt(jnp.where(s > 0, s, jnp.ones_like(s)))
     return jnp.where(s > 0, ratio, jnp.zeros_like(ratio))
+
+
+_compiled_ratio = jax.jit(_ratio)
+
+
+@jax.jit
+def _discount(
+    before: list[jax.Array], after: list[jax.Array], s: jax.Array, share: jax.Array
+) -> jax.Array:
+    larger = jnp.maximum(_ratio(before, after, s), share)
+    return jnp.minimum(larger, jnp.ones((), jnp.float32))
