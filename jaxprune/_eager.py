@@ -38,14 +38,23 @@ def is_concrete(x: Any) -> bool:
     return not isinstance(x, Tracer)
 
 
-def in_host_memory(x: Any) -> bool:
-    """Whether NumPy reads an array where it lies: on the host, or whole on one CPU device."""
-    if isinstance(x, np.ndarray):
-        return True
+def host_view(x: Any) -> np.ndarray | None:
+    """The values of an array where NumPy reads them without a copy: not to be written, nor kept.
+
+    While it is held a step cannot take over the array's memory.
+
+    Returns:
+      The values of an array of the host or on one CPU device; `None` of any other, or a traced one.
+    """
+    if isinstance(x, (np.ndarray, np.generic)):
+        return np.asarray(x)
     if not isinstance(x, jax.Array) or not is_concrete(x) or not x.is_fully_addressable:
-        return False
+        return None
     devices = x.devices()
-    return len(devices) == 1 and next(iter(devices)).platform == "cpu"
+    if len(devices) > 1 or next(iter(devices)).platform != "cpu":
+        return None
+    # Of the array itself, NumPy's view would be remembered, and so held for good.
+    return np.asarray(x.addressable_data(0))
 
 
 def in_one_program(f: Callable[..., Any], *args: Any) -> Any:

@@ -1,11 +1,12 @@
 """How much two masks agree."""
 
-from typing import NamedTuple
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from jaxprune import _tree
+from jaxprune import _eager, _tree
 from jaxprune._tree import PyTree
 from jaxprune.metrics._sparsity import check_booleans, count_true
 
@@ -60,12 +61,17 @@ def overlap_per_leaf(a: PyTree, b: PyTree) -> list[LeafOverlap]:
     check_pair(a, b)
     named = _tree.named_leaves(a)
     pairs = list(zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
-    both = count_true([jnp.logical_and(x, y) for x, y in pairs])
-    either = count_true([jnp.logical_or(x, y) for x, y in pairs])
+    both = count_true([_joined(operator.and_, x, y) for x, y in pairs])
+    either = count_true([_joined(operator.or_, x, y) for x, y in pairs])
     return [
         LeafOverlap(path, i, u, _tree.size(leaf))
         for (path, leaf), i, u in zip(named, both, either, strict=True)
     ]
+
+
+def _joined(f: Callable[[Any, Any], Any], x: Any, y: Any) -> Any:
+    host = [_eager.host_view(x), _eager.host_view(y)]
+    return f(x, y) if any(view is None for view in host) else f(*host)
 
 
 def iou(a: PyTree, b: PyTree) -> float:

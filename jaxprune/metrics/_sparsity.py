@@ -3,13 +3,14 @@
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _sums, _tree
+from jaxprune import _eager, _sums, _tree
 from jaxprune._tree import PyTree
 
 # A uint32 sum of fewer entries than this cannot wrap.
@@ -61,11 +62,6 @@ def _digit_sums(leaf: jax.Array, limit: int = _LIMIT) -> jax.Array:
     return total
 
 
-@jax.jit
-def _count(leaf: jax.Array) -> jax.Array:
-    return _sums.count_true([leaf], tuple(range(leaf.ndim)))[0]
-
-
 def _add_digits(sums: jax.Array) -> jax.Array:
     """Adds uint32 numbers of any shape digit by digit, to base 256, without carries: ``[4]``."""
     # A digit is below 256, so up to 2**24 numbers are added exactly.
@@ -85,7 +81,16 @@ def _pieces(leaf: jax.Array, limit: int) -> list[jax.Array]:
     return [leaf]
 
 
-_jitted_digit_sums = jax.jit(_digit_sums, static_argnums=1)
+@partial(jax.jit, static_argnums=1)
+def _count_all(leaves: list[jax.Array], limit: int) -> list[jax.Array]:
+    # One uint32 sum is exact for a leaf below 2**32 entries, where an int32 sum would wrap at
+    # 2**31 and a float32 mean would already round at 2**24. Larger leaves take a longer way.
+    return [
+        _sums.count_true([leaf], tuple(range(leaf.ndim)))[0]
+        if leaf.size < limit
+        else _digit_sums(leaf, limit)
+        for leaf in leaves
+    ]
 
 
 def count_true(leaves: Sequence[Any]) -> list[int]:
@@ -97,13 +102,20 @@ def count_true(leaves: Sequence[Any]) -> list[int]:
     Returns:
       One Python integer an array.
     """
-    # One uint32 sum is exact for a leaf below 2**32 entries, where an int32 sum would wrap at
-    # 2**31 and a float32 mean would already round at 2**24. Larger leaves take a longer way.
-    sums = [
-        _count(jnp.asarray(leaf)) if _tree.size(leaf) < _LIMIT else _jitted_digit_sums(leaf)
-        for leaf in leaves
-    ]
-    return [from_digits(x) for x in jax.device_get(sums)]
+    counts = [0] * len(leaves)
+    # The others in one program for all that lie on the same devices.
+    elsewhere: dict[Any, list[int]] = {}
+    for i, leaf in enumerate(leaves):
+        if (host := _eager.host_view(leaf)) is not None:
+            counts[i] = int(np.count_nonzero(host))
+        else:
+            devices = leaf.devices() if _eager.is_concrete(leaf) else ()
+            elsewhere.setdefault(frozenset(devices), []).append(i)
+    for indices in elsewhere.values():
+        sums = jax.device_get(_count_all([leaves[i] for i in indices], _LIMIT))
+        for i, digits in zip(indices, sums, strict=True):
+            counts[i] = from_digits(digits)
+    return counts
 
 
 def from_digits(digits: np.ndarray) -> int:

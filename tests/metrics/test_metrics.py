@@ -12,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxprune as jp
 from jaxprune.metrics import _sparsity
+from tests.programs import counted
 
 
 def test_sparsity_overall_and_per_leaf():
@@ -41,8 +42,7 @@ def test_sparsity_is_exact_past_float32():
 )
 def test_counts_of_large_leaves(shape, limit, seed):
     leaf = np.random.default_rng(seed).random(shape) < 0.7
-    digits = _sparsity._jitted_digit_sums(jnp.asarray(leaf), limit)
-    assert digits.shape == (4,)
+    (digits,) = _sparsity._count_all([jnp.asarray(leaf)], limit)
     assert _sparsity.from_digits(np.asarray(digits)) == np.count_nonzero(leaf)
 
 
@@ -68,20 +68,57 @@ def test_few_partial_sums_none_of_which_can_wrap(shape, partial_sums):
 @pytest.mark.parametrize("shape", [(2**32,), (2**33 + 1,), (2, 2**34), (2**17, 2**17)])
 def test_large_leaves_compile(shape):
     abstract = jax.ShapeDtypeStruct(shape, bool)
-    compiled = _sparsity._jitted_digit_sums.lower(abstract, 2**32).compile()
-    assert compiled.out_info.shape == (4,)
+    compiled = _sparsity._count_all.lower([abstract], 2**32).compile()
+    assert compiled.out_info[0].shape == (4,)  # digits, for no uint32 holds the count
 
 
-def test_large_leaves_take_that_way(monkeypatch):
-    monkeypatch.setattr(_sparsity, "_LIMIT", 10)
-    monkeypatch.setattr(
-        _sparsity, "_jitted_digit_sums", lambda x: _sparsity._digit_sums(x, limit=10)
-    )
-    mask = {"large": jnp.ones((7, 9), bool).at[2, 3].set(False), "small": jnp.ones((3,), bool)}
-    assert jp.metrics.counts(mask) == (65, 66)
+def test_large_leaves_beside_small_ones_and_spread_over_devices():
+    large, small = jnp.ones((7, 9), bool).at[2, 3].set(False), jnp.ones((3,), bool)
+    digits = _sparsity._count_all([large, small], 10)
+    assert [_sparsity.from_digits(np.asarray(x)) for x in digits] == [62, 3]
     mesh = Mesh(np.array(jax.devices()), ("x",))
     spread = jax.device_put(jnp.ones((8, 9), bool), NamedSharding(mesh, PartitionSpec("x")))
-    assert jp.metrics.counts({"w": spread}) == (72, 72)
+    (digits,) = _sparsity._count_all([spread], 10)
+    assert _sparsity.from_digits(np.asarray(digits)) == 72
+
+
+def test_counts_wherever_leaves_lie():
+    devices = jax.devices()
+    flags = np.arange(8 * 9).reshape(8, 9) % 3 > 0
+    mesh = Mesh(np.array(devices), ("x",))
+    mask = {
+        "default device": jnp.asarray(flags),
+        "host": flags,
+        "scalar": np.True_,
+        "another device": jax.device_put(flags, devices[3]),
+        "spread": jax.device_put(flags, NamedSharding(mesh, PartitionSpec("x"))),
+        "two devices": jax.device_put(
+            flags, NamedSharding(Mesh(np.array(devices[:2]), ("x",)), PartitionSpec(None))
+        ),
+    }
+    kept = {row.path: row.kept for row in jp.metrics.sparsity_per_leaf(mask)}
+    assert kept == {name: 1 if name == "scalar" else 48 for name in mask}
+
+
+def test_counting_compiles_nothing_on_the_host_and_one_program_for_all_leaves_of_a_mesh():
+    masks = [jnp.ones((n, 23), bool) for n in (8, 16, 24)]
+    others = [~mask for mask in masks]
+    with counted() as programs:
+        assert jp.metrics.counts(masks) == (48 * 23, 48 * 23)
+        assert jp.metrics.iou(masks, others) == 0
+    assert programs.number == 0
+    mesh = NamedSharding(Mesh(np.array(jax.devices()), ("x",)), PartitionSpec("x"))
+    spread = jax.device_put(masks, mesh)
+    with counted() as programs:
+        assert jp.metrics.counts(spread) == (48 * 23, 48 * 23)
+    assert programs.number == 1
+
+
+def test_a_mask_that_was_counted_can_be_donated():
+    mask = {"w": jnp.ones((64, 64), bool)}
+    assert jp.sparsity(mask) == 0
+    jax.jit(lambda m: ~m, donate_argnums=0)(mask["w"])
+    assert mask["w"].is_deleted()
 
 
 def test_norm_drop_and_stability():
