@@ -1,5 +1,7 @@
 """A convolutional network with batch normalisation, small enough for eight simulated devices."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -60,8 +62,14 @@ def sgd(learning_rate):
     return optax.sgd(learning_rate, momentum=0.9)
 
 
+@jax.jit
+def _variables():
+    return Net().init(jax.random.key(0), IMAGES[:1], False)
+
+
 def state(mask=None, make_optimizer=sgd):
-    variables = Net().init(jax.random.key(0), IMAGES[:1], False)
+    """A fresh state: it may be donated."""
+    variables = _variables()
     return jp.training.TrainState.create(
         variables["params"],
         make_optimizer,
@@ -77,20 +85,29 @@ def mesh(*shape):
     return Mesh(np.array(jax.devices()[:count]).reshape(shape), names)
 
 
-def steps():
-    """The same step on other devices, by name; the first is the reference."""
-    loss_fn = make_loss_fn()
-    make = jp.training.make_train_step
-    small = {"min_size": 64}
-    return {
-        "1": make(loss_fn, sgd),
-        "8": make(loss_fn, sgd, mesh=mesh(8)),
-        "2x2": make(loss_fn, sgd, mesh=mesh(2, 2)),
-        "8 sharded": make(
-            loss_fn, sgd, mesh=mesh(8), sharding=jp.training.fully_sharded(mesh(8), **small)
-        ),
-        "2x2 sharded": make(
-            loss_fn, sgd, mesh=mesh(2, 2), sharding=jp.training.fully_sharded(mesh(2, 2), **small)
-        ),
-        "8 by pmap": jp.training.make_pmap_train_step(make_loss_fn("batch"), sgd),
-    }
+# On which devices, by name; the first is the reference.
+DEVICES = ("1", "8", "2x2", "8 sharded", "2x2 sharded", "8 by pmap")
+
+
+@functools.cache
+def step(name):
+    """The same step on other devices. Made once, so it compiles once a process."""
+    if name == "1":
+        return jp.training.make_train_step(make_loss_fn(), sgd)
+    if name == "8 by pmap":
+        return jp.training.make_pmap_train_step(make_loss_fn("batch"), sgd)
+    over = mesh(2, 2) if name.startswith("2x2") else mesh(8)
+    rule = jp.training.fully_sharded(over, min_size=64) if name.endswith("sharded") else None
+    return jp.training.make_train_step(make_loss_fn(), sgd, mesh=over, sharding=rule)
+
+
+@functools.cache
+def loop(name):
+    """The loop over that step, made once, too."""
+    return jp.training.make_loop(step(name), batch_at, chunk_steps=4)
+
+
+@functools.cache
+def evaluate():
+    data = {"x": np.asarray(IMAGES), "y": np.asarray(LABELS)}
+    return jp.training.make_evaluate(eval_fn, data, batch_size=50)

@@ -1,9 +1,12 @@
 """A tiny classification problem that trains in milliseconds."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 import jaxprune as jp
 
@@ -61,9 +64,39 @@ def sgd(learning_rate):
 
 
 def state(make_optimizer=sgd, **options):
+    """A fresh state: it may be donated."""
     return jp.training.TrainState.create(params(), make_optimizer, key=jax.random.key(1), **options)
 
 
-def loop(make_optimizer=sgd, **options):
-    step = jp.training.make_train_step(loss_fn, make_optimizer)
+def mesh():
+    return Mesh(np.array(jax.devices()), ("data",))
+
+
+def step(make_optimizer=sgd, **options):
+    """The step with these options, always the same one: so it compiles once a process."""
+    return _step(make_optimizer, **options)
+
+
+@functools.cache
+def _step(make_optimizer, **options):
+    return jp.training.make_train_step(loss_fn, make_optimizer, **options)
+
+
+@functools.cache
+def pmap_step():
+    return jp.training.make_pmap_train_step(loss_fn, sgd)
+
+
+def loop(make_optimizer=sgd, *, on_chunk=None, **options):
+    """The loop over that step with these options, always the same one, too."""
+    return _loop(step(make_optimizer), **options)._replace(on_chunk=on_chunk)
+
+
+def loop_of(step, **options):
+    """The loop over another step."""
+    return _loop(step, **options)
+
+
+@functools.cache
+def _loop(step, **options):
     return jp.training.make_loop(step, batch_at, **options)

@@ -12,6 +12,7 @@ import jaxprune as jp
 from jaxprune.training._portable import digests, from_arrays, shapes_of, to_arrays
 from jaxprune.training._records import from_json, to_json
 from tests.training import meshed, problem
+from tests.training.checkpointed import assert_equal
 
 P = PartitionSpec
 
@@ -27,17 +28,6 @@ def tree():
         "half": jnp.arange(6, dtype=jnp.bfloat16).reshape(2, 3),
         "parts": (jnp.float32(1.5), None, [jnp.int32(7)]),
     }
-
-
-def raw(x):
-    return jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-
-
-def assert_equal(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
-        assert x.dtype == y.dtype
-        np.testing.assert_array_equal(raw(x), raw(y))
 
 
 def test_there_and_back():

@@ -12,36 +12,38 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxprune as jp
-from tests.training import meshed
+from tests.training import meshed, problem
 
 P = PartitionSpec
-OTHERS = ["8", "2x2", "8 sharded", "2x2 sharded", "8 by pmap"]
+
+
+def devices(*default):
+    """All of `meshed.DEVICES`, of which these are tried every time."""
+    return [
+        name if name in default else pytest.param(name, marks=pytest.mark.slow)
+        for name in meshed.DEVICES
+    ]
 
 
 def host(tree):
     return jax.tree.map(np.asarray, jax.device_get(tree))
 
 
-def trained(step, mask, n=20):
-    state = meshed.state(mask)
-    metrics = []
-    for t in range(n):
-        state, row = step(state, meshed.batch_at(t), 0.05)
-        metrics.append(host(row))
-    return step.gather(state), metrics
+def trained(name, mask):
+    return meshed.loop(name)(meshed.state(mask), [0.05] * 20)
 
 
 @pytest.fixture(scope="module")
 def reference():
     mask = jp.prune(meshed.state().params, 0.5)[1]
-    return mask, *trained(meshed.steps()["1"], mask)
+    return mask, *trained("1", mask)
 
 
-@pytest.mark.parametrize("name", OTHERS)
+@pytest.mark.parametrize("name", devices("8 sharded", "2x2", "8 by pmap")[1:])
 def test_twenty_steps_agree_and_masks_are_identical(name, reference):
-    mask, alone, rows = reference
-    step = meshed.steps()[name]
-    spread, other_rows = trained(step, mask)
+    mask, alone, metrics = reference
+    step = meshed.step(name)
+    spread, other_metrics = trained(name, mask)
     for part in ("params", "model_state", "opt_state"):
         for a, b in zip(
             jax.tree.leaves(host(getattr(alone, part))),
@@ -49,9 +51,8 @@ def test_twenty_steps_agree_and_masks_are_identical(name, reference):
             strict=True,
         ):
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-    for a, b in zip(rows, other_rows, strict=True):
-        assert a.keys() == b.keys() == {"loss", "accuracy"}
-        np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-5, atol=1e-5)
+    assert metrics.keys() == other_metrics.keys() == {"loss", "accuracy"}
+    np.testing.assert_allclose(metrics["loss"], other_metrics["loss"], rtol=1e-5, atol=1e-5)
     assert int(spread.step) == 20
     # The same parameters give the identical mask wherever they lie.
     again = step.place(alone) if step.traceable else alone
@@ -61,15 +62,12 @@ def test_twenty_steps_agree_and_masks_are_identical(name, reference):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["1", *OTHERS])
+@pytest.mark.parametrize("name", devices("8 sharded", "8 by pmap"))
 def test_a_whole_run_agrees_in_counts_and_accuracy(name):
-    step = meshed.steps()[name]
-    train = jp.training.make_loop(step, meshed.batch_at, chunk_steps=10)
-    data = {"x": np.asarray(meshed.IMAGES), "y": np.asarray(meshed.LABELS)}
     result = jp.training.imp(
         meshed.state(),
-        train,
-        evaluate=jp.training.make_evaluate(meshed.eval_fn, data, batch_size=50),
+        meshed.loop(name),
+        evaluate=meshed.evaluate(),
         recalibrate=jp.training.make_recalibrate(meshed.make_loss_fn(), meshed.batch_at, steps=3),
         pretraining=optax.cosine_decay_schedule(0.2, 60),
         pretraining_steps=60,
@@ -84,7 +82,7 @@ def test_a_whole_run_agrees_in_counts_and_accuracy(name):
 
 
 def test_moments_and_masks_lie_as_their_parameters_do():
-    step = meshed.steps()["8 sharded"]
+    step = meshed.step("8 sharded")
     state = step.place(meshed.state())
     kernel = state.params["Dense_1"]["kernel"]
     assert kernel.sharding.spec == P(None, "data")
@@ -173,7 +171,7 @@ def test_meshes_of_explicit_axes_work_too():
 
 
 def test_pmap_states_are_replicated_and_gathered():
-    step = meshed.steps()["8 by pmap"]
+    step = meshed.step("8 by pmap")
     state = step.place(meshed.state())
     assert state.step.shape == (8,)
     assert step.place(state) is state
@@ -191,12 +189,12 @@ def test_pmap_states_are_replicated_and_gathered():
 
 def test_pmap_draws_another_key_on_every_device():
     def loss_fn(params, model_state, batch, key):
-        loss, (model_state, _) = meshed.make_loss_fn("batch")(params, model_state, batch, key)
+        loss, (model_state, _) = problem.loss_fn(params, model_state, batch, key)
         drawn = jax.lax.all_gather(jax.random.uniform(key), "batch")
         return loss, (model_state, {"apart": jnp.min(jnp.abs(jnp.diff(jnp.sort(drawn))))})
 
-    step = jp.training.make_pmap_train_step(loss_fn, meshed.sgd)
-    _, metrics = step(meshed.state(), meshed.batch_at(0), 0.1)
+    step = jp.training.make_pmap_train_step(loss_fn, problem.sgd)
+    _, metrics = step(problem.state(), problem.batch_at(0), 0.1)
     assert metrics["apart"] > 0
 
 
@@ -211,33 +209,32 @@ def test_counts_are_no_means():
 
 
 def test_pmap_loops_take_replicated_states_and_bake_no_data():
-    step = meshed.steps()["8 by pmap"]
-    train = jp.training.make_loop(step, meshed.batch_at, chunk_steps=3)
-    state, metrics = train(step.place(meshed.state()), [0.1] * 4)
-    assert int(state.step) == 4
-    _, expected = train(meshed.state(), [0.1] * 4)
+    step = meshed.step("8 by pmap")
+    train = meshed.loop("8 by pmap")
+    state, metrics = train(step.place(meshed.state()), [0.1] * 6)
+    assert int(state.step) == 6
+    _, expected = train(meshed.state(), [0.1] * 6)
     np.testing.assert_array_equal(metrics["loss"], expected["loss"])
 
 
 def test_evaluation_on_a_mesh_counts_every_example_once():
-    data = {"x": np.asarray(meshed.IMAGES)[:91], "y": np.asarray(meshed.LABELS)[:91]}
-    evaluate = jp.training.make_evaluate(meshed.eval_fn, data, batch_size=20)
-    state = meshed.state()
+    evaluate = problem.evaluate
+    state = problem.state()
     alone = evaluate(state)
-    spread = evaluate(meshed.steps()["8"].place(state))
+    spread = evaluate(problem.step(mesh=problem.mesh()).place(state))
     assert alone == spread
     moved = jax.device_put(state, jax.devices()[3])
     assert evaluate(moved) == alone
     whole = NamedSharding(meshed.mesh(2, 2), P())
     batches = [
-        {**{k: v[i : i + 28] for k, v in data.items()}, "weight": np.ones(28, np.float32)}
-        for i in range(0, 84, 28)
+        {**{k: v[i : i + 28] for k, v in problem.DATA.items()}, "weight": np.ones(28, np.float32)}
+        for i in range(0, 196, 28)
     ]
     streamed = jp.training.make_stream_evaluate(
-        meshed.eval_fn, lambda: iter(batches), mesh=meshed.mesh(2, 2)
+        problem.eval_fn, lambda: iter(batches), mesh=meshed.mesh(2, 2)
     )
-    first = {k: v[:84] for k, v in data.items()}
-    expected = jp.training.make_evaluate(meshed.eval_fn, first, batch_size=84)(state)
+    first = {k: v[:196] for k, v in problem.DATA.items()}
+    expected = jp.training.make_evaluate(problem.eval_fn, first, batch_size=196)(state)
     assert streamed(jax.device_put(state, whole)) == expected
 
 
