@@ -1,5 +1,7 @@
 """Every recipe trained from end to end: one phase, then the final hard prune."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,6 +35,8 @@ RECIPES = {
     "dst": lambda: jp.methods.dst(penalty=1e-2),
     "sr_ste": lambda: jp.methods.sr_ste(jp.masks.nm(1, 2, axis=0)),
 }
+# One of each kind; all others are tried in the slow lane.
+REPRESENTATIVES = {"dense", "gmp", "gsm", "rigl", "str", "sr_ste"}
 CONTROLLED = {name for name in RECIPES if name not in ("dense", "str", "cs", "dst", "sr_ste")}
 
 
@@ -42,28 +46,36 @@ def nesterov(learning_rate):
     )
 
 
-def train(method, *, steps=T, rate=0.05, **options):
+@functools.cache
+def trained(name):
+    """A recipe from end to end: its result, its loop and the records told on the way."""
     parts = jp.training.prepare(
-        method, problem.params(), problem.loss_fn, nesterov, key=jax.random.key(1)
+        RECIPES[name](), problem.params(), problem.loss_fn, nesterov, key=jax.random.key(1)
     )
     step = jp.training.make_train_step(parts.loss_fn, parts.make_optimizer)
     loop = jp.training.make_loop(step, problem.batch_at)
-    rates = np.linspace(rate, 0, steps, endpoint=False)
-    result = jp.training.fit(
-        parts, loop, evaluate=problem.evaluate, learning_rates=rates, **options
-    )
-    return result, loop
+    rates = np.linspace(0.05, 0, T, endpoint=False)
+    told = []
+    with jax.numpy_dtype_promotion("standard"):
+        result = jp.training.fit(
+            parts, loop, evaluate=problem.evaluate, learning_rates=rates, on_phase=told.append
+        )
+    return result, loop, told
 
 
 def test_every_recipe_is_here():
     assert set(RECIPES) == set(jp.methods.METHODS)
 
 
-@pytest.mark.parametrize("name", RECIPES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in REPRESENTATIVES else pytest.param(name, marks=pytest.mark.slow)
+        for name in RECIPES
+    ],
+)
 def test_trains_and_ends_with_a_hard_mask(name):
-    told = []
-    with jax.numpy_dtype_promotion("standard"):
-        result, loop = train(RECIPES[name](), on_phase=told.append)
+    result, loop, told = trained(name)
     training, final = result.records
     assert told == [training, final]
     assert (training.phase, final.phase) == ("training", "final prune")
@@ -97,10 +109,13 @@ def test_trains_and_ends_with_a_hard_mask(name):
 @pytest.mark.parametrize(
     "method",
     [
-        jp.methods.dpf(0.5, total_steps=2, interval=1),
-        jp.methods.rigl(0.5, key=KEY, total_steps=2, interval=1, end_step=2),
+        pytest.param(jp.methods.dpf(0.5, total_steps=2, interval=1), id="dpf"),
+        pytest.param(
+            jp.methods.rigl(0.5, key=KEY, total_steps=2, interval=1, end_step=2),
+            id="rigl",
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=lambda method: method.name,
 )
 def test_batch_statistics_travel_beside_the_mask(method):
     model = models.ResNet(num_classes=3, blocks=0, widths=(8,))
@@ -146,10 +161,8 @@ def test_batch_statistics_travel_beside_the_mask(method):
 
 
 def test_the_final_state_can_be_retrained():
-    result, _ = train(RECIPES["gsm"]())
-    step = jp.training.make_train_step(problem.loss_fn, nesterov)
-    loop = jp.training.make_loop(step, problem.batch_at)
-    state, _ = loop(result.state, [0.01] * 3)
+    end = jax.tree.map(jnp.copy, trained("gsm")[0].state)
+    state, _ = problem.loop(nesterov)(end, [0.01] * 3)
     assert int(state.step) == T + 3
     kept = sum(
         int(jnp.sum(m & (p["kernel"] != 0)))

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
 
 import jaxprune as jp
 from tests.training import problem
@@ -24,16 +23,21 @@ def assert_trees_equal(a, b):
 
 def test_a_step_equals_the_loop_written_by_hand():
     mask = half_mask()
-    state, step = problem.state(mask=mask), problem.loop().step
+    state, step = problem.state(mask=mask), problem.step()
     params, tx = jp.apply_mask(problem.params(), mask), problem.sgd(0.1)
     opt_state = tx.init(params)
-    for t in range(5):
-        state, metrics = step(state, problem.batch_at(t), 0.1)
+
+    @jax.jit
+    def by_hand(params, opt_state, batch):
         (loss, _), grads = jax.value_and_grad(problem.loss_fn, has_aux=True)(
-            params, None, problem.batch_at(t), None
+            params, None, batch, None
         )
         updates, opt_state = tx.update(jp.apply_mask(grads, mask), opt_state, params)
-        params = jp.apply_mask(optax.apply_updates(params, updates), mask)
+        return jp.apply_mask(optax.apply_updates(params, updates), mask), opt_state, loss
+
+    for t in range(5):
+        state, metrics = step(state, problem.batch_at(t), 0.1)
+        params, opt_state, loss = by_hand(params, opt_state, problem.batch_at(t))
         np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-6)
     for ours, theirs in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-6, atol=1e-7)
@@ -51,10 +55,16 @@ def test_creating_a_state_copies_and_masks():
     assert jp.sparsity(mask) == pytest.approx(0.5, abs=0.01)
 
 
-@pytest.mark.parametrize("chunk", [1, 4, 23, 50])
-@pytest.mark.parametrize("compiled", [True, False])
-def test_loops_agree_whatever_the_chunk(chunk, compiled):
-    expected, reference = problem.loop(compile_chunks=False, chunk_steps=7)(problem.state(), RATES)
+@pytest.mark.parametrize(
+    ("compiled", "chunk"),
+    [
+        (True, 4),
+        *(pytest.param(True, chunk, marks=pytest.mark.slow) for chunk in (1, 23, 50)),
+        *((False, chunk) for chunk in (1, 4, 23, 50)),
+    ],
+)
+def test_loops_agree_whatever_the_chunk(compiled, chunk):
+    expected, reference = problem.loop(chunk_steps=7)(problem.state(), RATES)
     state, metrics = problem.loop(compile_chunks=compiled, chunk_steps=chunk)(
         problem.state(), RATES
     )
@@ -66,7 +76,10 @@ def test_loops_agree_whatever_the_chunk(chunk, compiled):
 
 @pytest.mark.parametrize("compiled", [True, False])
 def test_remainders_phases_and_masks_do_not_recompile(compiled):
-    train = problem.loop(compile_chunks=compiled, chunk_steps=10)
+    # A loop of its own: what others compile does not count.
+    train = jp.training.make_loop(
+        problem.step(), problem.batch_at, compile_chunks=compiled, chunk_steps=10
+    )
     state = problem.state()
     for rates in (RATES, RATES[:10], RATES[:3], RATES[:1]):
         state, _ = train(state, rates)
@@ -89,10 +102,10 @@ def test_training_in_parts_equals_training_in_full():
 def test_chunks_are_reported_in_order():
     seen = []
     train = problem.loop(
-        chunk_steps=10, on_chunk=lambda first, rates, metrics: seen.append((first, rates, metrics))
+        chunk_steps=7, on_chunk=lambda first, rates, metrics: seen.append((first, rates, metrics))
     )
     _, metrics = train(problem.state(), RATES)
-    assert [first for first, _, _ in seen] == [0, 10, 20]
+    assert [first for first, _, _ in seen] == [0, 7, 14, 21]
     np.testing.assert_array_equal(np.concatenate([rates for _, rates, _ in seen]), RATES)
     losses = np.concatenate([m["loss"] for _, _, m in seen])
     np.testing.assert_array_equal(losses, metrics["loss"])
@@ -104,13 +117,13 @@ def test_no_steps_change_nothing():
     assert_trees_equal(state.params, problem.state().params)
 
 
-def test_a_plain_batch_function_works_too():
-    step = jp.training.make_train_step(problem.loss_fn, problem.sgd)
-    for compiled in (True, False):
-        train = jp.training.make_loop(step, lambda t: problem.batch_at(t), compile_chunks=compiled)
-        state, _ = train(problem.state(), RATES[:3])
-        expected, _ = problem.loop(compile_chunks=compiled)(problem.state(), RATES[:3])
-        assert_trees_equal(state.params, expected.params)
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=pytest.mark.slow), False])
+def test_a_plain_batch_function_works_too(compiled):
+    options = {"compile_chunks": compiled, "chunk_steps": 4}
+    train = jp.training.make_loop(problem.step(), lambda t: problem.batch_at(t), **options)
+    state, _ = train(problem.state(), RATES[:6])
+    expected, _ = problem.loop(**options)(problem.state(), RATES[:6])
+    assert_trees_equal(state.params, expected.params)
 
 
 def test_the_key_depends_on_run_and_step_only():
@@ -130,10 +143,8 @@ def test_the_key_depends_on_run_and_step_only():
 
 
 def test_eight_devices_train_like_one():
-    mesh = Mesh(np.array(jax.devices()), ("data",))
     alone, spread = problem.state(mask=half_mask()), problem.state(mask=half_mask())
-    one = jp.training.make_train_step(problem.loss_fn, problem.sgd)
-    eight = jp.training.make_train_step(problem.loss_fn, problem.sgd, mesh=mesh)
+    one, eight = problem.step(), problem.step(mesh=problem.mesh())
     for t in range(20):
         alone, _ = one(alone, problem.batch_at(t), 0.05)
         spread, _ = eight(spread, problem.batch_at(t), 0.05)
@@ -146,7 +157,12 @@ def test_eight_devices_train_like_one():
 
 
 @pytest.mark.parametrize(
-    "make_optimizer", [problem.sgd, lambda lr: optax.adamw(lr, weight_decay=0.1), optax.adam]
+    "make_optimizer",
+    [
+        problem.sgd,
+        lambda lr: optax.adamw(lr, weight_decay=0.1),
+        pytest.param(optax.adam, marks=pytest.mark.slow),
+    ],
 )
 def test_pruned_weights_stay_zero_through_the_loop(make_optimizer):
     mask = half_mask()

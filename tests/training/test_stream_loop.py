@@ -8,14 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import Mesh
 
 import jaxprune as jp
-from jaxprune.training import _stream_loop
 from tests.training import problem
 
 RATES = np.linspace(0.2, 0.0, 23, dtype=np.float32)
-STEP = jp.training.make_train_step(problem.loss_fn, problem.sgd)
+STEP = problem.step()
 BATCHES = [jax.device_get(problem.batch_at(t)) for t in range(60)]
 
 
@@ -40,7 +38,7 @@ def streamed(stream, step=STEP, **options):
 
 
 def at_hand(step=STEP, **options):
-    return jp.training.make_loop(step, problem.batch_at, compile_chunks=False, **options)
+    return problem.loop_of(step, chunk_steps=7, **options)
 
 
 def assert_same(ours, theirs):
@@ -78,8 +76,7 @@ def test_it_equals_the_loop_on_the_same_batches(prefetch, chunk_steps):
 
 
 def test_eight_devices():
-    mesh = Mesh(np.array(jax.devices()), ("data",))
-    step = jp.training.make_train_step(problem.loss_fn, problem.sgd, mesh=mesh)
+    step = problem.step(mesh=problem.mesh())
     assert_trains_like(streamed(Stream(), step), at_hand(step))
     placed = step.place_batch(BATCHES[0])["x"]
     assert len(placed.sharding.device_set) == 8
@@ -87,9 +84,8 @@ def test_eight_devices():
 
 
 def test_a_step_by_pmap():
-    step = jp.training.make_pmap_train_step(problem.loss_fn, problem.sgd)
-    reference = jp.training.make_loop(step, problem.batch_at)
-    assert_trains_like(streamed(Stream(), step, chunk_steps=10), reference)
+    step = problem.pmap_step()
+    assert_trains_like(streamed(Stream(), step, chunk_steps=10), at_hand(step))
 
 
 def test_chunks_are_reported_in_order():
@@ -209,8 +205,7 @@ def test_what_making_a_stream_raises_reaches_the_caller():
 
 
 def test_a_batch_that_cannot_be_placed_reaches_the_caller():
-    mesh = Mesh(np.array(jax.devices()), ("data",))
-    step = jp.training.make_train_step(problem.loss_fn, problem.sgd, mesh=mesh)
+    step = problem.step(mesh=problem.mesh())
     odd = jax.tree.map(lambda x: x[:30], BATCHES[0])  # eight devices do not divide it
     with pytest.raises(ValueError, match="30"):
         streamed(lambda first: itertools.repeat(odd), step)(problem.state(), RATES)
@@ -305,8 +300,13 @@ def test_a_loop_that_is_closed_ends_its_thread_and_its_stream():
 
 
 def test_a_stream_in_mid_batch_is_abandoned_too(monkeypatch):
-    monkeypatch.setattr(_stream_loop, "_PATIENCE", 0.1)
-    gate = threading.Event()
+    gate, join = threading.Event(), threading.Thread.join
+
+    def soon(thread, timeout=None):
+        assert timeout is not None, "it may wait for ever"
+        join(thread, min(timeout, 0.1))
+
+    monkeypatch.setattr(threading.Thread, "join", soon)
 
     def stream(first):
         yield BATCHES[0]
@@ -316,46 +316,56 @@ def test_a_stream_in_mid_batch_is_abandoned_too(monkeypatch):
     train = streamed(stream)
     before = alive(set())
     train(problem.state(), RATES[:1])
-    with pytest.warns(UserWarning, match=r"a stream did not end within 0\.1 s"):
+    with pytest.warns(UserWarning, match=r"a stream did not end within \d+ s"):
         train(problem.state(), RATES[:1])
     gate.set()
     wait_until(lambda: len(alive(before)) == 1)
 
 
+def loops(chunk_steps, **options):
+    return {
+        "stream": lambda: streamed(Stream(), chunk_steps=chunk_steps, **options),
+        "dispatched": lambda: problem.loop(chunk_steps=chunk_steps, **options),
+        "compiled": lambda: problem.loop(compile_chunks=True, chunk_steps=chunk_steps, **options),
+    }
+
+
+# The ways to wait for an array and to read it.
+READS = ("__array__", "__bool__", "__float__", "__index__", "__int__", "item", "tolist")
+WAITS = ("block_until_ready",)
+
+
 @pytest.mark.parametrize("kind", ["stream", "dispatched", "compiled"])
-@pytest.mark.parametrize(("steps", "chunk_steps"), [(23, 10), (20, 5), (3, 50)])
+@pytest.mark.parametrize(("steps", "chunk_steps"), [(23, 7), (21, 7), (3, 7)])
 def test_metrics_are_fetched_once_a_chunk(kind, steps, chunk_steps, monkeypatch):
     """No step waits for the host: of what the steps compute nothing else is read."""
-    train = {
-        "stream": lambda: streamed(Stream(), chunk_steps=chunk_steps),
-        "dispatched": lambda: at_hand(chunk_steps=chunk_steps),
-        "compiled": lambda: problem.loop(compile_chunks=True, chunk_steps=chunk_steps),
-    }[kind]()
+    train = loops(chunk_steps)[kind]()
     state = problem.state()
     fetched, fetch = [], jax.device_get
-    array = type(state.step)
-    value, ready = array._value, array.block_until_ready
-    alone = []  # what was waited for in another way
+    fetching, alone = [], []  # what is read inside a fetch, and in another way
 
     def counted(tree):
         fetched.append(tree)
-        with monkeypatch.context() as patch:
-            patch.setattr(array, "_value", value)
+        fetching.append(True)
+        try:
             return fetch(tree)
+        finally:
+            fetching.pop()
 
-    def read(x):
-        alone.append(x.shape)
-        return value.fget(x)
+    def noted(name, method):
+        def read(x, *arguments, **options):
+            if not fetching:
+                alone.append(name)
+            return method(x, *arguments, **options)
 
-    def wait(x):
-        alone.append(x.shape)
-        return ready(x)
+        return read
 
     monkeypatch.setattr(jax, "device_get", counted)
-    monkeypatch.setattr(array, "_value", property(read))
-    monkeypatch.setattr(array, "block_until_ready", wait)
+    array = type(state.step)
+    for name in (*READS, *WAITS):
+        monkeypatch.setattr(array, name, noted(name, getattr(array, name)))
     float(jnp.ones(())), jnp.ones(3).block_until_ready()
-    assert alone == [(), (3,)], "such reads are seen"
+    assert alone == ["__float__", "block_until_ready"], "such reads are seen"
     alone.clear()
     train(state, RATES[:steps])
     chunks = -(-steps // chunk_steps)
@@ -376,7 +386,7 @@ def test_the_length_of_a_whole_chunk_is_known_to_the_compiler():
 
 
 def test_batches_of_the_host_are_put_on_the_devices():
-    for step in (STEP, jp.training.make_pmap_train_step(problem.loss_fn, problem.sgd)):
+    for step in (STEP, problem.pmap_step()):
         placed = step.place_batch(jax.tree.map(np.asarray, BATCHES[0]))
         for leaf in jax.tree.leaves(placed):
             assert isinstance(leaf, jax.Array)
@@ -394,20 +404,15 @@ def test_a_chunk_begins_before_the_metrics_of_the_last_are_fetched(kind):
         events.append(("begin", done))
         return False
 
-    options = {"chunk_steps": 5, "on_chunk": report}
-    train = {
-        "stream": lambda: streamed(Stream(), **options),
-        "dispatched": lambda: at_hand(**options),
-        "compiled": lambda: problem.loop(compile_chunks=True, **options),
-    }[kind]()
-    train(problem.state(), RATES[:15], stop=stop)
+    train = loops(7, on_chunk=report)[kind]()
+    train(problem.state(), RATES[:21], stop=stop)
     assert events == [
         ("begin", 0),
-        ("begin", 5),
+        ("begin", 7),
         ("report", 0),
-        ("begin", 10),
-        ("report", 5),
-        ("report", 10),
+        ("begin", 14),
+        ("report", 7),
+        ("report", 14),
     ]
 
 
