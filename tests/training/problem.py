@@ -50,12 +50,12 @@ def eval_fn(params, model_state, batch):
     return {"accuracy": (jnp.sum(correct * batch["weight"]), jnp.sum(batch["weight"]))}
 
 
-def _batch(data, step):
+def batch_of(data, step):
     index = jax.random.randint(jax.random.fold_in(jax.random.key(7), step), (32,), 0, N)
     return jax.tree.map(lambda x: x[index], data)
 
 
-batch_at = jax.tree_util.Partial(_batch, jax.tree.map(jnp.asarray, DATA))
+batch_at = jax.tree_util.Partial(batch_of, jax.tree.map(jnp.asarray, DATA))
 evaluate = jp.training.make_evaluate(eval_fn, DATA, batch_size=64)
 
 

@@ -64,7 +64,7 @@ def test_sharded_arrays_keep_their_places():
         assert back[name].sharding == leaf.sharding, name
 
 
-@pytest.mark.parametrize("spec", [P("data"), P(None, "data")])
+@pytest.mark.parametrize("spec", [P("data"), pytest.param(P(None, "data"), marks=pytest.mark.slow)])
 def test_many_sharded_arrays_at_a_time(spec):
     """Each is a sum over devices; simulated ones meet for few programs at a time."""
     where = NamedSharding(meshed.mesh(8), spec)

@@ -1,5 +1,6 @@
 """Runs side by side, one a device."""
 
+import functools
 import threading
 
 import jax
@@ -7,12 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
 
 import jaxprune as jp
 from tests.training import problem
 
-STEP = jp.training.make_train_step(problem.loss_fn, problem.sgd)
+STEP = problem.step()
 RATES = np.linspace(0.2, 0.0, 23, dtype=np.float32)
 
 
@@ -27,16 +27,27 @@ def data(seed):
     }
 
 
-def loop(seed=0, step=STEP, chunk_steps=5, **options):
-    batch_at = jax.tree_util.Partial(problem._batch, data(seed))
-    options = {"compile_chunks": True, **options}
-    return jp.training.make_loop(step, batch_at, chunk_steps=chunk_steps, **options)
+def loop(seed=0, step=STEP, *, chunk_steps=5, on_chunk=None, compile_chunks=True):
+    return _loop(seed, step, chunk_steps, compile_chunks)._replace(on_chunk=on_chunk)
+
+
+@functools.cache
+def _loop(seed, step, chunk_steps, compile_chunks):
+    """Made once, so that what trains alone compiles once."""
+    batch_at = jax.tree_util.Partial(problem.batch_of, data(seed))
+    return jp.training.make_loop(
+        step, batch_at, chunk_steps=chunk_steps, compile_chunks=compile_chunks
+    )
+
+
+@functools.cache
+def params(seed):
+    """On the host: nothing is to be drawn on every device."""
+    return jax.device_get(problem.params(seed))
 
 
 def start(seed):
-    return jp.training.TrainState.create(
-        problem.params(seed), problem.sgd, key=jax.random.key(seed)
-    )
+    return jp.training.TrainState.create(params(seed), problem.sgd, key=jax.random.key(seed))
 
 
 def steps(seed, number):
@@ -87,15 +98,16 @@ RUNS = [
 ]
 
 
-def test_every_run_of_imp_is_as_if_it_were_alone(caplog):
-    loops = [loop(seed) for seed in range(3)]
+@pytest.mark.parametrize("number", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_every_run_of_imp_is_as_if_it_were_alone(number, caplog):
+    runs, loops = RUNS[:number], [loop(seed) for seed in range(number)]
     with jax.log_compiles():
-        results = jp.training.sweep(RUNS, loops, devices=jax.devices()[:2])
+        results = jp.training.sweep(runs, loops, devices=jax.devices()[:2])
     # All phases of all runs of a turn are one program, for whole chunks and for what is left; a
     # turn on fewer devices is another.
     programs = [m for m in caplog.messages if "Finished XLA compilation of jit(of_one)" in m]
-    assert len(programs) == 4
-    for i, (ours, run) in enumerate(zip(results, RUNS, strict=True)):
+    assert len(programs) == (2 if number == 2 else 4)
+    for i, (ours, run) in enumerate(zip(results, runs, strict=True)):
         alone = run(loops[i])
         assert_same(ours.state, alone.state)
         assert_same(ours.state.mask, alone.state.mask)
@@ -108,7 +120,7 @@ def test_every_run_of_imp_is_as_if_it_were_alone(caplog):
             assert (a.nonzero, a.first_step) == (b.nonzero, b.first_step)
         assert_lies_on(ours.state, jax.devices()[i % 2])
     losses = [result.records[0].metrics["loss"][0] for result in results]
-    assert len(set(losses)) == 3, "other data, other losses"
+    assert len(set(losses)) == number, "other data, other losses"
 
 
 def test_bimp_is_as_if_it_were_alone():
@@ -127,11 +139,17 @@ def test_bimp_is_as_if_it_were_alone():
     assert_alike([jax.tree_util.Partial(run, seed) for seed in range(2)], STEP)
 
 
-def test_methods_of_one_phase_are_as_if_they_were_alone():
-    method = jp.methods.gmp(0.5, total_steps=20)
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(jp.methods.dense(), id="dense"),
+        pytest.param(jp.methods.gmp(0.5, total_steps=20), id="gmp", marks=pytest.mark.slow),
+    ],
+)
+def test_methods_of_one_phase_are_as_if_they_were_alone(method):
     parts = [
         jp.training.prepare(
-            method, problem.params(seed), problem.loss_fn, problem.sgd, key=jax.random.key(seed)
+            method, params(seed), problem.loss_fn, problem.sgd, key=jax.random.key(seed)
         )
         for seed in range(2)
     ]
@@ -167,7 +185,10 @@ def test_a_loss_that_is_nan_ends_its_run_alone():
     assert len(diverged["loss"]) < len(fine["loss"]) == 23
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
+@pytest.mark.parametrize(
+    "devices",
+    [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(8, marks=pytest.mark.slow)],
+)
 def test_runs_of_any_lengths_in_turns(devices):
     lengths = [23, 4, 0]
     loops = [loop(seed) for seed in range(3)]
@@ -217,9 +238,9 @@ def test_a_run_that_fails_raises_after_the_others_ended():
         ended.append(int(state.step))
 
     with pytest.raises(FileNotFoundError, match="no such table") as caught:
-        jp.training.sweep([ends, fails, ends], [loop()] * 3)
+        jp.training.sweep([ends, fails], [loop()] * 2)
     assert caught.value.__notes__ == ["in run 1 of the sweep"]
-    assert ended == [23, 23]
+    assert ended == [23]
 
 
 def test_a_run_that_fails_in_a_later_turn_has_its_own_number():
@@ -337,10 +358,8 @@ def test_bad_loops():
     with pytest.raises(ValueError, match="each run has its loop; got 2 runs and 1 loops"):
         jp.training.sweep([never] * 2, [loop()])
     alone = "from a step without a mesh"
-    mesh = Mesh(np.array(jax.devices()), ("data",))
-    refused(alone, loop(step=jp.training.make_train_step(problem.loss_fn, problem.sgd, mesh=mesh)))
-    by_pmap = jp.training.make_pmap_train_step(problem.loss_fn, problem.sgd)
-    refused(alone, loop(step=by_pmap, compile_chunks=None))
+    refused(alone, loop(step=problem.step(mesh=problem.mesh())))
+    refused(alone, loop(step=problem.pmap_step(), compile_chunks=None))
     refused(alone, jp.training.make_stream_loop(STEP, lambda first: iter(())))
     again = jp.training.make_train_step(problem.loss_fn, problem.sgd)
     unequal = "loop 1 has another step or chunk length than loop 0"
@@ -351,7 +370,7 @@ def test_bad_loops():
     refused(no_partial, loop(), plain)
     refused("the batch function of loop 0", plain, plain)
     fewer = jax.tree.map(lambda x: x[:50], data(0))
-    smaller = jax.tree_util.Partial(problem._batch, fewer)
+    smaller = jax.tree_util.Partial(problem.batch_of, fewer)
     refused(no_partial, loop(), jp.training.make_loop(STEP, smaller, chunk_steps=5))
-    other = jax.tree_util.Partial(lambda data, step: problem._batch(data, step), data(0))
+    other = jax.tree_util.Partial(lambda data, step: problem.batch_of(data, step), data(0))
     refused(no_partial, loop(), jp.training.make_loop(STEP, other, chunk_steps=5))
