@@ -1,1 +1,6 @@
 """Experiments: data, models, runs and reports, run from a checkout and never installed."""
+
+import time
+
+STARTED = time.perf_counter()
+"""When the program began, if it is a command: this is the first of its modules."""

@@ -1,13 +1,22 @@
-"""Grids of runs that can be stopped: finished cells in a file of JSON Lines."""
+"""Grids of runs that can be stopped: finished cells in a file of JSON Lines.
+
+Neither this module nor the commands that use it import JAX before a grid has passed its checks.
+"""
 
 import json
 import pathlib
 import statistics
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import tyro
 from rich.console import Console
+
+from experiments import caches, checks
+from experiments.config import Config
+
+if TYPE_CHECKING:
+    from experiments import data
 
 Cell = dict[str, Any]
 
@@ -55,13 +64,28 @@ def mean_std(values: Sequence[float], form: str = ".2f") -> str:
     return f"{statistics.mean(values):{form}} ± {statistics.stdev(values):{form}}"
 
 
+def load(grid: Any, console: Console) -> "data.Dataset":
+    """The data set of a grid, which has the fields ``data``, ``data_dir`` and ``data_cache``."""
+    from experiments import data
+
+    cache = caches.folder("data", grid.data_cache)
+    say = caches.teller(console)
+    return data.load(grid.data, data_dir=grid.data_dir, cache=cache, say=say)
+
+
 def main(
-    grid_type: type[Any], run: Callable[[Any, Console], str], module: str, arguments: Any
+    grid_type: type[Any],
+    configs: Callable[[Any], Iterable[Config]],
+    run: Callable[[Any, Console], str],
+    module: str,
+    arguments: Any,
 ) -> int:
     """The command line of a grid; returns the exit status (0, 2 bad input, 130 interrupted).
 
     Args:
-      grid_type: its settings, with a folder ``out``.
+      grid_type: its settings, with a folder ``out``, and ``compilation_cache`` and what `load`
+        needs.
+      configs: checks the settings; the runs of the grid, which are checked, too.
       run: runs what is missing and returns the table.
       module: what is run, for the help text.
       arguments: instead of the process's own; `None` for these.
@@ -69,6 +93,10 @@ def main(
     grid = tyro.cli(grid_type, args=arguments, prog=f"python -m {module}")
     console = Console()
     try:
+        for config in configs(grid):
+            checks.check(config)
+        checks.check_data(grid.data, grid.data_dir)
+        caches.keep_compiled(grid.compilation_cache, caches.teller(console))
         console.print(run(grid, console), markup=False, highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
         console.print(f"Interrupted; run it again to go on. Done cells: {grid.out}/results.jsonl.")

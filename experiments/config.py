@@ -1,7 +1,11 @@
-"""What a run is: every choice, with its unit and default. The command line is made from it."""
+"""What a run is: every choice, with its unit and default. The command line is made from it.
+
+Neither this module nor what it imports may import JAX, which takes seconds.
+"""
 
 import dataclasses
-import math
+import json
+import os
 import pathlib
 from typing import Any, Literal
 
@@ -42,6 +46,8 @@ INITIAL = {"str": "initial", "cs": "initial"}
 NOT_COMPARED = (
     "run_dir",
     "data_dir",
+    "data_cache",
+    "compilation_cache",
     "workers",
     "parallel",
     "devices",
@@ -79,6 +85,15 @@ class Config:
     data_dir: pathlib.Path | None = None
     """Folder of prepared tensorflow-datasets; default: theirs ($TFDS_DATA_DIR, else
     ~/tensorflow_datasets)."""
+
+    data_cache: str | None = None
+    """Folder for decoded images of prepared sets, which are decoded once; off: decode every time.
+    Default: data in $JAXPRUNE_CACHE_DIR, else in jaxprune in the user's cache folder."""
+
+    compilation_cache: str | None = None
+    """Folder for compiled programs, which the same run then need not compile again; off: compile
+    every time. Default: $JAX_COMPILATION_CACHE_DIR, else compiled in $JAXPRUNE_CACHE_DIR, else in
+    jaxprune in the user's cache folder, cut to 2 GiB at each start."""
 
     model: str = "small_cnn"
     """Network: small_cnn, lenet_300_100, lenet5, resnet20, resnet32, resnet56 or resnet110."""
@@ -266,107 +281,35 @@ def compared(config: Config) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in NOT_COMPARED}
 
 
-def check(config: Config) -> None:
-    """Raises for what can be seen wrong before any data are read.
+def as_json(config: Config) -> dict[str, Any]:
+    """The configuration as JSON holds it."""
+    values = dataclasses.asdict(config)
+    return {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in values.items()}
+
+
+def check_same(path: pathlib.Path, config: Config) -> None:
+    """Raises if a folder holds a run of another configuration; touches nothing.
 
     Raises:
-      ValueError: with the value and the repair.
+      FileExistsError: listing the first differences.
     """
-    for field, value, known in (
-        ("method", config.method, METHODS),
-        ("dense_schedule", config.resolved_dense_schedule(), DENSE_SCHEDULES),
-    ):
-        if value not in known:
-            raise ValueError(f"unknown {field} {value!r}. Known: {', '.join(known)}.")
-    for field, least in (
-        ("epochs", 1),
-        ("retrain_epochs", 1),
-        ("cycles", 1),
-        ("batch_size", 1),
-        ("eval_batch_size", 1),
-        ("warmup_epochs", 0),
-        ("weight_decay", 0),
-        ("momentum", 0),
-        ("seed", 0),
-        ("accumulate", 1),
-        ("checkpoint_epochs", 1),
-        ("join_seconds", 1),
-        ("workers", 0),
-        ("image_size", 1),
-    ):
-        value = getattr(config, field)
-        if not least <= value < math.inf:
-            raise ValueError(f"{field} is at least {least} and finite; got {value}.")
-    _check_stream(config)
-    if config.devices is not None and config.devices < 1:
-        raise ValueError(f"devices is at least 1; got {config.devices}.")
-    if not 0 < config.learning_rate < math.inf:
-        raise ValueError(f"learning_rate is positive and finite; got {config.learning_rate}.")
-    if config.warmup_epochs >= config.epochs:
-        raise ValueError(
-            f"warmup_epochs={config.warmup_epochs} leaves nothing of epochs={config.epochs}."
-        )
-    if config.rewind_epoch is not None and not 0 <= config.rewind_epoch < config.epochs:
-        raise ValueError(
-            f"rewind_epoch is an epoch of dense training, in [0, {config.epochs}); got "
-            f"{config.rewind_epoch}."
-        )
-    if config.method not in ITERATIVE:
-        _check_one_phase(config)
-    for field, takers in (("interval", INTERVAL), ("penalty", PENALTY), ("initial", INITIAL)):
-        value = getattr(config, field)
-        if value is not None and config.method not in takers:
-            raise ValueError(
-                f"method {config.method} takes no {field}; got {value}. Those that do: "
-                f"{', '.join(takers)}."
-            )
-    if config.interval is not None and not 0 < config.interval < math.inf:
-        raise ValueError(f"interval is a number of epochs above 0; got {config.interval}.")
-    if config.method == "bimp":
-        fixed = {"schedule": "allr", "peak": None, "rewind_epoch": None, "warmup_epochs": 0}
-        for field, value in (*fixed.items(), ("dense_schedule", "linear")):
-            if getattr(config, field) not in (value, None):
-                raise ValueError(
-                    f"method bimp fixes {field}={value}; got {getattr(config, field)!r}. Use "
-                    "method imp to choose."
-                )
-
-
-def _check_stream(config: Config) -> None:
-    """Raises for options of streams without one, and for what a stream cannot do."""
-    if config.stream:
-        if config.data == "digits":
-            raise ValueError("the digits are embedded, there is nothing to stream; leave it out.")
-        if config.recalibrate:
-            raise ValueError("recalibrate needs the set in memory; leave out stream or it.")
+    file = path / "config.json"
+    if not file.exists():
         return
-    defaults = Config()
-    for field in ("workers", "preprocess", "image_size"):
-        if getattr(config, field) != getattr(defaults, field):
-            raise ValueError(f"{field} means nothing without stream; got {getattr(config, field)}.")
-
-
-def _check_one_phase(config: Config) -> None:
-    """Raises for options that a method of one phase would have to ignore."""
-    defaults, method = Config(), config.method
-    retraining = ("schedule", "rewind_epoch", "peak", "retrain_warmup", "optimizer_state", "score")
-    ignored = [(field, "it has one phase and no retraining") for field in retraining]
-    if method in UNCONTROLLED or method == "dense":
-        ignored.append(("allocation", "it does not spread a total"))
-        ignored.append(("sparsity", "it does not control its sparsity"))
-    if method == "lc":
-        ignored.append(("weight_decay", "it decays small weights only, by `penalty`"))
-    if method in GROWING and config.pattern.startswith("nm_"):
-        raise ValueError(
-            f"pattern {config.pattern} fixes the sparsity, but that of {method} grows. Take dnw, "
-            "rigl, set, static or ac_dc, or imp with one cycle."
+    try:
+        held = json.loads(file.read_text())["config"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FileExistsError(
+            f"{file} is not the configuration of a run. Choose another folder with --run-dir."
+        ) from error
+    settings = as_json(config)
+    names = sorted((held.keys() | settings.keys()) - set(NOT_COMPARED))
+    different = [n for n in names if held.get(n) != settings.get(n)]
+    if different:
+        shown = ", ".join(
+            f"{n}: {held.get(n)!r} there, {settings.get(n)!r} now" for n in different[:3]
         )
-    if method not in PATTERNED:
-        ignored.append(("pattern", "it prunes single weights"))
-    for field, reason in ignored:
-        value = getattr(config, field)
-        if value != getattr(defaults, field):
-            raise ValueError(
-                f"{field} means nothing to method {method}: {reason}; got {value!r}. Leave it out, "
-                "or use method imp."
-            )
+        raise FileExistsError(
+            f"the run folder {path} holds a run of another configuration ({shown}). Choose another "
+            "with --run-dir, or delete it."
+        )

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import re
 import sys
 from typing import Any
 
@@ -12,10 +11,20 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments.config import Config
+from experiments.processes import place
 
 AXIS = "data"
 # What each process of a run may be told for itself.
-_OWN = ("coordinator", "num_processes", "process_id", "data_dir", "workers", "join_seconds")
+_OWN = (
+    "coordinator",
+    "num_processes",
+    "process_id",
+    "data_dir",
+    "data_cache",
+    "compilation_cache",
+    "workers",
+    "join_seconds",
+)
 
 
 def join(config: Config) -> None:
@@ -34,45 +43,28 @@ def join(config: Config) -> None:
         on their number or on the configuration.
       RuntimeError: if the others do not come.
     """
-    address = config.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS")
-    if address is None:
-        for field in ("num_processes", "process_id"):
-            if getattr(config, field) is not None:
-                raise ValueError(f"{field} means nothing without a coordinator (HOST:PORT).")
-        return
-    if jax.distributed.is_initialized():
+    found = place(config)
+    if found is None or jax.distributed.is_initialized():
         return
     # Between processes on CPUs; without effect elsewhere.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     # It would take SIGTERM away from us, who save on it.
     jax.config.update("jax_enable_preemption_service", False)
-    if config.coordinator == "auto":
-        for field in ("num_processes", "process_id"):
-            if getattr(config, field) is not None:
-                raise ValueError(
-                    f"coordinator auto asks the cluster for {field}; leave out "
-                    f"--{field.replace('_', '-')}, or name the coordinator (HOST:PORT)."
-                )
+    if found.address is None:
         _initialize(
             config,
             "the cluster did not say which processes belong together, or they did not come within "
             f"{config.join_seconds} s: pass coordinator (HOST:PORT), num_processes and process_id",
         )
         return
-    if not re.fullmatch(r".+:\d+", address):
-        raise ValueError(f"coordinator is HOST:PORT; got {address!r}.")
-    count = _number(config.num_processes, "num_processes", "JAX_NUM_PROCESSES")
-    index = _number(config.process_id, "process_id", "JAX_PROCESS_ID")
-    if not 0 <= index < count:
-        raise ValueError(f"process_id is an index in [0, {count}) of num_processes; got {index}.")
     _initialize(
         config,
-        f"process {index} of {count} did not find the others at {address} within "
+        f"process {found.index} of {found.count} did not find the others at {found.address} within "
         f"{config.join_seconds} s: start all of them with the same coordinator and number of "
         "processes, each with its own process_id",
-        coordinator_address=address,
-        num_processes=count,
-        process_id=index,
+        coordinator_address=found.address,
+        num_processes=found.count,
+        process_id=found.index,
     )
 
 
@@ -84,16 +76,6 @@ def _initialize(config: Config, failed: str, **known: Any) -> None:
         first = [*str(error).splitlines(), type(error).__name__][0]
         raise RuntimeError(f"{failed} ({first}).") from error
     _check_agreement(config)
-
-
-def _number(given: int | None, field: str, variable: str) -> int:
-    text = os.environ.get(variable)
-    if given is None and text is None:
-        raise ValueError(f"a coordinator is named, but no {field}; pass it, or set {variable}.")
-    try:
-        return given if given is not None else int(text or "")
-    except ValueError as error:
-        raise ValueError(f"{variable} is a number; got {text!r}.") from error
 
 
 def _check_agreement(config: Config) -> None:

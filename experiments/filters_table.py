@@ -21,20 +21,13 @@ table is made from what is there. No learning rate was tuned for it: 0.1, divide
 import dataclasses
 import pathlib
 import sys
-import time
 from collections.abc import Iterator
-from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 from rich.console import Console
 
-import jaxprune as jp
-from experiments import _cells, data, models
+from experiments import _cells, checks
 from experiments._cells import Cell, append, check_settings, mean_std, read
 from experiments.config import Config
-from experiments.setup import Setup, build, loop_and_evaluation, make_optimizer
-from jaxprune.structured import ChannelGroups
 
 _KEYS = ("seed", "fraction", "score", "schedule")
 _SCHEDULES = ("ft", "lrw", "slr", "clr", "llr", "allr")
@@ -46,6 +39,12 @@ class Grid:
 
     data_dir: pathlib.Path | None = None
     """Folder of prepared tensorflow-datasets; default: theirs."""
+
+    data_cache: str | None = None
+    """Folder for decoded images, or off; default: in the user's cache folder."""
+
+    compilation_cache: str | None = None
+    """Folder for compiled programs, or off; default: in the user's cache folder."""
 
     data: str = "fashion_mnist"
     """Data set."""
@@ -78,30 +77,6 @@ class Grid:
     """Folder for results.jsonl and table.md."""
 
 
-class Dense(NamedTuple):
-    """What the cells of a seed start from.
-
-    Attributes:
-      parts: the run.
-      model: the network.
-      variables: its parameters and statistics after dense training.
-      groups: its channels.
-      filters: paths of the convolutions that are pruned.
-      accuracy: on the test set.
-      macs: multiply-accumulates an image.
-      x: example images.
-    """
-
-    parts: Setup
-    model: Any
-    variables: Any
-    groups: ChannelGroups
-    filters: tuple[str, ...]
-    accuracy: float
-    macs: int
-    x: jax.Array
-
-
 def cells(grid: Grid, seed: int) -> Iterator[Cell]:
     """The cells of one seed."""
     for fraction in grid.fractions:
@@ -122,109 +97,10 @@ def config_of(grid: Grid, seed: int) -> Config:
     )
 
 
-def filters_of(groups: ChannelGroups) -> tuple[str, ...]:
-    """The convolutions whose filters nothing else makes: no shortcut adds to their channels."""
-    return tuple(
-        group.name
-        for group in groups
-        if len(made := group.role("out")) == 1 and len(groups.shapes[made[0].path]) > 2
-    )
-
-
-def train_dense(grid: Grid, seed: int, dataset: data.Dataset) -> Dense:
-    """Trains the dense network of a seed and finds its filters."""
-    config = config_of(grid, seed)
-    parts = build(config, dataset=dataset)
-    model = models.create(grid.model, dataset.num_classes)
-    steps = jnp.arange(parts.options["pretraining_steps"])
-    state, _ = parts.train(parts.state, jax.vmap(parts.pretraining)(steps))
-    variables = {"params": state.params, **(state.model_state or {})}
-    x, key = jnp.zeros((2, *dataset.image_shape)), jax.random.key(0)
-    apply = models.training_apply(model, list(state.model_state or {}))
-    groups = jp.structured.channel_groups(apply, variables, x, key)
-    return Dense(
-        parts,
-        model,
-        variables,
-        groups,
-        filters_of(groups),
-        parts.evaluate(state)["accuracy"],
-        _macs(model, variables, x),
-        x,
-    )
-
-
-def _macs(model: Any, variables: Any, x: jax.Array) -> int:
-    """Multiply-accumulates an image."""
-
-    def inference(variables: Any, x: jax.Array) -> jax.Array:
-        return model.apply(variables, x, train=False)
-
-    return jp.metrics.flops(inference, variables, x[:1]).macs
-
-
-def run_cell(grid: Grid, cell: Cell, dense: Dense, dataset: data.Dataset) -> Cell:
-    """Removes filters from a trained network and retrains what is left."""
-    start, parts, groups = time.perf_counter(), dense.parts, dense.groups
-    key = jax.random.fold_in(jax.random.key(cell["seed"]), 1)
-    if cell["score"] == "random":
-        scores = jp.structured.random(key, groups)
-    else:
-        scores = jp.structured.magnitude(groups, dense.variables)
-    fraction: float = cell["fraction"]
-    removed = jp.structured.ratios(dict.fromkeys(dense.filters, fraction))
-    kept = jp.structured.select(groups, scores, allocation=removed)
-    masks = jp.structured.masks(groups, kept)
-    small_model, small = models.shrink(dense.model, dense.variables, masks, dense.x, key)
-
-    config = config_of(grid, cell["seed"])
-    train, evaluate = loop_and_evaluation(config, small_model, small["params"], dataset)
-    state = jp.training.TrainState.create(
-        small["params"],
-        lambda rate: make_optimizer(config, rate),
-        model_state={k: v for k, v in small.items() if k != "params"},
-        masked=False,
-        key=key,
-    )
-    pruned = evaluate(state)["accuracy"]
-    rates = _rates(cell, dense, masks, grid.retrain_epochs * parts.epoch_steps)
-    state, _ = train(state, rates)
-    return {
-        **cell,
-        "dense_accuracy": dense.accuracy,
-        "accuracy_pruned": pruned,
-        "accuracy": evaluate(state)["accuracy"],
-        "weights": sum(x.size for x in jax.tree.leaves(small["params"])),
-        "dense_weights": sum(x.size for x in jax.tree.leaves(dense.variables["params"])),
-        "macs": _macs(small_model, small, dense.x),
-        "dense_macs": dense.macs,
-        "seconds": round(time.perf_counter() - start, 2),
-    }
-
-
-def _rates(cell: Cell, dense: Dense, masks: Any, steps: int) -> jax.Array:
-    """The learning rate of every retraining step."""
-    lengths = {
-        "pretraining_steps": dense.parts.options["pretraining_steps"],
-        "retraining_steps": steps,
-    }
-    options: dict[str, Any] = dict(lengths)
-    if cell["schedule"] == "allr":
-        before = dense.variables["params"]
-        after = jp.apply_mask(before, masks["params"])
-        # Of all weights: removed filters take those with them that read them.
-        kept, _ = jp.metrics.counts(masks["params"])
-        masked = sum(mask.size for mask in jax.tree.leaves(masks["params"]))
-        pruned = (masked - kept) / sum(x.size for x in jax.tree.leaves(before))
-        options["discount"] = jp.schedules.allr_discount(
-            before, after, pruned_fraction=pruned, **lengths
-        )
-    schedule = jp.schedules.retraining(cell["schedule"], dense.parts.pretraining, **options)
-    return jnp.asarray(jax.vmap(schedule)(jnp.arange(steps)))
-
-
 def markdown(grid: Grid, done: list[Cell]) -> str:
     """The table: test accuracy in percent, mean and standard deviation over the seeds."""
+    import jax
+
     head = ["filters removed", "by", "MACs", "before retraining"]
     head += [schedule.upper() for schedule in grid.schedules]
     lines = [
@@ -256,32 +132,33 @@ def markdown(grid: Grid, done: list[Cell]) -> str:
     return "\n".join(lines)
 
 
-def check(grid: Grid) -> None:
-    """Raises for what can be seen wrong before anything is trained.
+def configs(grid: Grid) -> Iterator[Config]:
+    """The configurations of all dense networks.
 
     Raises:
-      ValueError: with the value and the repair.
+      ValueError: if a setting of the cells is wrong.
     """
     for score in grid.scores:
-        if score not in ("l1", "random"):
-            raise ValueError(f"unknown score {score!r}. Known: l1, random.")
+        checks.check_name("score", score, ("l1", "random"))
     for schedule in grid.schedules:
-        if schedule not in _SCHEDULES:
-            raise ValueError(f"unknown schedule {schedule!r}. Known: {', '.join(_SCHEDULES)}.")
+        checks.check_name("schedule", schedule, _SCHEDULES)
     for fraction in grid.fractions:
         if not 0 < fraction < 1:
             raise ValueError(f"fractions are those removed, in (0, 1); got {fraction}.")
+    for seed in grid.seeds:
+        yield config_of(grid, seed)
 
 
 def run(grid: Grid, console: Console) -> str:
     """Runs what is missing of the grid and returns the table."""
-    check(grid)
     file = grid.out / "results.jsonl"
     # What the cells have in common, defaults included; what differs between them is in each.
     shared = dataclasses.asdict(config_of(grid, 0)) | {"retrain_epochs": grid.retrain_epochs}
-    for key in ("data_dir", "run_dir", "seed", "schedule"):
+    for key in ("data_dir", "data_cache", "compilation_cache", "run_dir", "seed", "schedule"):
         shared.pop(key, None)
     check_settings(grid.out, shared)
+
+    from experiments import _filters
 
     dataset = None
     for seed in grid.seeds:
@@ -289,11 +166,13 @@ def run(grid: Grid, console: Console) -> str:
         missing = [c for c in cells(grid, seed) if tuple(c[k] for k in _KEYS) not in done]
         if not missing:
             continue
-        dataset = dataset or data.load(grid.data, data_dir=grid.data_dir)
+        dataset = dataset or _cells.load(grid, console)
         console.print(f"seed {seed}: dense training, then {len(missing)} cells")
-        dense = train_dense(grid, seed, dataset)
+        dense = _filters.train_dense(config_of(grid, seed), dataset)
         for i, cell in enumerate(missing):
-            result = run_cell(grid, cell, dense, dataset)
+            result = _filters.run_cell(
+                config_of(grid, seed), cell, dense, dataset, epochs=grid.retrain_epochs
+            )
             append(file, result)
             console.print(
                 f"seed {seed} {i + 1:2}/{len(missing)}  {cell['score']:6} {cell['schedule']:5}"
@@ -308,7 +187,7 @@ def run(grid: Grid, console: Console) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status (0, 2 bad input, 130 interrupted)."""
-    return _cells.main(Grid, run, "experiments.filters_table", arguments)
+    return _cells.main(Grid, configs, run, "experiments.filters_table", arguments)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxprune as jp
-from experiments import data, devices, models
+from experiments import caches, data, devices, models
 from experiments.config import Config
 from jaxprune.training import Evaluate, TrainLoop, TrainStep
 
@@ -35,12 +35,18 @@ class Inputs(NamedTuple):
     evaluations: Callable[[Any], list[Evaluate]]
 
 
-def make_inputs(config: Config, dataset: data.Dataset | None = None) -> Inputs:
+def make_inputs(
+    config: Config,
+    dataset: data.Dataset | None = None,
+    *,
+    say: Callable[[str], object] | None = None,
+) -> Inputs:
     """The inputs of a configuration.
 
     Args:
       config: the configuration.
       dataset: data to use instead of loading ``config.data``.
+      say: told in a line what takes long.
 
     Raises:
       ValueError: for a value out of range.
@@ -48,12 +54,14 @@ def make_inputs(config: Config, dataset: data.Dataset | None = None) -> Inputs:
     """
     if config.stream and dataset is None:
         return _streamed(config)
+    if dataset is None:
+        cache = caches.folder("data", config.data_cache)
+        dataset = data.load(config.data, data_dir=config.data_dir, cache=cache, say=say)
     return _resident(config, dataset)
 
 
-def _resident(config: Config, dataset: data.Dataset | None) -> Inputs:
+def _resident(config: Config, dataset: data.Dataset) -> Inputs:
     """The whole set in the memory of the devices, batches made there."""
-    dataset = data.load(config.data, data_dir=config.data_dir) if dataset is None else dataset
     batch_at = data.make_batch_at(
         dataset.train,
         batch_size=config.batch_size,

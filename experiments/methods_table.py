@@ -19,16 +19,18 @@ import statistics
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
-import numpy as np
 from rich.console import Console
 
-from experiments import _cells, data, reports
+from experiments import _cells
 from experiments._cells import Cell, append, check_settings, mean_std, read
 from experiments.config import UNCONTROLLED, Config
-from experiments.setup import build, prune_and_retrain
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from experiments import data
 
 _KEYS = ("seed", "method", "level")
 
@@ -39,6 +41,12 @@ class Grid:
 
     data_dir: pathlib.Path | None = None
     """Folder of prepared tensorflow-datasets; default: theirs."""
+
+    data_cache: str | None = None
+    """Folder for decoded images, or off; default: in the user's cache folder."""
+
+    compilation_cache: str | None = None
+    """Folder for compiled programs, or off; default: in the user's cache folder."""
 
     data: str = "fashion_mnist"
     """Data set."""
@@ -123,13 +131,16 @@ def config_of(grid: Grid, cell: Cell) -> Config:
     )
 
 
-def run_cell(grid: Grid, cell: Cell, dataset: data.Dataset) -> Cell:
+def run_cell(grid: Grid, cell: Cell, dataset: "data.Dataset") -> Cell:
     """Trains one cell."""
+    from experiments import reports
+    from experiments.setup import build, prune_and_retrain
+
     start, config = time.perf_counter(), config_of(grid, cell)
     parts = build(config, dataset=dataset)
     speed = reports.Speed(config.batch_size)
 
-    def on_chunk(first_step: int, rates: np.ndarray, metrics: Any) -> None:
+    def on_chunk(first_step: int, rates: "np.ndarray", metrics: Any) -> None:
         del first_step, metrics  # only the time counts here
         speed.chunk(len(rates))
 
@@ -150,6 +161,8 @@ def run_cell(grid: Grid, cell: Cell, dataset: data.Dataset) -> Cell:
 
 def markdown(grid: Grid, done: list[Cell]) -> str:
     """The table: mean and standard deviation over the seeds, a row a method and level."""
+    import jax
+
     head = ["method", "set to", "sparsity %", "test %", "before the last prune", "images/s"]
     lines = ["| " + " | ".join(head) + " |", "|---|---|---:|---:|---:|---:|"]
     for method in ("dense", *grid.methods):
@@ -182,14 +195,25 @@ def _setting(method: str, level: float) -> str:
     return f"{100 * level:g} %"
 
 
-def run(grid: Grid, console: Console) -> str:
-    """Runs what is missing of the grid and returns the table."""
+def configs(grid: Grid) -> Iterator[Config]:
+    """The configurations of all cells.
+
+    Raises:
+      ValueError: if there can be none.
+    """
     if not 0 < grid.cycles < grid.epochs:
         raise ValueError(f"cycles={grid.cycles} leaves no dense epoch of epochs={grid.epochs}.")
+    for seed in grid.seeds:
+        for cell in cells(grid, seed):
+            yield config_of(grid, cell)
+
+
+def run(grid: Grid, console: Console) -> str:
+    """Runs what is missing of the grid and returns the table."""
     file = grid.out / "results.jsonl"
     # What the cells have in common, defaults included; what differs between them is in each.
     shared = dataclasses.asdict(config_of(grid, {"seed": 0, "method": "dense", "level": 0.0}))
-    for key in ("data_dir", "run_dir", "seed", "method"):
+    for key in ("data_dir", "data_cache", "compilation_cache", "run_dir", "seed", "method"):
         del shared[key]
     for key in ("sparsity", "penalty", "initial"):  # what levels are made of
         del shared[key]
@@ -202,7 +226,7 @@ def run(grid: Grid, console: Console) -> str:
         for cell in cells(grid, seed):
             if tuple(cell[k] for k in _KEYS) in read(file, _KEYS):
                 continue
-            dataset = dataset or data.load(grid.data, data_dir=grid.data_dir)
+            dataset = dataset or _cells.load(grid, console)
             result = run_cell(grid, cell, dataset)
             append(file, result)
             console.print(
@@ -218,7 +242,7 @@ def run(grid: Grid, console: Console) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status (0, 2 bad input, 130 interrupted)."""
-    return _cells.main(Grid, run, "experiments.methods_table", arguments)
+    return _cells.main(Grid, configs, run, "experiments.methods_table", arguments)
 
 
 if __name__ == "__main__":

@@ -15,16 +15,17 @@ import dataclasses
 import pathlib
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 from rich.console import Console
 
-import jaxprune as jp
-from experiments import _cells, data
+from experiments import _cells
 from experiments._cells import Cell, append, check_settings, mean_std, read
 from experiments.config import Config
-from experiments.setup import Setup, build
+
+if TYPE_CHECKING:
+    import jaxprune as jp
+    from experiments.setup import Setup
 
 _KEYS = ("seed", "cycles", "sparsity", "retrain_epochs", "schedule")
 
@@ -35,6 +36,12 @@ class Grid:
 
     data_dir: pathlib.Path | None = None
     """Folder of prepared tensorflow-datasets; default: theirs."""
+
+    data_cache: str | None = None
+    """Folder for decoded images, or off; default: in the user's cache folder."""
+
+    compilation_cache: str | None = None
+    """Folder for compiled programs, or off; default: in the user's cache folder."""
 
     data: str = "fashion_mnist"
     """Data set."""
@@ -77,8 +84,8 @@ def cells(grid: Grid, seed: int) -> Iterator[Cell]:
                     yield dict(zip(_KEYS, values, strict=True))
 
 
-def config_of(grid: Grid, seed: int) -> Config:
-    """The configuration that the cells of a seed share."""
+def config_of(grid: Grid, seed: int, **options: Any) -> Config:
+    """The configuration that the cells of a seed share, and what one of them adds."""
     return Config(
         data=grid.data,
         data_dir=grid.data_dir,
@@ -86,11 +93,21 @@ def config_of(grid: Grid, seed: int) -> Config:
         epochs=grid.epochs,
         batch_size=grid.batch_size,
         seed=seed,
+        **options,
     )
 
 
-def run_cell(cell: Cell, parts: Setup, dense: jp.training.TrainState) -> Cell:
+def configs(grid: Grid) -> Iterator[Config]:
+    """The configurations of all cells."""
+    for seed in grid.seeds:
+        for cell in cells(grid, seed):
+            yield config_of(grid, **cell)
+
+
+def run_cell(cell: Cell, parts: "Setup", dense: "jp.training.TrainState") -> Cell:
     """Prunes and retrains a trained network as one cell says."""
+    import jaxprune as jp
+
     result = jp.training.imp(
         dense,
         parts.train,
@@ -116,6 +133,8 @@ def run_cell(cell: Cell, parts: Setup, dense: jp.training.TrainState) -> Cell:
 
 def markdown(grid: Grid, done: list[Cell]) -> str:
     """The table: test accuracy in percent, mean and standard deviation over the seeds."""
+    import jax
+
     head = ["cycles", "sparsity", "epochs a cycle", *(s.upper() for s in grid.schedules)]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * 3 + "---:|" * len(grid.schedules)]
     for cycles in grid.cycles:
@@ -142,9 +161,14 @@ def run(grid: Grid, console: Console) -> str:
     file = grid.out / "results.jsonl"
     # What the cells have in common, defaults included; what differs between them is in each.
     shared = dataclasses.asdict(config_of(grid, 0))
-    for key in ("data_dir", "run_dir", *_KEYS):
+    for key in ("data_dir", "data_cache", "compilation_cache", "run_dir", *_KEYS):
         shared.pop(key, None)
     check_settings(grid.out, shared)
+
+    import jax
+    import jax.numpy as jnp
+
+    from experiments.setup import build
 
     dataset = None
     for seed in grid.seeds:
@@ -152,7 +176,7 @@ def run(grid: Grid, console: Console) -> str:
         missing = [c for c in cells(grid, seed) if tuple(c[k] for k in _KEYS) not in done]
         if not missing:
             continue
-        dataset = dataset or data.load(grid.data, data_dir=grid.data_dir)
+        dataset = dataset or _cells.load(grid, console)
         parts = build(config_of(grid, seed), dataset=dataset)
         console.print(f"seed {seed}: dense training, then {len(missing)} cells")
         steps = jnp.arange(parts.options["pretraining_steps"])
@@ -173,7 +197,7 @@ def run(grid: Grid, console: Console) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status (0, 2 bad input, 130 interrupted)."""
-    return _cells.main(Grid, run, "experiments.retraining_table", arguments)
+    return _cells.main(Grid, configs, run, "experiments.retraining_table", arguments)
 
 
 if __name__ == "__main__":

@@ -13,203 +13,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, TypeAlias
+from typing import Any
 
-import numpy as np
 import tyro
 from rich.console import Console
 
-import jaxprune as jp
-from experiments import devices, models, reports
-from experiments.config import ITERATIVE, UNCONTROLLED, Config, compared
-from experiments.setup import Setup, build, prune_and_retrain
-from jaxprune.training import ImpResult, PhaseRecord, Resumed, TrainState
-
-Stop: TypeAlias = Callable[[int], bool]
-
-
-def run(
-    config: Config,
-    *,
-    console: Console | None = None,
-    parts: Setup | None = None,
-    stop: Callable[[], bool] | None = None,
-) -> ImpResult:
-    """Trains and prunes as configured, and writes the run folder.
-
-    Args:
-      config: the configuration.
-      console: where progress and table go; standard output if omitted.
-      parts: from `experiments.setup.build`, if built already.
-      stop: asked between chunks of steps whether to save and end.
-
-    Returns:
-      The final state and the records of all phases.
-
-    Raises:
-      ValueError, OSError: before any training, for bad input; if there is no room.
-      FloatingPointError: if the loss becomes NaN.
-      KeyboardInterrupt: if interrupted; the folder then holds what was done.
-      jp.training.Preempted: if ``stop`` asked to end; the run is saved.
-    """
-    console = console or Console(quiet=not devices.is_first())
-    folder = reports.RunFolder(config.resolved_run_dir(), config, writes=devices.is_first())
-    folder.check()
-    if config.resume and not folder.checkpoints.is_dir():
-        raise FileNotFoundError(f"{folder.path} holds no run to resume. Leave --resume out.")
-    parts = build(config) if parts is None else parts
-    report = _Report(config, parts, folder, console)
-    try:
-        result = prune_and_retrain(
-            config,
-            parts,
-            train=parts.train._replace(run=report.train),
-            on_phase=report.phase,
-            checkpoints=jp.training.Checkpoints(
-                folder.checkpoints,
-                every=config.checkpoint_epochs * parts.epoch_steps,
-                resume=config.resume,
-                settings=compared(config),
-                extra=report.saved,
-                on_resume=report.resume,
-                stop=stop,
-                on_nan=config.on_nan,
-            ),
-        )
-    finally:
-        report.close()
-    params, mask = devices.on_host((result.state.params, result.state.mask))
-    if devices.is_first():
-        dense = reports.load_dense(params, folder.path)
-        reports.draw_weight_histogram(params, mask, folder.path / "weights.png", dense=dense)
-        reports.print_mask_table(params, mask, console)
-        console.print(reports.table(report.records, report.title, report.log))
-        console.print(f"Run folder: {folder.path}")
-    return result
-
-
-class _Report:
-    """What is written while a run goes on."""
-
-    def __init__(self, config: Config, parts: Setup, folder: reports.RunFolder, console: Console):
-        self.config, self.parts, self.folder = config, parts, folder
-        self.log, self.records, self.trained = reports.Log(), [], 0
-        self.title = f"{config.model} on {config.data}, {_how(config)}, seed {config.seed}"
-        # The first stretch of steps waits for the compiler.
-        self.speed, self.compiled = reports.Speed(config.batch_size), False
-        steps = config.total_epochs() * parts.epoch_steps
-        self.progress = reports.Progress(steps, config.batch_size, console)
-        dense = config.epochs if config.method in ITERATIVE else config.total_epochs()
-        self.dense_steps = dense * parts.epoch_steps
-        traced = config.profile and devices.is_first()
-        self.profile = reports.Profile(folder.path / "profile" if traced else None)
-
-    def train(
-        self, state: TrainState, rates: np.ndarray, _: Any, stop: Stop | None = None
-    ) -> tuple[TrainState, Any]:
-        """Trains, reports each chunk, and validates after each epoch; a NaN loss ends it."""
-        if not self.folder.is_open:
-            # Only now, when the plan of the run has been checked: bad input leaves no folder.
-            self.folder.open()
-            self.progress.start()
-        pieces, done = [], 0
-        while done < len(rates):
-            left = self.parts.epoch_steps - self.trained % self.parts.epoch_steps
-            piece = rates[done : done + left]
-            begin = time.perf_counter()
-            state, metrics = self.parts.train.run(state, piece, self._chunk, stop)
-            steps = len(next(iter(metrics.values()), ()))
-            if self.compiled and steps:
-                self.speed.stretch(steps, time.perf_counter() - begin)
-            self.compiled = True
-            pieces += [metrics] if steps else []
-            done += steps
-            self.trained += steps
-            if steps < len(piece) or np.isnan(metrics["loss"]).any():
-                break
-            if self.trained % self.parts.epoch_steps == 0:
-                self._validate(state)
-        if done and self.trained == self.dense_steps:
-            dense = devices.on_host(self.parts.deployed(state).params)
-            if devices.is_first():
-                reports.save_dense(dense, self.folder.path)
-        names = pieces[0] if pieces else {}
-        return state, {name: np.concatenate([p[name] for p in pieces]) for name in names}
-
-    def _chunk(self, first_step: int, rates: np.ndarray, metrics: dict[str, np.ndarray]) -> None:
-        self.log.add_chunk(first_step, rates, metrics["accuracy"])
-        for i, rate in enumerate(rates):
-            row = {"kind": "train", "phase": len(self.records), "step": first_step + i}
-            values = {name: float(values[i]) for name, values in metrics.items()}
-            self.folder.log({**row, "learning_rate": float(rate), **values})
-        self.progress.chunk(rates, metrics)
-        self.profile.chunk()
-
-    def _validate(self, state: TrainState) -> None:
-        step, values = int(state.step), self.parts.evaluate_validation(self.parts.deployed(state))
-        self.log.validation.append((step, values["accuracy"]))
-        row = {f"validation_{name}": value for name, value in values.items()}
-        self.folder.log({"kind": "validation", "phase": len(self.records), "step": step, **row})
-
-    def phase(self, record: PhaseRecord) -> None:
-        """A phase has ended."""
-        self.records.append(record)
-        self.log.speeds[record.phase] = self.speed.images_per_second()
-        # Not the sum of both: a run that went back after a NaN has skipped steps.
-        end = max(self.log.steps[-1:], default=record.first_step - 1) + 1
-        if record.evaluation_pruned is not None:
-            accuracy = record.evaluation_pruned["accuracy"]
-            self.log.prunings.append((record.first_step, record.sparsity, accuracy))
-        self.log.test.append((end, record.evaluation["accuracy"]))
-        row = reports.summary_rows([record], self.log)[0]
-        self.folder.log({"kind": "phase", "first_step": record.first_step, "step": end, **row})
-        self._name_phase()
-
-    def _name_phase(self) -> None:
-        if not self.records:
-            return
-        if self.config.method not in ITERATIVE:
-            self.progress.phase("final prune")
-        elif len(self.records) <= self.config.cycles:
-            self.progress.phase(f"cycle {len(self.records)}")
-
-    def saved(self) -> dict[str, int]:
-        """What a checkpoint must know of the reports: the rows up to it are on the disk."""
-        return {"offset": self.folder.sync()}
-
-    def resume(self, resumed: Resumed) -> None:
-        """Goes back, or on, to a checkpoint."""
-        offset = resumed.extra["offset"]
-        if offset == 0:
-            self.folder.open()  # made before the first step
-        else:
-            self.log.replay(self.folder.reopen(offset))
-        self.records[:] = resumed.records
-        self.trained = resumed.steps
-        self.progress.start()
-        self.progress.done(resumed.steps)
-        self._name_phase()
-
-    def close(self) -> None:
-        """Writes table and pictures of what was done."""
-        self.progress.stop()
-        self.profile.stop()
-        self.parts.train.close()
-        self.folder.close()
-        if self.folder.is_open and devices.is_first():
-            with contextlib.suppress(OSError):  # no room: the run has said so already
-                rows = reports.summary_rows(self.records, self.log)
-                self.folder.write_summary(reports.COLUMNS, rows)
-                if self.log.steps:
-                    reports.draw(self.log, self.folder.path, self.title)
-
-
-def _how(config: Config) -> str:
-    if config.method in ITERATIVE:
-        return f"{config.method} to {100 * config.sparsity:g} % ({config.schedule})"
-    free = config.method in (*UNCONTROLLED, "dense")
-    return config.method if free else f"{config.method} to {100 * config.sparsity:g} %"
-
+from experiments import STARTED, caches, checks
+from experiments.config import Config
 
 # Errors whose message is all that there is to say.
 _SAID = (
@@ -223,20 +33,39 @@ _SAID = (
 )
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, *, started: float | None = None) -> int:
     """The command line; returns the exit status.
 
     0; 2 bad input, no room, diverged; 130 interrupted; 143 asked to end by SIGTERM, and saved.
+
+    Args:
+      arguments: instead of the process's own.
+      started: when the program began, as `time.perf_counter` has it; now if omitted.
     """
+    started = time.perf_counter() if started is None else started
     config = tyro.cli(Config, args=arguments, prog="python -m experiments.run")
+    try:
+        checks.check_here(config)
+    except (ValueError, ImportError, OSError) as error:
+        return _refuse(error)
+    with asked_to_end() as asked:
+        return _train(config, asked, started)
+
+
+def _train(config: Config, asked: Callable[[], bool], started: float) -> int:
+    """What `main` does with options that may be right."""
+    # Not before: it takes seconds, and a wrong option should not wait for it.
+    import jaxprune as jp
+    from experiments import devices, job, models
+
     console = Console()
     try:
-        with asked_to_end() as asked:
-            if config.convolutions == "eigen":
-                models.prefer_eigen_convolutions()
-            devices.join(config)
-            console = Console(quiet=not devices.is_first())
-            run(config, console=console, stop=asked)
+        if config.convolutions == "eigen":
+            models.prefer_eigen_convolutions()
+        devices.join(config)
+        console = Console(quiet=not devices.is_first())
+        caches.keep_compiled(config.compilation_cache, caches.teller(console))
+        job.run(config, console=console, stop=asked, started=started)
     except jp.training.Preempted as notice:
         folder = config.resolved_run_dir()
         console.print(f"{folder}: {notice} (--resume)", style="yellow", markup=False)
@@ -254,10 +83,15 @@ def main(arguments: list[str] | None = None) -> int:
         devices.leave(130)
         return 130
     except _SAID as error:
-        Console().print(f"Error: {error}", style="red", markup=False, highlight=False)
-        devices.leave(2)
-        return 2
+        status = _refuse(error)
+        devices.leave(status)
+        return status
     return 0
+
+
+def _refuse(error: Exception) -> int:
+    Console().print(f"Error: {error}", style="red", markup=False, highlight=False)
+    return 2
 
 
 @contextlib.contextmanager
@@ -281,4 +115,4 @@ def asked_to_end() -> Iterator[Callable[[], bool]]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(started=STARTED))

@@ -1,6 +1,5 @@
 """From a configuration to the parts of a run: data on the device, state, loop, evaluation."""
 
-import difflib
 import re
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +11,7 @@ import optax
 
 import jaxprune as jp
 from experiments import data, devices, models
+from experiments.checks import check, check_split
 from experiments.config import (
     INITIAL,
     INTERVAL,
@@ -21,7 +21,6 @@ from experiments.config import (
     TIMED,
     UNCONTROLLED,
     Config,
-    check,
 )
 from experiments.inputs import Inputs, make_inputs
 from jaxprune.training import Prepared, TrainLoop, TrainState
@@ -37,6 +36,7 @@ class Setup(NamedTuple):
       evaluate_validation: the same on the validation set.
       pretraining: learning-rate schedule of the dense phase.
       epoch_steps: steps an epoch.
+      stepwise: whether the loop dispatches single steps, and not compiled chunks of them.
       options: the arguments of `jp.training.imp`, `bimp` or `fit` that the configuration sets.
       prepared: the method applied to loss and optimizer; `None` for imp and bimp.
     """
@@ -47,6 +47,7 @@ class Setup(NamedTuple):
     evaluate_validation: jp.training.Evaluate
     pretraining: optax.Schedule
     epoch_steps: int
+    stepwise: bool
     options: dict[str, Any]
     prepared: Prepared | None
 
@@ -84,12 +85,18 @@ def dense_schedule(config: Config, epoch_steps: int) -> optax.Schedule:
     return lambda step: shape(step) * jnp.minimum((jnp.asarray(step) + 1) / warmup, 1.0)
 
 
-def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
+def build(
+    config: Config,
+    *,
+    dataset: data.Dataset | None = None,
+    say: Callable[[str], object] | None = None,
+) -> Setup:
     """Builds a run.
 
     Args:
       config: the configuration.
       dataset: data to use instead of loading ``config.data``.
+      say: told in a line what takes long.
 
     Returns:
       Its parts.
@@ -99,18 +106,11 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
       FileNotFoundError: if the data set is not prepared.
     """
     check(config)
-    # The names first: a typing error should not wait for 50,000 images.
-    known = jp.schedules.RETRAINING
-    if config.schedule not in known:
-        close = difflib.get_close_matches(config.schedule, known, n=1)
-        hint = f", did you mean {close[0]!r}?" if close else "."
-        raise ValueError(f"unknown schedule {config.schedule!r}{hint} Known: {', '.join(known)}.")
     dtype = jnp.dtype(config.precision)
-    models.create(config.model, 10)
-    fed = make_inputs(config, dataset)
+    fed = make_inputs(config, dataset, say=say)
     model, epoch_steps = models.create(config.model, fed.num_classes, dtype), fed.epoch_steps
 
-    keys = jax.random.split(jax.random.key(config.seed), 3)
+    keys = jax.jit(lambda: list(jax.random.split(jax.random.key(config.seed), 3)))()
     params, model_state = models.init(model, keys[0], fed.image_shape)
     optimizer = partial(make_optimizer, config)
     loss_fn = fed.loss_fn(models.make_loss_fn(model))
@@ -144,6 +144,7 @@ def build(config: Config, *, dataset: data.Dataset | None = None) -> Setup:
         evaluate_validation=evaluate_validation,
         pretraining=dense_schedule(config, epoch_steps),
         epoch_steps=epoch_steps,
+        stepwise=_stepwise(config, params),
         options=options,
         prepared=prepared,
     )
@@ -176,11 +177,7 @@ def _step(config: Config, loss_fn: Any, optimizer: Any) -> jp.training.TrainStep
       ValueError: if they do not divide the batch.
     """
     count = len(devices.chosen(config))
-    if config.batch_size % (count * config.accumulate):
-        raise ValueError(
-            f"batch_size={config.batch_size} cannot be split over devices={count} and "
-            f"accumulate={config.accumulate}; take a multiple of {count * config.accumulate}."
-        )
+    check_split(config.batch_size, devices=count, accumulate=config.accumulate)
     options: dict[str, Any] = {"accumulate": config.accumulate, "remat": config.remat}
     if config.parallel == "pmap":
         return jp.training.make_pmap_train_step(
@@ -195,10 +192,16 @@ def _step(config: Config, loss_fn: Any, optimizer: Any) -> jp.training.TrainStep
 
 def _loop(config: Config, fed: Inputs, loss_fn: Any, optimizer: Any, params: Any) -> TrainLoop:
     step = _step(config, loss_fn, optimizer)
+    compiled = None if _stepwise(config, params) or not step.traceable else True
+    return fed.loop(step, min(fed.epoch_steps, 50), compiled)
+
+
+def _stepwise(config: Config, params: Any) -> bool:
+    """Whether single steps are dispatched, and not compiled chunks of them."""
     # XLA's CPU backend runs products well inside a compiled loop, convolutions badly.
     has_convolutions = any(leaf.ndim > 2 for leaf in jax.tree.leaves(params))
-    compiled = None if has_convolutions or not step.traceable else True
-    return fed.loop(step, min(fed.epoch_steps, 50), compiled)
+    on_cpu = devices.chosen(config)[0].platform == "cpu"
+    return config.stream or config.parallel == "pmap" or (has_convolutions and on_cpu)
 
 
 def make_method(config: Config, params: Any, key: jax.Array, epoch_steps: int) -> jp.methods.Method:

@@ -11,6 +11,8 @@ import jax
 import tyro
 from rich.console import Console
 
+from experiments import caches
+
 
 def command(module: str, settings: Any) -> str:
     """The command line that repeats a measurement: what differs from the defaults is named.
@@ -46,7 +48,8 @@ def main(
     """The command line of a benchmark.
 
     Args:
-      settings_type: its settings, with a file ``out``.
+      settings_type: its settings, with a file ``out``. Those with a ``compilation_cache`` have
+        compiled programs kept: what they measure does not depend on it.
       run: ``run(settings, console=console)`` measures and returns the table.
       module: what is run, for the help text.
       parts: what is measured one after the other, for the message of an interruption.
@@ -60,6 +63,8 @@ def main(
     settings = tyro.cli(settings_type, args=arguments, prog=f"python -m {module}")
     console = Console()
     try:
+        if hasattr(settings, "compilation_cache"):
+            caches.keep_compiled(settings.compilation_cache, caches.teller(console))
         console.print(run(settings, console=console), markup=False, highlight=False, soft_wrap=True)
     except KeyboardInterrupt:
         console.print(f"Interrupted; the {parts} that were done are in {settings.out}.")

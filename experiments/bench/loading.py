@@ -69,6 +69,9 @@ class Settings:
     seed: int = 0
     """Seed of order, crops and photographs."""
 
+    compilation_cache: str | None = None
+    """Folder for compiled programs, or off; default: in the user's cache folder."""
+
     out: pathlib.Path = pathlib.Path("runs/bench/loading.json")
     """File for the result; the table goes beside it, with the suffix .md."""
 

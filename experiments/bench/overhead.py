@@ -81,6 +81,9 @@ class Settings:
     seed: int = 0
     """Seed of parameters, data and the order within pairs."""
 
+    compilation_cache: str | None = None
+    """Folder for compiled programs, or off; default: in the user's cache folder."""
+
     out: pathlib.Path = pathlib.Path("runs/bench/overhead.json")
     """File for the result; the tables go beside it, with the suffixes .md and .csv."""
 

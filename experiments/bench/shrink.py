@@ -52,6 +52,9 @@ class Settings:
     seed: int = 0
     """Seed of weights, inputs and the order within pairs."""
 
+    compilation_cache: str | None = None
+    """Folder for compiled programs, or off; default: in the user's cache folder."""
+
     out: pathlib.Path = pathlib.Path("runs/bench/shrink.json")
     """File for the result; the table goes beside it, with the suffix .md."""
 

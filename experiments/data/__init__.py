@@ -13,7 +13,6 @@ from ._imagenet import IMAGENET_MEAN as IMAGENET_MEAN
 from ._imagenet import IMAGENET_STD as IMAGENET_STD
 from ._imagenet import RandomResizedCrop as RandomResizedCrop
 from ._imagenet import ResizeCentreCrop as ResizeCentreCrop
-from ._load import KNOWN as KNOWN
 from ._load import PREPROCESSING as PREPROCESSING
 from ._load import load as load
 from ._load import statistics as statistics

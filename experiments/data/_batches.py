@@ -101,11 +101,12 @@ def make_batch_at(
     pixel_mean, pixel_std = pixel_statistics(mean, std, image.shape[-1])
     return jax.tree_util.Partial(
         _BatchAt(batch_size, augment, jnp.dtype(dtype)),
-        jnp.asarray(image),
-        jnp.asarray(label, jnp.int32),
-        jax.random.fold_in(jax.random.key(seed), _STREAM),
-        jnp.asarray(pixel_mean),
-        jnp.asarray(pixel_std),
+        # Not jnp.asarray, which compiles a copy for every shape.
+        jax.device_put(image),
+        jax.device_put(label.astype(np.int32)),
+        jax.jit(lambda: jax.random.fold_in(jax.random.key(seed), _STREAM))(),
+        jax.device_put(pixel_mean),
+        jax.device_put(pixel_std),
     )
 
 

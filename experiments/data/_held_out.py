@@ -6,10 +6,10 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from experiments.prepared import find_prepared, resolve_data_dir
+
 from ._dataset import hold_out, make_split
 from ._examples import Examples
-from ._load import KNOWN
-from ._locate import find_prepared, resolve_data_dir
 from ._tfds import open_tfds
 
 SplitName = Literal["train", "validation", "test"]
@@ -52,7 +52,7 @@ def open_split(
             "digits come with scikit-learn and not in files that could be streamed; they fit in"
             " memory: take load('digits') and make_batch_at"
         )
-    train, test = open_tfds(name, find_prepared(name, resolve_data_dir(data_dir), KNOWN))
+    train, test = open_tfds(name, find_prepared(name, resolve_data_dir(data_dir)))
     if split == "test":
         return test, np.arange(len(test))
     n = len(train)

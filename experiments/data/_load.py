@@ -1,12 +1,16 @@
 """One entrance to all data sets."""
 
 import os
+from collections.abc import Callable
+from pathlib import Path
+
+from experiments.prepared import find_prepared, resolve_data_dir
 
 from ._augment import CropFlip
+from ._cache import Decoded, kept
 from ._dataset import Dataset, channel_statistics, hold_out
 from ._digits import read_digits
 from ._imagenet import IMAGENET_MEAN, IMAGENET_STD
-from ._locate import find_prepared, resolve_data_dir
 from ._tfds import read_tfds
 
 # name -> (mean, std) as published with the training recipes, or None: computed from the images.
@@ -44,16 +48,14 @@ def statistics(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float
     )
 
 
-KNOWN = tuple(sorted(_STATISTICS))
-"""Names with settings of their own; other prepared image-classification sets load as well."""
-
-
 def load(
     name: str,
     *,
     data_dir: str | os.PathLike[str] | None = None,
     validation: float = 0.1,
     seed: int = 42,
+    cache: Path | None = None,
+    say: Callable[[str], object] | None = None,
 ) -> Dataset:
     """Load a data set into memory.
 
@@ -62,15 +64,19 @@ def load(
     nothing is ever downloaded.
 
     Args:
-        name: one of `KNOWN`, or any prepared set with the features image and label.
+        name: a set with settings of its own (`experiments.prepared.KNOWN`), or any prepared one
+            with the features image and label.
         data_dir: where prepared sets lie; default $TFDS_DATA_DIR or ~/tensorflow_datasets.
         validation: fraction of the training split that is held out, in [0, 1); rounded to the
             nearest number of examples.
         seed: chooses the validation examples. Keep it when you vary the seed of training.
+        cache: folder that keeps decoded images; not used for the digits. Omitted, they are decoded
+            every time.
+        say: told in a line what is read, before it is, and what is wrong with the cache.
 
     Returns:
-        The data set. Channel statistics of sets outside `KNOWN`, and of the digits, are computed
-        from its training images (without the validation images).
+        The data set. Channel statistics of sets without settings of their own, and of the digits,
+        are computed from its training images (without the validation images).
 
     Raises:
         ValueError: unknown name, a fraction outside [0, 1), or files that need TensorFlow.
@@ -85,11 +91,19 @@ def load(
         raise ValueError(
             f"validation={validation} must be a fraction in [0, 1), such as 0.1 for every tenth"
         )
+    say = say or _silent
     if name == "digits":
+        say("Reading digits ...")
         (train, test), num_classes = read_digits(), 10
     else:
-        train, test, num_classes = read_tfds(
-            name, find_prepared(name, resolve_data_dir(data_dir), KNOWN)
+        prepared = find_prepared(name, resolve_data_dir(data_dir))
+        say(f"Reading {name} {prepared.version} from {prepared.data_dir} ...")
+
+        def decode() -> Decoded:
+            return Decoded(*read_tfds(name, prepared))
+
+        train, test, num_classes = (
+            decode() if cache is None else kept(decode, name, prepared, cache, say)
         )
     train, held_out = hold_out(train, round(validation * len(train["label"])), seed)
     if not len(train["label"]):
@@ -105,3 +119,7 @@ def load(
         std=std,
         augmentation=_AUGMENTATION.get(name),
     )
+
+
+def _silent(line: str) -> None:
+    del line

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from experiments.prepared import Prepared, command, import_tfds
+
 from ._dataset import Split, make_split
 from ._examples import Examples
-from ._locate import Prepared, import_tfds
-from ._locate import _command as prepare_command
 
 # Large enough to amortise the reader, small enough that raw records add nothing to the memory.
 _CHUNK = 4096
@@ -26,7 +26,7 @@ def open_tfds(name: str, prepared: Prepared) -> tuple[Examples, Examples]:
         ValueError: not image classification, a split is missing or empty, or files are damaged.
     """
     tfds = import_tfds()
-    repair = f"{prepare_command(name, prepared.data_dir)} --overwrite"
+    repair = f"{command(name, prepared.data_dir)} --overwrite"
     try:
         info = tfds.builder_from_directory(prepared.folder).info
         features, splits = info.features, sorted(info.splits)

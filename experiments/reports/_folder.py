@@ -15,7 +15,7 @@ from typing import Any, TextIO
 import jax
 
 import jaxprune
-from experiments.config import NOT_COMPARED, Config
+from experiments.config import Config, as_json, check_same
 from experiments.reports._commit import commit
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "pillow")
@@ -28,20 +28,13 @@ class RunFolder:
         self.path = path
         self._config, self._writes = config, writes
         self._metrics: TextIO | None = None
+        self._document: dict[str, Any] = {}
         self.is_open = False
 
     @property
     def checkpoints(self) -> pathlib.Path:
         """Where the checkpoints of the run lie."""
         return self.path / "checkpoints"
-
-    def check(self) -> None:
-        """Raises if the folder holds a run of another configuration; touches nothing.
-
-        Raises:
-          FileExistsError: listing the first differences.
-        """
-        _check_same_config(self.path, _settings(self._config))
 
     def open(self) -> None:
         """Makes the folder, writes config.json and starts metrics.jsonl.
@@ -56,9 +49,9 @@ class RunFolder:
         if not self._writes:
             return
         check_writable(path)
-        self.check()
-        document = {
-            "config": _settings(config),
+        check_same(path, config)
+        self._document = {
+            "config": as_json(config),
             "versions": {
                 "jaxprune": jaxprune.__version__,
                 **{package: importlib.metadata.version(package) for package in _PACKAGES},
@@ -71,12 +64,22 @@ class RunFolder:
             "command": shlex.join(["python", "-m", "experiments.run", *_arguments(config)]),
             "commit": commit(),
         }
-        # Whole or not at all: a file cut off by a crash would stop the next start.
-        fresh = path / ".config.json"
-        fresh.write_text(json.dumps(document, indent=2) + "\n")
-        fresh.replace(path / "config.json")
+        self._write_document()
         # Line-buffered: an interrupted run keeps every line up to the interruption.
         self._metrics = (path / "metrics.jsonl").open("w", buffering=1)
+
+    def note(self, **values: Any) -> None:
+        """Adds to config.json, if this process has begun the run: one that goes on leaves it be."""
+        if self._document:
+            self._document |= values
+            with contextlib.suppress(OSError):  # no room: the log will say so
+                self._write_document()
+
+    def _write_document(self) -> None:
+        # Whole or not at all: a file cut off by a crash would stop the next start.
+        fresh = self.path / ".config.json"
+        fresh.write_text(json.dumps(self._document, indent=2) + "\n")
+        fresh.replace(self.path / "config.json")
 
     def reopen(self, offset: int) -> list[dict[str, Any]]:
         """Goes on with metrics.jsonl where a checkpoint was made; what came later is cut off.
@@ -91,6 +94,7 @@ class RunFolder:
           FileNotFoundError, ValueError: if the log is gone, or shorter than that.
         """
         self.close()
+        self._document = {}
         self.is_open = True
         if not self._writes:
             return []
@@ -172,34 +176,6 @@ def check_writable(path: pathlib.Path) -> None:
             f"the run folder {path} cannot be written ({error.strerror}). Choose another with "
             "--run-dir."
         ) from error
-
-
-def _settings(config: Config) -> dict[str, Any]:
-    """The configuration as JSON holds it."""
-    values = dataclasses.asdict(config)
-    return {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in values.items()}
-
-
-def _check_same_config(path: pathlib.Path, settings: dict[str, Any]) -> None:
-    file = path / "config.json"
-    if not file.exists():
-        return
-    try:
-        held = json.loads(file.read_text())["config"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise FileExistsError(
-            f"{file} is not the configuration of a run. Choose another folder with --run-dir."
-        ) from error
-    names = sorted((held.keys() | settings.keys()) - set(NOT_COMPARED))
-    different = [n for n in names if held.get(n) != settings.get(n)]
-    if different:
-        shown = ", ".join(
-            f"{n}: {held.get(n)!r} there, {settings.get(n)!r} now" for n in different[:3]
-        )
-        raise FileExistsError(
-            f"the run folder {path} holds a run of another configuration ({shown}). Choose another "
-            "with --run-dir, or delete it."
-        )
 
 
 def _arguments(config: Config) -> list[str]:

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.data import KNOWN, CropFlip, load
+from experiments.data import CropFlip, load
 from experiments.data._dataset import channel_statistics, hold_out, make_split
-from experiments.data._locate import prepared_versions, resolve_data_dir
+from experiments.prepared import KNOWN, prepared_versions, resolve_data_dir
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 import jaxprune as jp
-from experiments import data, models
+from experiments import _filters, data, models
 from experiments import filters_table as table
 
 pytestmark = pytest.mark.usefixtures("jax_defaults")
@@ -34,14 +34,14 @@ def fake(monkeypatch):
     """Cells that cost nothing; returns the list of those that were run."""
     ran = []
 
-    def run_cell(grid, cell, dense, dataset):
+    def run_cell(config, cell, dense, dataset, epochs):
         ran.append(cell)
         found = 0.5 + 0.1 * cell["seed"] + 0.01 * (cell["schedule"] == "allr")
         fixed = {"dense_accuracy": 0.9, "accuracy_pruned": 0.2, "macs": 1500, "dense_macs": 4000}
         return {**cell, **fixed, "accuracy": found, "seconds": 0.0}
 
-    monkeypatch.setattr(table, "run_cell", run_cell)
-    monkeypatch.setattr(table, "train_dense", lambda grid, seed, dataset: None)
+    monkeypatch.setattr(_filters, "run_cell", run_cell)
+    monkeypatch.setattr(_filters, "train_dense", lambda config, dataset: None)
     return ran
 
 
@@ -68,17 +68,19 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, fake):
 
 
 def test_real_cells_train_what_is_left(tmp_path):
-    grid = small(tmp_path)
+    config = table.config_of(small(tmp_path), 0)
     dataset = data.load("digits")
-    dense = table.train_dense(grid, 0, dataset)
+    dense = _filters.train_dense(config, dataset)
     assert dense.filters == ("params/Conv_0/kernel", "params/Conv_1/kernel")
     cell = {"seed": 0, "fraction": 0.5, "score": "l1", "schedule": "allr"}
-    found = table.run_cell(grid, cell, dense, dataset)
+    found = _filters.run_cell(config, cell, dense, dataset, epochs=1)
     assert found["macs"] < 0.5 * found["dense_macs"]
     assert found["weights"] < found["dense_weights"]
     assert found["accuracy"] > found["accuracy_pruned"]
     # The same cell again gives the same network.
-    assert table.run_cell(grid, cell, dense, dataset)["accuracy"] == found["accuracy"]
+    assert (
+        _filters.run_cell(config, cell, dense, dataset, epochs=1)["accuracy"] == found["accuracy"]
+    )
 
 
 def test_convolutions_that_a_shortcut_ties_are_not_pruned():
@@ -87,7 +89,7 @@ def test_convolutions_that_a_shortcut_ties_are_not_pruned():
     variables = jax.eval_shape(lambda k: model.init(k, x, train=False), jax.random.key(0))
     apply = models.training_apply(model, ["batch_stats"])
     groups = jp.structured.channel_groups(apply, variables, x, jax.random.key(0))
-    assert table.filters_of(groups) == tuple(
+    assert _filters.filters_of(groups) == tuple(
         f"params/stage{i}_block0/conv0/kernel" for i in range(3)
     )
 
@@ -102,4 +104,4 @@ def test_convolutions_that_a_shortcut_ties_are_not_pruned():
 )
 def test_bad_settings(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        table.run(small(tmp_path, **options), Console(file=io.StringIO()))
+        list(table.configs(small(tmp_path, **options)))

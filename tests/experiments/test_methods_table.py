@@ -9,7 +9,7 @@ from rich.console import Console
 
 from experiments import data
 from experiments import methods_table as table
-from experiments.config import check
+from experiments.checks import check
 
 pytestmark = pytest.mark.usefixtures("jax_defaults")
 

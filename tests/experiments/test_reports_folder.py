@@ -42,6 +42,23 @@ def test_numbers_that_are_not_finite_are_null(tmp_path):
     assert log.validation == [(2, pytest.approx(math.nan, nan_ok=True))]
 
 
+def test_what_is_noted_stays_when_a_run_goes_on(tmp_path):
+    folder = reports.RunFolder(tmp_path, Config())
+    folder.open()
+    folder.note(seconds_to_first_step=1.5)
+    offset = folder.sync()
+    folder.close()
+    again = reports.RunFolder(tmp_path, Config())
+    again.reopen(offset)
+    again.note(seconds_to_first_step=9.5)
+    again.close()
+    document = json.loads((tmp_path / "config.json").read_text())
+    assert document["seconds_to_first_step"] == 1.5
+    assert document["config"]["model"] == "small_cnn"
+    reports.RunFolder(tmp_path / "other", Config(), writes=False).note(seconds_to_first_step=1.5)
+    assert not (tmp_path / "other").exists()
+
+
 def test_dense_weights_come_back(tmp_path):
     assert reports.load_dense(PARAMS, tmp_path) is None
     for _ in range(2):

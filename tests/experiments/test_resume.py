@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments import data, devices, run, torture
+from experiments import data, devices, job, reports, run, torture
 from experiments.config import Config
 from experiments.setup import build
 from jaxprune.training import Checkpoints, Preempted
 from tests.experiments._processes import ARGUMENTS, environment
 from tests.experiments._streams import write_numbered
-from tests.training.test_checkpoints import after, loud_when_collected, tmpfs
+from tests.training.checkpointed import after, loud_when_collected
+from tests.training.test_checkpoints_damage import tmpfs
 
 pytestmark = pytest.mark.usefixtures("jax_defaults")
 
@@ -41,7 +42,7 @@ SMALL = Config(
 
 def go(folder, stop=None, **options):
     config = dataclasses.replace(SMALL, run_dir=folder, **options)
-    return run.run(config, console=Console(file=io.StringIO(), width=120), stop=stop)
+    return job.run(config, console=Console(file=io.StringIO(), width=120), stop=stop)
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +111,7 @@ def test_resume_refuses_what_it_cannot_do(tmp_path):
 
 def test_an_ended_run_is_only_shown_again(tmp_path, calm, monkeypatch):
     before = (calm / "metrics.jsonl").read_bytes()
-    monkeypatch.setattr(run.reports.Progress, "chunk", lambda *a: pytest.fail("trained"))
+    monkeypatch.setattr(reports.Progress, "chunk", lambda *a: pytest.fail("trained"))
     result = go(calm, resume=True)
     assert [record.phase for record in result.records] == ["dense", "cycle 1", "cycle 2"]
     assert (calm / "metrics.jsonl").read_bytes() == before
@@ -251,7 +252,7 @@ def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--devices", "9"], "devices=9, but there are 8 (cpu)"),
+        (["--devices", "9", "--batch-size", "63"], "devices=9, but there are 8 (cpu)"),
         (["--devices", "0"], "devices is at least 1; got 0"),
         (["--devices", "3"], "batch_size=64 cannot be split over devices=3 and accumulate=1"),
         (["--accumulate", "3"], "accumulate=3; take a multiple of 3"),
@@ -301,7 +302,7 @@ def test_an_interrupted_process_does_not_wait_for_the_others(tmp_path, monkeypat
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run, "run", interrupt)
+    monkeypatch.setattr(job, "run", interrupt)
     monkeypatch.setattr(devices, "leave", left.append)
     assert run.main([*ARGUMENTS, "--run-dir", str(tmp_path / "run")]) == 130
     assert left == [130]
@@ -312,7 +313,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_clear_error(tmp_path, monkeypatch
     def fail(*_, **__):
         raise MemoryError("the checkpoint of step 5 does not fit into memory")
 
-    monkeypatch.setattr(run, "run", fail)
+    monkeypatch.setattr(job, "run", fail)
     assert run.main([*ARGUMENTS, "--run-dir", str(tmp_path / "run")]) == 2
     assert "Error: the checkpoint of step 5 does not fit" in capsys.readouterr().out
 
@@ -335,12 +336,13 @@ def test_a_streamed_run_resumes_in_the_middle_of_an_epoch(tmp_path):
 
 
 @pytest.mark.slow
-def test_photographs_are_streamed_by_workers_to_the_end(tmp_path):
+def test_photographs_are_streamed_by_workers_to_the_end(tmp_path, capsys):
     where = ["--data", "tiny", "--data-dir", str(write_numbered(tmp_path / "data"))]
     small = ["--batch-size", "8", "--eval-batch-size", "5", "--cycles", "1", "--epochs", "1"]
     how = ["--stream", "--workers", "1", "--preprocess", "imagenet", "--image-size", "32"]
     folder = tmp_path / "run"
     assert run.main([*ARGUMENTS, *where, *small, *how, "--run-dir", str(folder)]) == 0
+    assert re.search(r"First step done \d+\.\d s after the start\.", capsys.readouterr().out)
     # 45 images to train on: 5 steps an epoch.
     assert [row["kind"] for row in rows_of(folder)] == [*["train"] * 5, "validation", "phase"] * 2
     assert (folder / "weights.png").exists()

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 import jaxprune as jp
-from experiments import data, run
+from experiments import data, job, reports, run
 from experiments.config import METHODS, UNCONTROLLED, Config
 from experiments.setup import build, dense_schedule
 
@@ -36,12 +36,13 @@ def summary(folder):
 def test_the_folder_holds_everything(tmp_path):
     console = quiet()
     config = small(tmp_path)
-    result = run.run(config, console=console)
+    result = job.run(config, console=console)
     folder = config.run_dir
 
     document = json.loads((folder / "config.json").read_text())
     assert document["config"]["cycles"] == 2
     assert {"jaxprune", "jax", "flax", "optax"} <= document["versions"].keys()
+    assert 0 <= document["seconds_to_first_step"] < 1000
     assert "--model lenet-300-100" not in document["command"]
     assert "--model lenet_300_100 --cycles 2 --epochs 3" in document["command"]
 
@@ -67,13 +68,15 @@ def test_the_folder_holds_everything(tmp_path):
     text = console.file.getvalue()
     for word in ("sparsity", "stability", "cycle 2", "95.00"):
         assert word in text
+    said = [text.index(line) for line in ("Reading digits ...", "First 5 steps", "Run folder")]
+    assert said == sorted(said)
 
 
 def test_again_gives_the_same_numbers(tmp_path):
     config = small(tmp_path)
     kept = []
     for _ in range(2):
-        run.run(config, console=quiet())
+        job.run(config, console=quiet())
         timing = ("seconds", "images_per_second")
         rows = summary(config.run_dir)
         rows = [{k: v for k, v in r.items() if k not in timing} for r in rows]
@@ -83,14 +86,14 @@ def test_again_gives_the_same_numbers(tmp_path):
 
 
 def test_another_seed_gives_other_numbers(tmp_path):
-    first = run.run(small(tmp_path), console=quiet())
-    second = run.run(small(tmp_path / "other", seed=1), console=quiet())
+    first = job.run(small(tmp_path), console=quiet())
+    second = job.run(small(tmp_path / "other", seed=1), console=quiet())
     a, b = (r.records[0].metrics["loss"] for r in (first, second))
     assert not np.array_equal(a, b)
 
 
 def test_bimp_spends_the_same_total(tmp_path):
-    result = run.run(small(tmp_path, method="bimp"), console=quiet())
+    result = job.run(small(tmp_path, method="bimp"), console=quiet())
     assert sum(len(r.learning_rates) for r in result.records) == 5 * (1293 // 256)
 
 
@@ -107,7 +110,7 @@ def test_options_reach_the_run(tmp_path):
         precision="bfloat16",
         sparsity=0.5,
     )
-    result = run.run(config, console=quiet())
+    result = job.run(config, console=quiet())
     options = build(config, dataset=data.load("digits")).options
     assert options["optimizer_state"] == "keep"
     assert options["recalibrate"] is not None
@@ -137,7 +140,7 @@ def test_ctrl_c_leaves_a_readable_folder(tmp_path, monkeypatch, capsys):
         if name == "cycle 2":
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(run.reports.Progress, "phase", interrupt)
+    monkeypatch.setattr(reports.Progress, "phase", interrupt)
     arguments = ["--model", "lenet_300_100", "--epochs", "1", "--retrain-epochs", "1"]
     status = run.main([*arguments, "--run-dir", str(tmp_path / "run")])
     assert status == 130
@@ -175,12 +178,16 @@ def test_help_explains_every_option(capsys):
         (["--dense-schedule", "x"], "unknown dense_schedule 'x'. Known: stepped"),
         (["--cycles", "0"], "cycles is at least 1 and finite; got 0"),
         (["--retrain-epochs", "0"], "retrain_epochs is at least 1 and finite; got 0"),
-        (["--schedule", "lrw", "--retrain-epochs", "41"], "retraining_steps=820"),
+        (["--schedule", "lrw", "--retrain-epochs", "41"], "lrw rewinds by retrain_epochs=41"),
         (["--batch-size", "5000"], "5000"),
         (["--schedule", "cosine"], "cosine needs peak"),
         (["--method", "bimp", "--schedule", "slr"], "method bimp fixes schedule=allr"),
         (["--method", "bimp", "--dense-schedule", "cosine"], "bimp fixes dense_schedule=linear"),
         (["--momentum", "nan"], "momentum is at least 0 and finite; got nan"),
+        (["--peak", "0.1"], "schedule allr has no peak; got 0.1"),
+        (["--schedule", "linear", "--peak", "0"], "peak is positive and finite; got 0.0"),
+        (["--retrain-warmup", "1"], "retrain_warmup is the fraction of retraining"),
+        (["--pattern", "nm_2_4"], "fixes sparsity=0.5 and goes with cycles=1; got 0.95 and 3"),
         (["--rewind-epoch", "40"], "in [0, 40); got 40"),
         (["--learning-rate", "0"], "learning_rate is positive and finite; got 0.0"),
         (["--warmup-epochs", "40"], "leaves nothing of epochs=40"),
@@ -189,7 +196,7 @@ def test_help_explains_every_option(capsys):
 )
 def test_bad_input_is_one_clear_error(arguments, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run.reports.Progress, "chunk", lambda *a: pytest.fail("training started"))
+    monkeypatch.setattr(reports.Progress, "chunk", lambda *a: pytest.fail("training started"))
     assert run.main(arguments) == 2
     out = " ".join(capsys.readouterr().out.split())
     assert message in out
@@ -198,24 +205,24 @@ def test_bad_input_is_one_clear_error(arguments, message, capsys, tmp_path, monk
 
 def test_a_folder_with_another_config_is_refused(tmp_path, capsys):
     config = small(tmp_path)
-    run.run(config, console=quiet())
+    job.run(config, console=quiet())
     with pytest.raises(FileExistsError, match=r"another configuration \(cycles: 2 there, 1 now\)"):
-        run.run(dataclasses.replace(config, cycles=1), console=quiet())
+        job.run(dataclasses.replace(config, cycles=1), console=quiet())
     (tmp_path / "run" / "config.json").write_text("{")
     with pytest.raises(FileExistsError, match="is not the configuration of a run"):
-        run.run(config, console=quiet())
+        job.run(config, console=quiet())
 
 
 def test_a_plan_that_cannot_run_leaves_no_folder(tmp_path):
     with pytest.raises(ValueError, match="there is no such window"):
-        run.run(small(tmp_path, schedule="lrw", retrain_epochs=4), console=quiet())
+        job.run(small(tmp_path, schedule="lrw", retrain_epochs=4), console=quiet())
     assert not (tmp_path / "run").exists()
 
 
 def test_one_compilation_for_the_whole_run(tmp_path):
     config = small(tmp_path)
     parts = build(config, dataset=data.load("digits"))
-    run.run(config, console=quiet(), parts=parts)
+    job.run(config, console=quiet(), parts=parts)
     assert parts.train.compiled._cache_size() == 1
 
 
@@ -229,7 +236,7 @@ def test_every_method_by_name(tmp_path, method):
     options = {"sparsity": 0.5} if method not in (*UNCONTROLLED, "dense") else {}
     config = small(tmp_path, method=method, **options, **MILD.get(method, {}))
     console = quiet()
-    result = run.run(config, console=console)
+    result = job.run(config, console=console)
     rows = summary(config.run_dir)
     assert [row["phase"] for row in rows] == ["training", "final prune"]
     assert [int(row["steps"]) for row in rows] == [5 * (1293 // 256), 0], "the same budget for all"
@@ -275,17 +282,17 @@ def test_every_method_by_name(tmp_path, method):
 )
 def test_options_that_a_method_does_not_take(tmp_path, options, message):
     with pytest.raises((ValueError, TypeError), match=message):
-        run.run(small(tmp_path, **options), console=quiet())
+        job.run(small(tmp_path, **options), console=quiet())
     assert not (tmp_path / "run").exists()
 
 
 def test_options_that_a_method_takes(tmp_path):
     config = small(tmp_path, method="ac_dc", sparsity=0.5, interval=1.0, allocation="uniform")
-    result = run.run(config, console=quiet())
+    result = job.run(config, console=quiet())
     assert all(
         row.sparsity == pytest.approx(0.5, abs=1e-3)
         for row in jp.metrics.sparsity_per_leaf(result.state.mask)
     )
     config = small(tmp_path / "static", method="static", pattern="nm_2_4")
-    result = run.run(config, console=quiet())
+    result = job.run(config, console=quiet())
     jp.masks.check(result.state.mask, jp.masks.nm(2, 4, layout="flax", remainder="dense"))

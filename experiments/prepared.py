@@ -12,6 +12,9 @@ from typing import Any
 
 _RANDOM_ACCESS = "array_record"
 
+KNOWN = ("cifar10", "cifar100", "digits", "fashion_mnist", "mnist")
+"""Names with settings of their own; other prepared image-classification sets load as well."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Prepared:
@@ -61,7 +64,7 @@ def prepared_versions(name: str, data_dir: Path) -> list[Prepared]:
     return sorted(found, key=lambda one: tuple(map(int, one.version.split("."))))
 
 
-def find_prepared(name: str, data_dir: Path, known: Iterable[str]) -> Prepared:
+def find_prepared(name: str, data_dir: Path) -> Prepared:
     """The newest version of `name` that can be read without TensorFlow.
 
     Looking comes before asking tensorflow-datasets, which would start a download.
@@ -69,7 +72,6 @@ def find_prepared(name: str, data_dir: Path, known: Iterable[str]) -> Prepared:
     Args:
         name: name of the set, such as "cifar10".
         data_dir: the directory to search.
-        known: names that this project reads.
 
     Returns:
         Where it lies.
@@ -86,19 +88,20 @@ def find_prepared(name: str, data_dir: Path, known: Iterable[str]) -> Prepared:
         raise ValueError(
             f"{name} in {versions[-1].folder} is stored as {versions[-1].file_format}, which cannot"
             f" be read without TensorFlow; prepare it as {_RANDOM_ACCESS}, replacing these files:"
-            f" {_command(name, data_dir)} --overwrite (preparing, unlike reading, needs TensorFlow)"
+            f" {command(name, data_dir)} --overwrite (preparing, unlike reading, needs TensorFlow)"
         )
-    if name not in known and name.split("/")[0] not in (registered := _registered_names()):
-        raise ValueError(_unknown(name, data_dir, known, registered))
+    if name not in KNOWN and name.split("/")[0] not in (registered := _registered_names()):
+        raise ValueError(_unknown(name, data_dir, registered))
     raise FileNotFoundError(
         f"{name} is not prepared in {data_dir} (no {data_dir / name}/VERSION/dataset_info.json)."
         f" Prepare it once: pip install tensorflow tensorflow-datasets && "
-        f"{_command(name, data_dir)} . Preparing, unlike reading, needs TensorFlow. If it lies"
+        f"{command(name, data_dir)} . Preparing, unlike reading, needs TensorFlow. If it lies"
         " elsewhere, name that directory by data_dir"
     )
 
 
-def _command(name: str, data_dir: Path) -> str:
+def command(name: str, data_dir: Path) -> str:
+    """The command that prepares a set."""
     return (
         f"tfds build {name} --data_dir {shlex.quote(str(data_dir))} --file_format {_RANDOM_ACCESS}"
     )
@@ -108,13 +111,13 @@ def _registered_names() -> list[str]:
     return import_tfds().list_builders(with_community_datasets=False)
 
 
-def _unknown(name: str, data_dir: Path, known: Iterable[str], registered: Iterable[str]) -> str:
+def _unknown(name: str, data_dir: Path, registered: Iterable[str]) -> str:
     on_disk = sorted(
         {info.parent.parent.name for info in data_dir.glob("*/*.*.*/dataset_info.json")}
     )
-    close = difflib.get_close_matches(name, [*known, *on_disk, *registered], n=1)
+    close = difflib.get_close_matches(name, [*KNOWN, *on_disk, *registered], n=1)
     hint = f"; did you mean {close[0]!r}?" if close else "."
     return (
-        f"unknown data set {name!r}{hint} Known: {', '.join(known)}, and every image-classification"
+        f"unknown data set {name!r}{hint} Known: {', '.join(KNOWN)}, and every image-classification"
         f" set of tensorflow-datasets prepared in {data_dir} ({', '.join(on_disk) or 'none there'})"
     )

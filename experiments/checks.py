@@ -1,0 +1,261 @@
+"""What can be seen wrong with a run before anything of it is made, and before JAX is imported.
+
+The names below are those of tables in modules that import JAX; a test holds them equal.
+"""
+
+import difflib
+import math
+import pathlib
+from collections.abc import Iterable
+
+from experiments import prepared, processes
+from experiments.config import (
+    DENSE_SCHEDULES,
+    GROWING,
+    INITIAL,
+    INTERVAL,
+    ITERATIVE,
+    METHODS,
+    PATTERNED,
+    PENALTY,
+    UNCONTROLLED,
+    Config,
+    check_same,
+)
+
+MODELS = (
+    "lenet_300_100",
+    "lenet5",
+    "small_cnn",
+    "resnet20",
+    "resnet32",
+    "resnet56",
+    "resnet110",
+    "vgg16_bn",
+    "densenet40",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "mobilenet_v2",
+    "vit_s16",
+    "vit_ti4",
+)
+# Those that start at `peak`, and those that know where.
+PEAKED = ("constant", "stepped", "cosine", "linear")
+SCHEDULES = ("ft", "lrw", "slr", "clr", "llr", "allr", *PEAKED)
+# The sparsities that patterns fix.
+FIXED = {"nm_2_4": 0.5, "nm_1_4": 0.75}
+
+
+def check_name(field: str, value: str, known: Iterable[str]) -> None:
+    """Raises for a name that is not known.
+
+    Raises:
+      ValueError: with the nearest name, and all of them.
+    """
+    known = list(known)
+    if value not in known:
+        close = difflib.get_close_matches(value, known, n=1)
+        hint = f", did you mean {close[0]!r}?" if close else "."
+        raise ValueError(f"unknown {field} {value!r}{hint} Known: {', '.join(known)}.")
+
+
+def check_here(config: Config) -> None:
+    """Raises for what this process alone can see wrong, options and files.
+
+    One process of several looks at its options only: the others would wait for it in vain if it
+    ended over a file that they see otherwise. Its files are looked at once they have met.
+
+    Raises:
+      ValueError, OSError: with the value and the repair.
+      ImportError: if a package is missing.
+    """
+    check(config)
+    if processes.place(config) is None:
+        check_run_dir(config)
+        check_data(config.data, config.data_dir)
+
+
+def check_run_dir(config: Config) -> None:
+    """Raises if the run folder is that of another run, or holds none to go on with.
+
+    Raises:
+      FileExistsError, FileNotFoundError: with the repair.
+    """
+    folder = config.resolved_run_dir()
+    check_same(folder, config)
+    if config.resume and not (folder / "checkpoints").is_dir():
+        raise FileNotFoundError(f"{folder} holds no run to resume. Leave --resume out.")
+
+
+def check_data(name: str, data_dir: pathlib.Path | None) -> None:
+    """Raises if a data set is not on the disk.
+
+    Args:
+      name: its name.
+      data_dir: where prepared sets lie, if not in their own place.
+
+    Raises:
+      FileNotFoundError: if it is not prepared; the message has the command that prepares it.
+      ValueError: if nobody knows it, or it cannot be read.
+      ImportError: if tensorflow-datasets is missing.
+    """
+    if name != "digits":
+        prepared.find_prepared(name, prepared.resolve_data_dir(data_dir))
+
+
+def check_split(batch_size: int, *, devices: int, accumulate: int) -> None:
+    """Raises if devices and accumulation do not divide a batch.
+
+    Raises:
+      ValueError: with a size that they do.
+    """
+    if batch_size % (devices * accumulate):
+        raise ValueError(
+            f"batch_size={batch_size} cannot be split over devices={devices} and "
+            f"accumulate={accumulate}; take a multiple of {devices * accumulate}."
+        )
+
+
+def check(config: Config) -> None:
+    """Raises for what can be seen wrong before any data are read.
+
+    Raises:
+      ValueError: with the value and the repair.
+    """
+    for field, value, known in (
+        ("method", config.method, METHODS),
+        ("model", config.model, MODELS),
+        ("schedule", config.schedule, SCHEDULES),
+        ("dense_schedule", config.resolved_dense_schedule(), DENSE_SCHEDULES),
+    ):
+        check_name(field, value, known)
+    for field, least in (
+        ("epochs", 1),
+        ("retrain_epochs", 1),
+        ("cycles", 1),
+        ("batch_size", 1),
+        ("eval_batch_size", 1),
+        ("warmup_epochs", 0),
+        ("weight_decay", 0),
+        ("momentum", 0),
+        ("seed", 0),
+        ("accumulate", 1),
+        ("checkpoint_epochs", 1),
+        ("join_seconds", 1),
+        ("workers", 0),
+        ("image_size", 1),
+    ):
+        value = getattr(config, field)
+        if not least <= value < math.inf:
+            raise ValueError(f"{field} is at least {least} and finite; got {value}.")
+    if not 0 <= config.sparsity < 1:
+        percent = f" For {config.sparsity:g} % pass {config.sparsity / 100:g}."
+        raise ValueError(
+            f"sparsity is the fraction removed, in [0, 1); got {config.sparsity}."
+            f"{percent if 1 < config.sparsity < 100 else ''}"
+        )
+    _check_stream(config)
+    if config.devices is not None and config.devices < 1:
+        raise ValueError(f"devices is at least 1; got {config.devices}.")
+    check_split(config.batch_size, devices=config.devices or 1, accumulate=config.accumulate)
+    if not 0 < config.learning_rate < math.inf:
+        raise ValueError(f"learning_rate is positive and finite; got {config.learning_rate}.")
+    if config.warmup_epochs >= config.epochs:
+        raise ValueError(
+            f"warmup_epochs={config.warmup_epochs} leaves nothing of epochs={config.epochs}."
+        )
+    if config.rewind_epoch is not None and not 0 <= config.rewind_epoch < config.epochs:
+        raise ValueError(
+            f"rewind_epoch is an epoch of dense training, in [0, {config.epochs}); got "
+            f"{config.rewind_epoch}."
+        )
+    if config.method not in ITERATIVE:
+        _check_one_phase(config)
+    for field, takers in (("interval", INTERVAL), ("penalty", PENALTY), ("initial", INITIAL)):
+        value = getattr(config, field)
+        if value is not None and config.method not in takers:
+            raise ValueError(
+                f"method {config.method} takes no {field}; got {value}. Those that do: "
+                f"{', '.join(takers)}."
+            )
+    if config.interval is not None and not 0 < config.interval < math.inf:
+        raise ValueError(f"interval is a number of epochs above 0; got {config.interval}.")
+    if config.method == "bimp":
+        fixed = {"schedule": "allr", "peak": None, "rewind_epoch": None, "warmup_epochs": 0}
+        for field, value in (*fixed.items(), ("dense_schedule", "linear")):
+            if getattr(config, field) not in (value, None):
+                raise ValueError(
+                    f"method bimp fixes {field}={value}; got {getattr(config, field)!r}. Use "
+                    "method imp to choose."
+                )
+    if config.method in ITERATIVE:
+        _check_retraining(config)
+
+
+def _check_retraining(config: Config) -> None:
+    """Raises for options of the cycles of imp and bimp that cannot be."""
+    name = config.schedule
+    if name in PEAKED and config.peak is None:
+        raise ValueError(f"schedule {name} needs peak, the rate to start from.")
+    if name not in PEAKED and config.peak is not None:
+        raise ValueError(f"schedule {name} has no peak; got {config.peak}. Leave it out.")
+    if config.peak is not None and not 0 < config.peak < math.inf:
+        raise ValueError(f"peak is positive and finite; got {config.peak}.")
+    if config.retrain_warmup is not None and not 0 <= config.retrain_warmup < 1:
+        raise ValueError(
+            f"retrain_warmup is the fraction of retraining spent on warm-up, in [0, 1); got "
+            f"{config.retrain_warmup}."
+        )
+    if name == "lrw" and config.retrain_epochs > config.epochs:
+        raise ValueError(
+            f"lrw rewinds by retrain_epochs={config.retrain_epochs}, but epochs is "
+            f"{config.epochs}: there is no such window. Retrain for at most that long, or use slr, "
+            "which stretches the schedule."
+        )
+    fixed = FIXED.get(config.pattern)
+    if fixed is not None and (config.sparsity != fixed or config.cycles != 1):
+        raise ValueError(
+            f"pattern {config.pattern} fixes sparsity={fixed:g} and goes with cycles=1; got "
+            f"{config.sparsity:g} and {config.cycles}."
+        )
+
+
+def _check_stream(config: Config) -> None:
+    """Raises for options of streams without one, and for what a stream cannot do."""
+    if config.stream:
+        if config.data == "digits":
+            raise ValueError("the digits are embedded, there is nothing to stream; leave it out.")
+        if config.recalibrate:
+            raise ValueError("recalibrate needs the set in memory; leave out stream or it.")
+        return
+    defaults = Config()
+    for field in ("workers", "preprocess", "image_size"):
+        if getattr(config, field) != getattr(defaults, field):
+            raise ValueError(f"{field} means nothing without stream; got {getattr(config, field)}.")
+
+
+def _check_one_phase(config: Config) -> None:
+    """Raises for options that a method of one phase would have to ignore."""
+    defaults, method = Config(), config.method
+    retraining = ("schedule", "rewind_epoch", "peak", "retrain_warmup", "optimizer_state", "score")
+    ignored = [(field, "it has one phase and no retraining") for field in retraining]
+    if method in UNCONTROLLED or method == "dense":
+        ignored.append(("allocation", "it does not spread a total"))
+        ignored.append(("sparsity", "it does not control its sparsity"))
+    if method == "lc":
+        ignored.append(("weight_decay", "it decays small weights only, by `penalty`"))
+    if method in GROWING and config.pattern.startswith("nm_"):
+        raise ValueError(
+            f"pattern {config.pattern} fixes the sparsity, but that of {method} grows. Take dnw, "
+            "rigl, set, static or ac_dc, or imp with one cycle."
+        )
+    if method not in PATTERNED:
+        ignored.append(("pattern", "it prunes single weights"))
+    for field, reason in ignored:
+        value = getattr(config, field)
+        if value != getattr(defaults, field):
+            raise ValueError(
+                f"{field} means nothing to method {method}: {reason}; got {value!r}. Leave it out, "
+                "or use method imp."
+            )
