@@ -4,8 +4,10 @@ An operation on arrays outside of `jax.jit` is a small XLA program, compiled ane
 tree of fifty leaves easily takes a hundred of them.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeAlias
 
 import jax
@@ -21,21 +23,52 @@ _programs: dict[Any, Any] = {}
 
 def copied(tree: PyTree) -> PyTree:
     """Copies every array, so that a step may donate one and leave the other. Compiles nothing."""
+    tracing = is_tracing()
 
     def one(x: Any) -> Any:
-        if isinstance(x, np.ndarray):
+        if isinstance(x, np.ndarray) and not tracing:
             # A device on the host takes over the buffer that it is given: ours, not the caller's.
             return jax.device_put(x.copy())
-        if isinstance(x, jax.Array) and is_concrete(x) and x.is_fully_addressable:
+        if isinstance(x, jax.Array) and not tracing and is_concrete(x) and x.is_fully_addressable:
             return jax.device_put(x, may_alias=False)
         return jnp.array(x, copy=True)
 
     return jax.tree.map(one, tree)
 
 
+def full(shape: tuple[int, ...], value: Any, dtype: Any) -> jax.Array:
+    """An array full of a value, tied to no device. Compiles nothing."""
+    if is_tracing():
+        return jnp.full(shape, value, dtype)
+    return jax.device_put(np.full(shape, value, dtype))
+
+
+def full_like(like: Any, value: Any, dtype: Any) -> jax.Array:
+    """An array full of a value, of the shape of another and where that lies.
+
+    Compiles nothing if that is a single CPU device.
+    """
+    if host_view(like) is None or is_tracing():
+        return jnp.full_like(like, value, dtype=dtype)
+    where = like.sharding if isinstance(like, jax.Array) and like.committed else None
+    return jax.device_put(np.full(like.shape, value, dtype), where)
+
+
+def is_tracing() -> bool:
+    """Whether operations are recorded now, those on known values, too."""
+    return isinstance(jax.device_put(np.zeros((), bool)), Tracer)
+
+
 def is_concrete(x: Any) -> bool:
     """Whether the values of an array are known now, not only inside of a compiled program."""
     return not isinstance(x, Tracer)
+
+
+def is_untied(tree: PyTree) -> bool:
+    """Whether all arrays are known, tied to no device, and nothing is traced."""
+    leaves = jax.tree.leaves(tree)
+    arrays = all(isinstance(x, (jax.Array, np.ndarray)) for x in leaves)
+    return arrays and _devices(leaves) == frozenset() and not is_tracing()
 
 
 def host_view(x: Any) -> np.ndarray | None:
@@ -55,6 +88,62 @@ def host_view(x: Any) -> np.ndarray | None:
         return None
     # Of the array itself, NumPy's view would be remembered, and so held for good.
     return np.asarray(x.addressable_data(0))
+
+
+def computed(f: Callable[..., Any], *args: Any) -> Any:
+    """``f(*args)``, in one program if that can be, else operation by operation.
+
+    It cannot be if ``f`` asks for values or returns what is no array. Nor where arrays are tied to
+    devices: what ``f`` makes should lie where it puts it.
+    """
+    if is_untied(args):
+        with contextlib.suppress(Exception):
+            return in_one_program(f, *args)
+    return f(*args)
+
+
+class Row:
+    """The arguments of a function of one leaf, in the place of its result. No pytree."""
+
+    def __init__(self, *arguments: Any):
+        self.arguments = arguments
+
+
+def together(f: Callable[..., Any], tree: PyTree) -> PyTree:
+    """``tree`` with ``f(*arguments)`` in the place of every `Row`.
+
+    Outside of compiled code it is one program for all rows that lie on the same devices, instead of
+    some for every shape.
+
+    Args:
+      f: a function of the arguments of a row; the same object at every call, or it is compiled
+        again.
+      tree: a tree with leaves of type `Row`.
+    """
+    leaves, treedef = jax.tree.flatten(tree)
+    groups: dict[Any, list[int]] = {}
+    for i, leaf in enumerate(leaves):
+        if isinstance(leaf, Row):
+            groups.setdefault(_devices(leaf.arguments), []).append(i)
+    for where, indices in groups.items():
+        rows = [leaves[i].arguments for i in indices]
+        results = [f(*row) for row in rows] if where is None else _compiled(f, rows)
+        for i, result in zip(indices, results, strict=True):
+            leaves[i] = result
+    return treedef.unflatten(leaves)
+
+
+@partial(jax.jit, static_argnums=0)
+def _compiled(f: Callable[..., Any], rows: list[tuple[Any, ...]]) -> list[Any]:
+    return [f(*row) for row in rows]
+
+
+def _devices(arrays: Any) -> frozenset[Any] | None:
+    """The devices that arrays are tied to; `None` if one is traced."""
+    if not all(map(is_concrete, arrays)):
+        return None
+    tied = (x.devices() for x in arrays if isinstance(x, jax.Array) and x.committed)
+    return frozenset().union(*tied)
 
 
 def in_one_program(f: Callable[..., Any], *args: Any) -> Any:

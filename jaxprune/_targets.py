@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax
 
-from jaxprune import _tree, masks, metrics
+from jaxprune import _eager, _tree, masks, metrics
 from jaxprune._tree import PyTree
 
 
@@ -33,10 +33,10 @@ def check_not_sparser(
             "than half a weight. Ask for more."
         )
     kept = metrics.counts(mask)[0]
+    alive = _eager.together(_alive, [_eager.Row(m, w) for m, w in pairs])
     nonzero = 0
-    for m, w in pairs:
-        of_leaf = metrics.counts({"": m & (w != 0)})[0]
-        nonzero += of_leaf or metrics.counts({"": m})[0]
+    for (m, _), of_leaf in zip(pairs, alive, strict=True):
+        nonzero += metrics.counts({"": of_leaf})[0] or metrics.counts({"": m})[0]
     gone = {"masked": (total - kept, targets[0]), "zero": (total - nonzero, targets[-1])}
     for what, (number, target) in gone.items():
         if target is not None and number > masks.count(target, total):
@@ -45,3 +45,7 @@ def check_not_sparser(
                 f"prunable weights are {what} already, sparsity {number / total:.6g}. Ask for "
                 "more, or start from denser weights."
             )
+
+
+def _alive(m: jax.Array, w: jax.Array) -> jax.Array:
+    return m & (w != 0)

@@ -1,9 +1,8 @@
 """The mask of an unpruned network."""
 
 import jax
-import jax.numpy as jnp
 
-from jaxprune import _tree
+from jaxprune import _eager, _tree
 from jaxprune._tree import PyTree
 
 
@@ -27,5 +26,5 @@ def dense(params: PyTree, *, where: _tree.Where | None = None) -> PyTree:
       >>> jp.sparsity(jp.masks.dense({"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}))
       0.0
     """
-    # ones_like, not ones: the mask of a sharded leaf lies where the leaf lies.
-    return jax.tree.map(lambda x: jnp.ones_like(x, dtype=bool), _tree.prunable(params, where))
+    # Like the leaf: the mask of a sharded one lies where that lies.
+    return jax.tree.map(lambda x: _eager.full_like(x, True, bool), _tree.prunable(params, where))

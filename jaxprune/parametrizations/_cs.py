@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprune import _checks, _tree, masks
+from jaxprune import _checks, _eager, _tree, masks
 from jaxprune._tree import PyTree, Where
 from jaxprune.parametrizations import _leaves
 from jaxprune.parametrizations import _parametrization as _p
@@ -122,7 +122,7 @@ def cs(
     def init(params: PyTree) -> tuple[CsTrainable, StepState]:
         copy = _p.copied(params)
         gates = jax.tree.map(
-            lambda w: jnp.full_like(w, initial, dtype=_tree.wide_dtype(w.dtype)),
+            lambda w: _eager.full_like(w, initial, _tree.wide_dtype(w.dtype)),
             _tree.prunable(copy, where),
         )
         return CsTrainable(copy, gates), StepState(_p.first_step())

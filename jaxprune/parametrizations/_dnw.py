@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprune import _checks, _tree, masks
+from jaxprune import _checks, _eager, _tree, masks
 from jaxprune._scoring import Scores
 from jaxprune._targets import check_not_sparser
 from jaxprune._tree import PyTree, Where
@@ -80,7 +80,7 @@ def dnw(
         masks.check_fit(shapes, [sparsity], allocation=allocation, pattern=pattern)
         copy = _p.copied(params)
         dense = _tree.map_partial(
-            lambda s, p: None if s is None else jnp.ones_like(p, dtype=jnp.bool_), shapes, copy
+            lambda s, p: None if s is None else _eager.full_like(p, True, jnp.bool_), shapes, copy
         )
         check_not_sparser(dense, copy, [sparsity], name="dnw")
         return copy, StepState(_p.first_step())

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from jaxprune import _checks, _tree
+from jaxprune import _checks, _eager, _tree
 from jaxprune._tree import PyTree, Where
 from jaxprune.parametrizations import _leaves
 from jaxprune.parametrizations import _parametrization as _p
@@ -164,7 +164,7 @@ def dst(
             if w.size >= 2**32:
                 raise ValueError(f"{name!r} has {w.size} entries, but dst counts below 2**32.")
             shape = tuple(w.shape[i] for i in axes_of(name, w))
-            return jnp.zeros(shape, _tree.wide_dtype(w.dtype))
+            return _eager.full(shape, 0, _tree.wide_dtype(w.dtype))
 
         # Made twice: an array that is both trained and state could not be donated.
         thresholds, offsets = (jax.tree_util.tree_map_with_path(zeros, weights) for _ in range(2))

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprune import _checks, _tree, masks
+from jaxprune import _checks, _eager, _tree, masks
 from jaxprune._scoring import Scores
 from jaxprune._targets import check_not_sparser
 from jaxprune._tree import PyTree, Where
@@ -113,7 +113,7 @@ def gradual(
         copy = _p.copied(params)
         # ones_like of the parameter, not of the shape: the mask lies where the weight lies.
         dense = _tree.map_partial(
-            lambda s, p: None if s is None else jnp.ones_like(p, dtype=bool),
+            lambda s, p: None if s is None else _eager.full_like(p, True, bool),
             like,
             copy,
             what="score tree",

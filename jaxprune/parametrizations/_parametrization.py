@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from jaxprune import _tree
+from jaxprune import _eager, _tree
 from jaxprune._tree import PyTree
 
 
@@ -48,7 +49,7 @@ class StepState(NamedTuple):
 
 def first_step() -> jax.Array:
     """Returns the counter before the first step."""
-    return jnp.zeros((), jnp.int32)
+    return _eager.full((), 0, jnp.int32)
 
 
 def next_step(step: jax.Array) -> jax.Array:
@@ -59,13 +60,13 @@ def next_step(step: jax.Array) -> jax.Array:
 def copied(params: PyTree) -> PyTree:
     """Copies all arrays, which become strongly typed: a weak type would not survive a step."""
 
-    def copy(x: Any) -> Any:
+    def strong(x: Any) -> Any:
+        if isinstance(x, (jax.Array, np.ndarray)) and not getattr(x, "weak_type", False):
+            return x
         x = jnp.asarray(x)
-        if jnp.issubdtype(x.dtype, jax.dtypes.extended):  # PRNG keys
-            return jnp.copy(x)
-        return jnp.array(x, dtype=x.dtype, copy=True)
+        return jnp.asarray(x, dtype=x.dtype)
 
-    return jax.tree.map(copy, params)
+    return _eager.copied(jax.tree.map(strong, params))
 
 
 def no_penalty(trainable: PyTree, state: PyTree) -> jax.Array:

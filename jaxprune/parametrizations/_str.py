@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprune import _checks, _tree
+from jaxprune import _checks, _eager, _tree
 from jaxprune._tree import PyTree, Where
 from jaxprune.parametrizations import _leaves
 from jaxprune.parametrizations import _parametrization as _p
@@ -90,7 +90,8 @@ def str_(
     def init(params: PyTree) -> tuple[StrTrainable, StepState]:
         copy = _p.copied(params)
         thresholds = jax.tree.map(
-            lambda w: jnp.full((), initial, _tree.wide_dtype(w.dtype)), _tree.prunable(copy, where)
+            lambda w: _eager.full((), initial, _tree.wide_dtype(w.dtype)),
+            _tree.prunable(copy, where),
         )
         return StrTrainable(copy, thresholds), StepState(_p.first_step())
 

@@ -96,9 +96,13 @@ def split_key(key: Any, *, name: str) -> tuple[jax.Array, jax.Array]:
             "e.g. key=jax.random.key(0)."
         )
     if _tree.is_traced(key):
-        first, moves = jax.random.split(key)
-    else:
-        # A transform that is built while something is traced can be used after it.
-        with jax.ensure_compile_time_eval():
-            first, moves = jax.random.split(key)
+        return _split(key)
+    # A transform that is built while something is traced can be used after it.
+    with jax.ensure_compile_time_eval():
+        return _split(key)
+
+
+@jax.jit
+def _split(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    first, moves = jax.random.split(key)
     return first, moves

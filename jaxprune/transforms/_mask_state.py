@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxprune import _tree
+from jaxprune import _eager, _tree
 from jaxprune._tree import PyTree
 
 
@@ -53,13 +53,16 @@ def get_mask(opt_state: PyTree) -> PyTree:
       >>> transforms.get_mask(tx.init(params))
       {'bias': None, 'kernel': Array([[ True, False]], dtype=bool)}
     """
+    return _eager.copied(held_mask(opt_state))
+
+
+def held_mask(opt_state: PyTree) -> PyTree:
+    """`get_mask` without the copies: only to be read, before the next step donates the state."""
     merged = None
     for node in nodes(opt_state):
         merged = _merge(merged, node.tree)
     return jax.tree.map(
-        lambda m: None if _tree.is_absent(m) else jnp.array(m, copy=True),
-        merged,
-        is_leaf=_tree.is_absent,
+        lambda m: None if _tree.is_absent(m) else m, merged, is_leaf=_tree.is_absent
     )
 
 
@@ -137,7 +140,7 @@ def store(mask: PyTree, like: PyTree) -> PruneMask:
     def copy(piece: Any, m: Any, leaf: Any) -> Any:
         if _tree.is_absent(leaf):  # `piece` may be a subtree here
             return jax.tree.map(lambda _: optax.MaskedNode(), piece, is_leaf=_tree.is_absent)
-        return optax.MaskedNode() if m is None else _placed(jnp.array(m, copy=True), leaf)
+        return optax.MaskedNode() if m is None else _placed(_eager.copied(m), leaf)
 
     pieces = _pieces(mask, like)
     return PruneMask(treedef.unflatten(map(copy, pieces, aligned, leaves)))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxprune import _tree
+from jaxprune import _eager, _tree
 from jaxprune._tree import PyTree
 from jaxprune.transforms._mask_state import descend
 
@@ -53,7 +53,13 @@ def zero_pruned(inner: Any, inner_state: PyTree, mask: PyTree) -> PyTree:
     def visit(x: Any) -> Any:
         return descend(zero, mask, x.tree) if isinstance(x, Copy) else x
 
-    return jax.tree.map(visit, mark(inner, inner_state, mask).state)
+    return _eager.together(zeroed, jax.tree.map(visit, mark(inner, inner_state, mask).state))
+
+
+def zeroed(m: jax.Array, x: jax.Array) -> jax.Array:
+    """An array with zeros where its mask is False."""
+    # A selection, not a product: it also removes NaN and infinity.
+    return jnp.where(m, x, jnp.zeros_like(x))
 
 
 def check_state(inner: Any, inner_state: PyTree, mask: PyTree) -> None:
@@ -109,9 +115,15 @@ def _check_copy(path: str, mask: PyTree, tree: PyTree) -> None:
 
 def mark(inner: Any, state: PyTree, mask: PyTree) -> Marked:
     """Wraps every copy of the parameters in `Copy`."""
-    try:
+    marked: list[PyTree] = []
+
+    def by_init() -> None:
         # With everything a leaf, map_params hands over each copy as a whole.
-        return Marked(optax.tree.map_params(inner, Copy, state, is_leaf=lambda _: True), False)
+        marked.append(optax.tree.map_params(inner, Copy, state, is_leaf=lambda _: True))
+
+    try:
+        jax.eval_shape(by_init)  # map_params calls ``init``, whose outcome it drops
+        return Marked(marked[0], False)
     except Exception:
         # Some optimizers fail on the placeholder alone: line searches ask for its dtype, label
         # functions of `optax.partition` for its items. Then a copy is what has the parameters'
@@ -142,6 +154,4 @@ def is_moment(shape: tuple[int, ...], leaf: Any) -> bool:
 
 
 def _zero_leaf(m: Any, leaf: Any) -> Any:
-    if not is_moment(np.shape(m), leaf):
-        return leaf
-    return jnp.where(m, leaf, jnp.zeros_like(leaf))
+    return _eager.Row(m, leaf) if is_moment(np.shape(m), leaf) else leaf

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune import _tree
+from jaxprune import _eager, _tree
 from jaxprune._tree import PyTree
 from jaxprune.transforms import _mask_state, _moments
 from jaxprune.transforms._mask_state import PruneMask
@@ -24,7 +24,7 @@ def init_inner(
     if _mask_state.is_placeholder(params):
         return tx.init(params)
     aligned = _mask_state.align(node.tree, params)
-    inner_state = tx.init(masked(aligned, params))
+    inner_state = _eager.computed(lambda m, p: tx.init(masked(m, p)), aligned, params)
     _moments.check_state(tx, inner_state, aligned)
     return inner_state
 
@@ -61,28 +61,24 @@ def step(
 
 def masked(mask: PyTree, tree: PyTree) -> PyTree:
     """``tree`` with zeros where the mask is False."""
-
-    def mask_leaf(m: Any, x: Any) -> Any:
-        # A selection, not a product: it also removes NaN and infinity.
-        return x if m is None else jnp.where(m, x, jnp.zeros_like(x))
-
-    return _tree.map_partial(mask_leaf, mask, tree)
+    rows = _tree.map_partial(lambda m, x: x if m is None else _eager.Row(m, x), mask, tree)
+    return _eager.together(_moments.zeroed, rows)
 
 
 def to_zero(mask: PyTree, updates: PyTree, params: PyTree) -> PyTree:
     """``updates`` with minus the weight where the mask is False: it then becomes exactly zero."""
+    rows = _tree.map_partial(
+        lambda m, *pair: pair[0] if m is None else _eager.Row(m, *pair), mask, updates, params
+    )
+    return _eager.together(_to_zero, rows)
 
-    def zero(m: Any, update: Any, param: Any) -> Any:
-        if m is None:
-            return update
-        # In a narrower dtype than the weight's, -w would be rounded and w + (-w) not zero. The
-        # wider dtype is asked for on purpose, so a strict rule of promotion has nothing to object
-        # to.
-        with jax.numpy_dtype_promotion("standard"):
-            dtype = jnp.promote_types(update.dtype, param.dtype)
-        return jnp.where(m, update.astype(dtype), -param.astype(dtype))
 
-    return _tree.map_partial(zero, mask, updates, params)
+def _to_zero(m: jax.Array, update: jax.Array, param: jax.Array) -> jax.Array:
+    # In a narrower dtype than the weight's, -w would be rounded and w + (-w) not zero. The wider
+    # dtype is asked for on purpose, so a strict rule of promotion has nothing to object to.
+    with jax.numpy_dtype_promotion("standard"):
+        dtype = jnp.promote_types(update.dtype, param.dtype)
+    return jnp.where(m, update.astype(dtype), -param.astype(dtype))
 
 
 def check_params(params: PyTree | None, *, name: str) -> None:
