@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import NamedSharding
 
 PyTree: TypeAlias = Any
 
@@ -68,7 +69,7 @@ def is_untied(tree: PyTree) -> bool:
     """Whether all arrays are known, tied to no device, and nothing is traced."""
     leaves = jax.tree.leaves(tree)
     arrays = all(isinstance(x, (jax.Array, np.ndarray)) for x in leaves)
-    return arrays and _devices(leaves) == frozenset() and not is_tracing()
+    return arrays and places(leaves) == frozenset() and not is_tracing()
 
 
 def host_view(x: Any) -> np.ndarray | None:
@@ -124,7 +125,7 @@ def together(f: Callable[..., Any], tree: PyTree) -> PyTree:
     groups: dict[Any, list[int]] = {}
     for i, leaf in enumerate(leaves):
         if isinstance(leaf, Row):
-            groups.setdefault(_devices(leaf.arguments), []).append(i)
+            groups.setdefault(places(leaf.arguments), []).append(i)
     for where, indices in groups.items():
         rows = [leaves[i].arguments for i in indices]
         results = [f(*row) for row in rows] if where is None else _compiled(f, rows)
@@ -138,12 +139,12 @@ def _compiled(f: Callable[..., Any], rows: list[tuple[Any, ...]]) -> list[Any]:
     return [f(*row) for row in rows]
 
 
-def _devices(arrays: Any) -> frozenset[Any] | None:
-    """The devices that arrays are tied to; `None` if one is traced."""
+def places(arrays: Any) -> frozenset[Any] | None:
+    """The devices or meshes that arrays are tied to; `None` if one is traced."""
     if not all(map(is_concrete, arrays)):
         return None
-    tied = (x.devices() for x in arrays if isinstance(x, jax.Array) and x.committed)
-    return frozenset().union(*tied)
+    tied = [x.sharding for x in arrays if isinstance(x, jax.Array) and x.committed]
+    return frozenset(s.mesh if isinstance(s, NamedSharding) else s for s in tied)
 
 
 def in_one_program(f: Callable[..., Any], *args: Any) -> Any:
@@ -160,18 +161,20 @@ def in_one_program(f: Callable[..., Any], *args: Any) -> Any:
       Whatever tracing raises, e.g. if ``f`` asks for values.
     """
     traced = jax.jit(f, keep_unused=True).trace(*args)
-    lowered, program = traced.lower(), traced.jaxpr
+    lowered, jaxpr = traced.lower(), traced.jaxpr
     content = hashlib.sha256(lowered.as_text().encode())
-    for constant in program.consts:  # in some releases of JAX they are no part of the text
+    for constant in jaxpr.consts:  # in some releases of JAX they are no part of the text
         content.update(np.asarray(constant).tobytes())
     key = (
         content.digest(),
-        (lowered.in_tree, *program.in_avals),
-        (lowered.out_tree, *program.out_avals),
+        (lowered.in_tree, *jaxpr.in_avals),
+        (lowered.out_tree, *jaxpr.out_avals),
         jax.config.jax_default_device,  # pyright: ignore[reportAttributeAccessIssue]
     )
-    if key not in _programs:
-        if len(_programs) == _PROGRAMS:
-            del _programs[next(iter(_programs))]
-        _programs[key] = lowered.compile()
-    return _programs[key](*args)
+    program = _programs.get(key)
+    if program is None:
+        program = lowered.compile()
+        if len(_programs) >= _PROGRAMS:
+            _programs.clear()
+        _programs[key] = program
+    return program(*args)

@@ -109,8 +109,7 @@ def count_true(leaves: Sequence[Any]) -> list[int]:
         if (host := _eager.host_view(leaf)) is not None:
             counts[i] = int(np.count_nonzero(host))
         else:
-            devices = leaf.devices() if _eager.is_concrete(leaf) else ()
-            elsewhere.setdefault(frozenset(devices), []).append(i)
+            elsewhere.setdefault(_eager.places([leaf]), []).append(i)
     for indices in elsewhere.values():
         sums = jax.device_get(_count_all([leaves[i] for i in indices], _LIMIT))
         for i, digits in zip(indices, sums, strict=True):
