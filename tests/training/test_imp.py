@@ -362,6 +362,7 @@ def test_schedule_free_is_evaluated_sparse_right_after_a_prune():
     def make_optimizer(learning_rate):
         return optax.contrib.schedule_free(optax.sgd(learning_rate), learning_rate, b1=0.9)
 
+    @jax.jit
     def eval_params(state):
         inner = state.opt_state.inner_state.inner_state
         return optax.contrib.schedule_free_eval_params(inner, state.params)
@@ -414,7 +415,7 @@ def test_batch_statistics_travel_and_are_recalibrated():
     assert train.compiled._cache_size() == 1
 
 
-@pytest.mark.parametrize("compiled", [True, False])
+@pytest.mark.parametrize("compiled", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_eight_devices_compile_once_too(compiled, caplog):
     step = problem.step(mesh=problem.mesh())
     train = jp.training.make_loop(step, problem.batch_at, compile_chunks=compiled)

@@ -64,13 +64,21 @@ def test_sharded_arrays_keep_their_places():
         assert back[name].sharding == leaf.sharding, name
 
 
-@pytest.mark.parametrize("spec", [P("data"), pytest.param(P(None, "data"), marks=pytest.mark.slow)])
-def test_many_sharded_arrays_at_a_time(spec):
+@pytest.mark.parametrize(
+    ("spec", "number"),
+    [
+        (P("data"), 30),
+        pytest.param(P("data"), 100, marks=pytest.mark.slow),
+        pytest.param(P(None, "data"), 100, marks=pytest.mark.slow),
+    ],
+)
+def test_many_sharded_arrays_at_a_time(spec, number):
     """Each is a sum over devices; simulated ones meet for few programs at a time."""
     where = NamedSharding(meshed.mesh(8), spec)
-    kernels = {f"kernel {i}": jnp.full((64, 64), float(i)) for i in range(100)}
-    kept = {f"mask {i}": jnp.arange(64 * 64).reshape(64, 64) % (i + 2) > 0 for i in range(100)}
-    whole = kernels | kept
+    weights = np.arange(64 * 64, dtype=np.float32).reshape(64, 64)
+    kernels = {f"kernel {i}": weights + i for i in range(number)}
+    kept = {f"mask {i}": weights % (i + 2) > 0 for i in range(number)}
+    whole = jax.tree.map(jnp.asarray, kernels | kept)
     state = jax.device_put(whole, where)
     arrays = to_arrays(state)
     assert digests(arrays) == digests(to_arrays(whole))
