@@ -76,39 +76,33 @@ def make_evaluate(
     if batch_size < 1:
         raise ValueError(f"batch_size is at least 1 example; got {batch_size}.")
     weighted = {"weight": np.ones((n,), np.float32), **data}
-    placed: dict[Any, PyTree] = {}
+    placed: dict[Any, list[PyTree]] = {}
 
-    def cut(size: int, x: Any) -> np.ndarray:
-        """Into batches [batches, size, ...], the last one filled up with zeros."""
-        x = np.asarray(x)
-        batches = math.ceil(n / size)
-        padded = np.pad(x, [(0, batches * size - n)] + [(0, 0)] * (x.ndim - 1))
-        return padded.reshape(batches, size, *x.shape[1:])
+    def cut(size: int, first: int, x: Any) -> np.ndarray:
+        """The batch that begins there, filled up with zeros."""
+        x = np.asarray(x)[first : first + size]
+        return np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1))
 
-    def batches_for(params: PyTree) -> PyTree:
+    def batches_for(params: PyTree) -> list[PyTree]:
         mesh = mesh_of(params)
         where = device_of(params) if mesh is None else mesh
         if where not in placed:
             devices = 1 if mesh is None else mesh.size
             size = math.ceil(min(batch_size, n) / devices) * devices
-            host = jax.tree.map(partial(cut, size), weighted)
+            host = [jax.tree.map(partial(cut, size, i), weighted) for i in range(0, n, size)]
             if mesh is None:
                 placed[where] = jax.device_put(host, where)
             else:
-                placed[where] = put(host, batch_sharding(mesh, axis=1))
+                placed[where] = put(host, batch_sharding(mesh))
         return placed[where]
 
-    @jax.jit
-    def one(params: PyTree, model_state: PyTree, batches: PyTree, i: Any) -> Any:
-        batch = jax.tree.map(lambda x: jax.lax.dynamic_index_in_dim(x, i, keepdims=False), batches)
-        return eval_fn(params, model_state, batch)
+    # Batch by batch, so that sets of different lengths share one program.
+    one = jax.jit(eval_fn)
 
     def evaluate(state: TrainState) -> dict[str, float]:
         params = state.params if eval_params is None else eval_params(state)
-        batches, rows = batches_for(state.params), []
-        for i in range(len(batches["weight"])):
-            rows.append(settle(one(params, state.model_state, batches, np.int32(i))))
-        return _means(rows)
+        batches = batches_for(state.params)
+        return _means([settle(one(params, state.model_state, batch)) for batch in batches])
 
     return evaluate
 

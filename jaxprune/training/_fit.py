@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from jaxprune import _tree, metrics
+from jaxprune import _eager, _tree, metrics
 from jaxprune._tree import PyTree
 from jaxprune.methods import Method
 from jaxprune.parametrizations import Parametrization
@@ -100,8 +100,12 @@ def _through(parametrization: Parametrization, loss_fn: LossFn) -> LossFn:
 def _nonzero(params: PyTree, mask: PyTree) -> int:
     """How many of the prunable weights are not zero."""
     by_path = dict(_tree.named_leaves(params))
-    held = {path: by_path[path] != 0 for path, _ in _tree.named_leaves(mask)}
-    return metrics.counts(held)[0]
+    rows = {path: _eager.Row(by_path[path]) for path, _ in _tree.named_leaves(mask)}
+    return metrics.counts(_eager.together(_is_nonzero, rows))[0]
+
+
+def _is_nonzero(x: jax.Array) -> jax.Array:
+    return x != 0
 
 
 def prepare(

@@ -32,6 +32,7 @@ from jaxprune.training._prune_state import (
 )
 from jaxprune.training._records import ImpResult, PhaseRecord
 from jaxprune.training._state import TrainState, copy
+from jaxprune.transforms._mask_state import held_mask
 
 OptimizerState: TypeAlias = Literal["fresh_once", "fresh", "keep"]
 
@@ -155,7 +156,7 @@ def imp(
             "optimizer that holds no mask of its own, and without masked=False. A method inside "
             "the optimizer is trained with jaxprune.training.fit."
         )
-    score = magnitude_of(state.mask) if scores is None else scores
+    score = magnitude_of(held_mask(state.opt_state)) if scores is None else scores
     check_scores(score, state)
     check_targets(
         state,
@@ -251,7 +252,7 @@ def _dense_phase(
     state, opening = progress.state, progress.opening
     assert opening is not None
     evaluation = run.evaluate(state)
-    kept, prunable = metrics.counts(state.mask)
+    kept, prunable = metrics.counts(held_mask(state.opt_state))
     phase = PhaseRecord(
         phase="dense",
         cycle=0,

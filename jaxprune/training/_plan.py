@@ -4,7 +4,6 @@ import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -99,14 +98,14 @@ def plan_cycles(
             peak=peak,
             discount=1.0 if schedule == "allr" else None,
         )
-        tables[n] = np.asarray(rates(jnp.arange(n)))
+        tables[n] = np.asarray(rates(np.arange(n)))
     # LRW over the whole of pretraining is pretraining itself, read once and checked.
     dense = schedules.lrw(
         pretraining, pretraining_steps=pretraining_steps, retraining_steps=pretraining_steps
     )
     return Plan(
         steps=pretraining_steps,
-        pretraining_rates=np.asarray(dense(jnp.arange(pretraining_steps))),
+        pretraining_rates=np.asarray(dense(np.arange(pretraining_steps))),
         cycles=tuple(
             Cycle(i + 1, s, n) for i, (s, n) in enumerate(zip(targets, steps, strict=True))
         ),

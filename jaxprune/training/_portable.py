@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxprune import _tree, masks
+from jaxprune import _eager, _tree, masks
 from jaxprune._tree import PyTree
 
 # One odd multiplier each for where an entry stands and for what it holds (Knuth; Steele).
 _PLACE, _CONTENT = 0x9E3779B1, 0x85EBCA77
+_CHUNK = 2**18  # entries that stay in a processor's cache
 
 
 def to_arrays(tree: PyTree) -> dict[str, jax.Array]:
@@ -33,10 +34,14 @@ def to_arrays(tree: PyTree) -> dict[str, jax.Array]:
         if _is_key(leaf):
             out[name] = jax.random.key_data(leaf)
         elif _is_mask(leaf):
-            out[name] = masks.pack({"mask": leaf}).bits["mask"]
+            out[name] = _eager.Row(leaf)
         elif leaf.size:
             out[name] = leaf
-    return out
+    return dict(zip(out, _eager.together(_packed, [*out.values()]), strict=True))
+
+
+def _packed(mask: jax.Array) -> jax.Array:
+    return masks.pack({"mask": mask}).bits["mask"]
 
 
 def shapes_of(like: PyTree) -> dict[str, jax.ShapeDtypeStruct]:
@@ -60,8 +65,8 @@ def from_arrays(arrays: Mapping[str, jax.Array], like: PyTree) -> PyTree:
         if _is_key(leaf):
             return jax.random.wrap_key_data(arrays[name], impl=jax.random.key_impl(leaf))
         if _is_mask(leaf):
-            packed = masks.pack({"mask": jnp.zeros(leaf.shape, bool)})
-            packed = jax.tree.unflatten(jax.tree.structure(packed), [arrays[name]])
+            shape = jax.eval_shape(masks.pack, {"mask": jax.ShapeDtypeStruct(leaf.shape, bool)})
+            packed = jax.tree.unflatten(jax.tree.structure(shape), [arrays[name]])
             return jax.device_put(masks.unpack(packed)["mask"], leaf.sharding)
         return arrays[name]
 
@@ -75,8 +80,12 @@ def digests(arrays: Mapping[str, jax.Array]) -> dict[str, int]:
     The sum modulo 2**32 of a hash of place and content of each entry: it sees lost, changed and
     exchanged entries, and needs no array in one place.
     """
-    values = jax.device_get(_digests(list(arrays.values())))
-    return {name: int(value) for name, value in zip(arrays, values, strict=True)}
+    views = [_eager.host_view(x) for x in arrays.values()]
+    if all(view is not None for view in views):
+        values = map(_digest_on_host, views)
+    else:
+        values = map(int, jax.device_get(_digests(list(arrays.values()))))
+    return dict(zip(arrays, values, strict=True))
 
 
 # One program for all: many small ones with collectives in flight can deadlock on simulated devices.
@@ -98,6 +107,21 @@ def _digest(x: jax.Array) -> jax.Array:
     mixed = (words + place * jnp.uint32(_PLACE)) * jnp.uint32(_CONTENT)
     mixed ^= mixed >> 15
     return jnp.sum(mixed * jnp.uint32(_PLACE), dtype=jnp.uint32)
+
+
+def _digest_on_host(x: Any) -> int:
+    """The same by NumPy, which has nothing to compile."""
+    words = x.reshape(-1).view(f"uint{8 * min(x.dtype.itemsize, 4)}")
+    total = 0
+    for start in range(0, len(words), _CHUNK):
+        mixed = words[start : start + _CHUNK].astype(np.uint32)
+        place = np.arange(start, start + len(mixed), dtype=np.uint64).astype(np.uint32)
+        mixed += place * np.uint32(_PLACE)
+        mixed *= np.uint32(_CONTENT)
+        mixed ^= mixed >> np.uint32(15)
+        mixed *= np.uint32(_PLACE)
+        total += int(mixed.sum(dtype=np.uint64))
+    return total % 2**32
 
 
 def host_digest(x: Any) -> int:

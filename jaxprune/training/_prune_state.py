@@ -8,7 +8,8 @@ import jax
 from jaxprune import _tree, masks, metrics, scores, transforms
 from jaxprune._tree import PyTree
 from jaxprune.masks import Allocation, Pattern, PruneInfo
-from jaxprune.training._state import TrainState
+from jaxprune.training._state import TrainState, copy
+from jaxprune.transforms._mask_state import held_mask
 
 
 class Prune(NamedTuple):
@@ -58,7 +59,7 @@ def prune_state(
     Raises:
       ValueError: if scores hold NaN, a leaf collapses, or the target lies below the current one.
     """
-    before = state.mask
+    before = held_mask(state.opt_state)
     mask, info = masks.make_with_info(
         score(state.params), sparsity, within=before, allocation=allocation, pattern=pattern
     )
@@ -76,10 +77,10 @@ def rewind_state(state: TrainState, snapshot: TrainState) -> TrainState:
 
     The step counter goes on, so that the data of the replayed steps are drawn afresh.
     """
-    snapshot = jax.tree.map(lambda x: x.copy(), snapshot)
+    snapshot, mask = copy(snapshot), held_mask(state.opt_state)
     return state._replace(
-        params=masks.apply_mask(snapshot.params, state.mask),
-        opt_state=transforms.set_mask(snapshot.opt_state, state.mask),
+        params=masks.apply_mask(snapshot.params, mask),
+        opt_state=transforms.set_mask(snapshot.opt_state, mask),
         model_state=snapshot.model_state,
     )
 
@@ -116,13 +117,14 @@ def check_targets(
         sparsity lies below that of the state; naming both.
     """
     options: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
-    masks.check_fit(jax.eval_shape(score, state.params), sparsities, within=state.mask, **options)
-    kept, total = metrics.counts(state.mask)
+    mask = held_mask(state.opt_state)
+    masks.check_fit(jax.eval_shape(score, state.params), sparsities, within=mask, **options)
+    kept, total = metrics.counts(mask)
     if not kept:
         raise ValueError("the mask of the state keeps no weight; there is nothing to train.")
     if kept == total:
         return  # nothing lies below
-    _, info = masks.make_with_info(score(state.params), sparsities[0], within=state.mask, **options)
+    _, info = masks.make_with_info(score(state.params), sparsities[0], within=mask, **options)
     info.check_nested()
 
 
@@ -140,7 +142,7 @@ def check_scores(score: Any, state: TrainState) -> None:
         )
     shapes = jax.eval_shape(score, state.params)
     ours = {path for path, _ in _tree.named_leaves(shapes)}
-    theirs = {path for path, _ in _tree.named_leaves(state.mask)}
+    theirs = {path for path, _ in _tree.named_leaves(held_mask(state.opt_state))}
     if ours != theirs:
         raise ValueError(
             f"the scores and the mask of the state disagree on what is prunable, first at "

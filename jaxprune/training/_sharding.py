@@ -143,9 +143,9 @@ def everywhere(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh, *, axis: int = 0) -> NamedSharding:
-    """The examples of a batch, which lie along ``axis``, over all devices."""
-    return NamedSharding(mesh, PartitionSpec(*[None] * axis, mesh.axis_names))
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The examples of a batch, which come first, over all devices."""
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def spread(batch: PyTree, mesh: Mesh) -> PyTree:

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune import _tree, masks, transforms
+from jaxprune import _eager, _tree, masks, transforms
 from jaxprune._tree import PyTree
+from jaxprune.transforms._mask_state import held_mask
 
 MakeOptimizer: TypeAlias = Callable[[Any], optax.GradientTransformation]
 
@@ -98,9 +99,9 @@ class TrainState(NamedTuple):
             params = masks.apply_mask(params, mask)
             opt_state = init_optimizer(make_optimizer, params, mask)
         else:
-            opt_state = _injected(make_optimizer).init(params)
+            opt_state = _eager.computed(_injected(make_optimizer).init, params)
         return cls(
-            step=jnp.zeros((), jnp.int32),
+            step=_eager.full((), 0, jnp.int32),
             params=params,
             opt_state=opt_state,
             model_state=copy(model_state),
@@ -120,7 +121,7 @@ class TrainState(NamedTuple):
 
 def copy(tree: PyTree) -> PyTree:
     """Copies every array, so that a step may donate one and leave the other."""
-    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+    return _eager.copied(tree)
 
 
 def optimizer_of(
@@ -132,7 +133,7 @@ def optimizer_of(
     """
     if not isinstance(opt_state, transforms.FixedMaskState):
         return optax.with_extra_args_support(_injected(make_optimizer))
-    return transforms.fixed_mask(_injected(make_optimizer), transforms.get_mask(opt_state))
+    return transforms.fixed_mask(_injected(make_optimizer), held_mask(opt_state))
 
 
 def brings_mask(make_optimizer: MakeOptimizer, params: PyTree) -> bool:
