@@ -1,18 +1,38 @@
-# Two commands: `make demo` (the main job on embedded data) and `make test` (everything CI checks).
-# Both need only Python 3.11+ and make; all else goes into .venv.
+# `make demo` (the main job on embedded data), `make test` (what CI checks: every promise, within ten
+# minutes on two cores) and `make test-full` (all combinations, full sizes, several processes, and a
+# newer Python with the newest JAX where there is one).
+# They need only Python 3.11+ and make; all else goes into .venv.
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 RUN    ?= runs/demo
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test lint types contracts format clean
+.PHONY: demo test test-full test-newer lint types contracts format clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments.run --run-dir $(RUN)
 
 test: lint types contracts
-	$(BIN)/python -m pytest -m "not slow" --numprocesses auto --dist worksteal
-	$(BIN)/python -m pytest -m slow --numprocesses auto --dist worksteal
+	$(PYTEST) -m "not slow"
+
+test-full: lint types contracts
+	$(PYTEST)
+	$(MAKE) test-newer
+
+# The default tests on the newest Python that is found, whose JAX may be newer than Python 3.11's.
+test-newer:
+	@for python in python3.14 python3.13 python3.12 "$$HOME"/.pyenv/versions/3.1[234].*/bin/python3; do \
+	  if "$$python" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null; then found=$$python; fi; \
+	  case $$found in python3.*) break;; esac; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "No Python 3.12 or newer is found: the tests with the newest JAX are left out."; \
+	else \
+	  echo "The tests on $$($$found --version):"; \
+	  $(MAKE) $(VENV)-newer/.test VENV=$(VENV)-newer PYTHON="$$found" && \
+	  $(VENV)-newer/bin/python -m pytest --numprocesses auto --dist worksteal -m "not slow"; \
+	fi
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -42,4 +62,4 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.experiments
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-newer .test_programs runs .pytest_cache .ruff_cache .hypothesis .import_linter_cache

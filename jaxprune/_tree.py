@@ -13,14 +13,16 @@ Three notions carry the whole library:
 
 import math
 import re
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.core import Tracer
+
+from jaxprune import _host
 
 PyTree: TypeAlias = Any
 Where: TypeAlias = Callable[[str, Any], bool]
@@ -321,17 +323,80 @@ def known(flag: Any) -> bool:
     return not is_traced(flag) and bool(flag)
 
 
+class Findings(NamedTuple):
+    """What `findings` sees in a floating leaf."""
+
+    path: str
+    nan: bool
+    infinite: bool
+    negative: bool
+
+
+def findings(tree: PyTree) -> list[Findings]:
+    """Looks for NaN, infinities and negative numbers in all floating leaves at once.
+
+    One compiled program for all leaves and one transfer, or none where they are on the CPU.
+
+    Returns:
+      One entry a floating leaf; none for leaves that are traced or are only shapes.
+    """
+    named = [
+        (path, leaf)
+        for path, leaf in named_leaves(tree)
+        if is_floating(leaf) and not isinstance(leaf, jax.ShapeDtypeStruct) and not is_traced(leaf)
+    ]
+    leaves = [leaf for _, leaf in named]
+    here = _host.views(leaves)
+    flags = _compiled_flags(leaves) if here is None else [_flags_here(x) for x in here]
+    return findings_of([path for path, _ in named], flags)
+
+
+def findings_of(paths: Sequence[str], flags: Sequence[Any]) -> list[Findings]:
+    """The findings that `flags` gave for the leaves of these paths; none while it is traced."""
+    # Inside `jit` an operation on a concrete array that the function closes over is traced, too.
+    found = [] if is_traced(flags) else jax.device_get(flags)
+    return [Findings(path, *map(bool, each)) for path, each in zip(paths, found, strict=False)]
+
+
+def flags(leaves: Sequence[jax.Array]) -> list[jax.Array]:
+    """Whether each floating leaf holds NaN, infinities and negative numbers, bool ``[3]`` each."""
+    return [
+        jnp.stack([jnp.any(jnp.isnan(x)), jnp.any(jnp.isinf(x)), jnp.any(x < 0)]) for x in leaves
+    ]
+
+
+_compiled_flags = jax.jit(flags)
+
+
+def _flags_here(x: np.ndarray) -> tuple[Any, Any, Any]:
+    if not x.size:
+        return False, False, False
+    finite = _host.is_finite(x)
+    return (
+        not finite and np.isnan(x).any(),
+        not finite and np.isinf(x).any(),
+        np.min(x) < 0 if finite else (x < 0).any(),
+    )
+
+
 def check_finite(tree: PyTree, *, what: str = "weights") -> None:
     """Raises if a floating leaf holds a NaN or an infinity. Traced leaves are not checked.
 
     Raises:
       ValueError: naming the first such leaf.
     """
-    for path, leaf in named_leaves(tree):
-        if not is_floating(leaf) or isinstance(leaf, jax.ShapeDtypeStruct):
-            continue
-        if known(~jnp.all(jnp.isfinite(leaf))):
-            bad = "NaN" if known(jnp.any(jnp.isnan(leaf))) else "inf"
+    check_findings(findings(tree), what=what)
+
+
+def check_findings(found: Sequence[Findings], *, what: str = "weights") -> None:
+    """Raises if there is a NaN or an infinity among the findings.
+
+    Raises:
+      ValueError: naming the first such leaf.
+    """
+    for leaf in found:
+        if leaf.nan or leaf.infinite:
             raise ValueError(
-                f"the {what} at {path!r} hold {bad}. Prune a state from before training diverged."
+                f"the {what} at {leaf.path!r} hold {'NaN' if leaf.nan else 'inf'}. Prune a state "
+                "from before training diverged."
             )

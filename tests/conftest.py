@@ -1,8 +1,8 @@
 """Strict numerics for every test: promotions, rank changes and warnings are errors."""
 
+import hashlib
+import importlib.metadata
 import os
-import shutil
-import tempfile
 
 # Before JAX is imported: sharded cases run on eight host devices. LLVM does not optimise, because
 # tests compile much and compute little: a third of their time.
@@ -12,29 +12,38 @@ os.environ.setdefault(
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+# Every compiled program is kept, those of a few milliseconds, too, which are most: for the other
+# worker of this run and for the next run here. Another jaxlib and other flags begin a new folder;
+# `make clean` removes all. Worker processes, and those that tests start, inherit the variables.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _key = importlib.metadata.version("jaxlib") + os.environ["XLA_FLAGS"]
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
+        os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+        ".test_programs",
+        hashlib.sha256(_key.encode()).hexdigest()[:16],
+    )
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+
 import jax
+import pytest
 from hypothesis import HealthCheck, settings
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
-# What one test has compiled, another process need not: in a folder of this run alone, so that no
-# run depends on an earlier one. Worker processes inherit the variables.
-_cache = None
-if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    _cache = tempfile.mkdtemp(prefix="jaxprune-tests-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-    jax.config.update("jax_compilation_cache_dir", _cache)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
-
 # A compilation may outlast hypothesis' per-example deadline; a fixed seed keeps CI repeatable.
-settings.register_profile(
-    "jaxprune", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile("jaxprune")
+_quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("default lane", derandomize=True, max_examples=25, **_quiet)
+settings.register_profile("full lane", derandomize=True, max_examples=100, **_quiet)
 
 
-def pytest_unconfigure():
-    if _cache is not None:  # in the process that started the workers
-        shutil.rmtree(_cache, ignore_errors=True)
+def pytest_configure(config):
+    default = "not slow" in config.getoption("markexpr")
+    settings.load_profile("default lane" if default else "full lane")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items):
+    # The long ones first: else the last of them runs while the other worker has nothing to do.
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -15,6 +15,7 @@ Scores = Mapping[str, jax.Array]
 
 GLOBAL, UNIFORM, ERK, N_M = "ours, global", "ours, uniform", "ours, ERK", "ours, 2:4"
 OURS = (GLOBAL, UNIFORM, ERK, N_M)
+EAGER = "ours, global, outside of jit"  # on a CPU: made on the host, without compiling
 
 
 def makers(sparsity: float) -> dict[str, Callable[[Any], Any]]:
@@ -80,4 +81,17 @@ def of_jax(
         kept=count,
         slow=slow,
         compiled=compiled,
+    )
+
+
+def eager(scores: Scores, sparsity: float) -> _timing.Method:
+    """The first of ours as it is called outside of `jit`, with its checks."""
+    exact = targets({name: x.shape for name, x in scores.items()}, sparsity)[GLOBAL]
+    whole = jp.masks.globally(on_collapse="allow")  # compiled code does not refuse it either
+    return _timing.Method(
+        EAGER,
+        run=lambda scores: jax.block_until_ready(jp.masks.make(scores, sparsity, allocation=whole)),
+        fresh=lambda: scores,
+        kept=count,
+        exact=exact,
     )

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.bench import _baselines, _methods, _timing
+from experiments.bench import _baselines, _first_calls, _methods, _timing
 
 Row = dict[str, Any]
 
@@ -63,7 +63,9 @@ def ratios(rows: Sequence[Row]) -> list[dict[str, Any]]:
     return out
 
 
-def targets(rows: Sequence[Row], *, backend: str) -> list[dict[str, Any]]:
+def targets(
+    rows: Sequence[Row], first_calls: Sequence[Row] = (), *, backend: str
+) -> list[dict[str, Any]]:
     """What was aimed at on this kind of device, what was measured, and whether it is met.
 
     ``met`` is `None` where it was not measured.
@@ -94,6 +96,15 @@ def targets(rows: Sequence[Row], *, backend: str) -> list[dict[str, Any]]:
             held = by_name.get((_NETWORK, name), {}).get("temporary_bytes_per_weight")
             what = f"{_NETWORK}: temporary bytes a weight, {name}"
             add(what, held, _TEMPORARY_BYTES, at_least=False)
+        ours, numpys = (
+            by_name.get((_NETWORK, name), {}).get("median_seconds")
+            for name in (_methods.EAGER, _baselines.PARTITION)
+        )
+        ratio = ours / numpys if ours and numpys else None
+        what = f"{_NETWORK}: time of {_methods.EAGER} / {_baselines.PARTITION}"
+        add(what, ratio, 1.0, at_least=False)
+        for what, measured, limit in _first_calls.targets(first_calls):
+            add(what, measured, limit, at_least=False)
         return out
     for size in (_NETWORK, _LARGEST):
         ratio = found.get((size, _methods.GLOBAL, _baselines.FLOOR))
@@ -135,12 +146,16 @@ def markdown(document: Mapping[str, Any]) -> str:
         ratio = "–" if r["ratio"] is None else f"{r['ratio']:.1f}"
         lines.append(f"| {r['size']} | {r['of']} | {r['over']} | {ratio} |")
 
+    if document["first_calls"]:
+        lines += ["", *_first_calls.markdown(document["first_calls"])]
     lines += ["", "| target | aimed at | measured | met |", "|---|---:|---:|---|"]
     words = {True: "yes", False: "no", None: "not measured"}
     for t in document["targets"]:
         measured = "–" if t["measured"] is None else f"{t['measured']:.3g}"
         sign = {">=": "≥", "<=": "≤"}[t["sign"]]
-        lines.append(f"| {t['target']} | {sign} {t['limit']:g} | {measured} | {words[t['met']]} |")
+        lines.append(
+            f"| {t['target']} | {sign} {t['limit']:.3g} | {measured} | {words[t['met']]} |"
+        )
 
     versions = ", ".join(f"{k} {v or 'not installed'}" for k, v in machine["versions"].items())
     before, after = document["load_before"], document["load_after"]

@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 
 import jaxprune as jp
-from jaxprune.masks import _bracket, _engine, _ties
+from jaxprune.masks import _bracket, _engine
 from jaxprune.training import _portable
 
 CPU_POINTS, ACCELERATOR_POINTS = _bracket._POINTS_CPU, _bracket._POINTS_ACCELERATOR
@@ -67,7 +67,7 @@ def _selection(points: int) -> Iterator[None]:
     with (
         mock.patch.object(_bracket, "_POINTS_CPU", points),
         mock.patch.object(_bracket, "_POINTS_ACCELERATOR", points),
-        mock.patch.object(_engine, "masks_of", _not_compiled(_engine.masks_of)),
+        mock.patch.object(_engine, "_compiled", _not_compiled(_engine._compiled)),
     ):
         yield
 
@@ -116,20 +116,26 @@ def read_messages(text: str) -> Messages:
     """Reads the collectives of an optimised program."""
     found: dict[str, list[int]] = collections.defaultdict(list)
     others: list[str] = []
-    loops: list[tuple[str, bool]] = []
+    loops: list[str] = []
+    with_branches: set[str] = set()
+    branches: list[str] = []
     computation = ""
     for line in text.splitlines():
         if line and not line[0].isspace() and line.endswith("{"):
             computation = "" if line.startswith("ENTRY") else re.split(r"[\s(]", line)[0].strip("%")
         if body := re.search(r" while\(.*body=%?([\w.\-]+)", line):
-            loops.append((body[1], "jit(position)" in line))
+            loops.append(body[1])
+        if choice := re.search(r" conditional\(.*?((?:branch|true)_computations?=.*)", line):
+            # Only the search for ties has any: a branch a leaf, which reads it or leaves it out.
+            with_branches.add(computation)
+            branches += re.findall(r"%([\w.\-]+)", choice[1].split("metadata")[0])
         if call := _CALL.search(line):
             found[computation].append(_bytes(call[1]))
             if call[2] != "all-reduce":
                 others.append(call[2])
     once = tuple(found.pop("", ()))
-    searches = [tuple(found.get(body, ())) for body, ties in loops if not ties]
-    positions = [tuple(found.get(body, ())) for body, ties in loops if ties]
+    searches = [tuple(found.get(body, ())) for body in loops if body not in with_branches]
+    positions = [tuple(found.get(branch, ())) for branch in branches]
     return Messages(
         once=once,
         sample=searches[0] if len(searches) > 1 else (),
@@ -171,7 +177,8 @@ def passes(
     while_loop = jax.lax.while_loop
 
     def counting(condition: Callable[..., Any], body: Callable[..., Any], start: Any) -> Any:
-        place = "ties" if "position" in condition.__qualname__ else f"search {len(searches)}"
+        name = condition.__qualname__.split(".")[0]
+        place = "ties" if name in ("_search", "lowest") else f"search {len(searches)}"
         if place != "ties":
             searches.append(place)
         number, end = while_loop(
@@ -185,7 +192,6 @@ def passes(
     searches: list[str] = []
     with (
         _selection(points),
-        mock.patch.object(_ties, "position", _not_compiled(_ties.position)),
         mock.patch.object(jax.lax, "while_loop", counting),
     ):
         make = jax.jit(

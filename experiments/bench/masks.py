@@ -6,7 +6,8 @@ Scores are the magnitudes of He-normal weights. Masks of this library are made f
 compiled call; in the same process, in turns with it, by PyTorch's `global_unstructured` (with the
 extra `bench`), by a compiled sort, by NumPy's partition, and by one comparison with a threshold
 that is already known, which is the floor. How many weights each of them keeps stands next to its
-time. Targets are printed with what was measured, met or not.
+time. First calls are measured apart, each in a process of its own, because compiling is most of
+what they take. Targets are printed with what was measured, met or not.
 
 The result goes to a JSON file and, as Markdown, beside it. Close what else runs on the machine: the
 load average is recorded, but it does not correct a time. The default sizes take about five minutes
@@ -26,7 +27,16 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from experiments.bench import _baselines, _document, _machine, _methods, _report, _shapes, _timing
+from experiments.bench import (
+    _baselines,
+    _document,
+    _first_calls,
+    _machine,
+    _methods,
+    _report,
+    _shapes,
+    _timing,
+)
 
 _LEAST_REPEATS = 7
 
@@ -51,6 +61,9 @@ class Settings:
 
     slow_repeats: int = 7
     """Runs of the sort, NumPy and PyTorch, which take seconds each at 25 million weights."""
+
+    first_calls: bool = True
+    """Measure the first calls as well, in some twenty processes: about three minutes on a CPU."""
 
     seed: int = 0
     """Seed of the scores."""
@@ -95,7 +108,8 @@ def measure(name: str, settings: Settings) -> list[_report.Row]:
     shapes = _shapes.SIZES[name]
     weights = _shapes.size(shapes)
     targets = _methods.targets(shapes, settings.sparsity)
-    exact = {**dict.fromkeys(_baselines.BASELINES, targets[_methods.GLOBAL]), **targets}
+    whole = targets[_methods.GLOBAL]
+    exact = {**dict.fromkeys((_methods.EAGER, *_baselines.BASELINES), whole), **targets}
     reason = _no_room(weights, settings)
     if reason is not None:
         return [_report.row(name, weights, m, exact[m], reason, None) for m in _names()]
@@ -141,15 +155,18 @@ def run(settings: Settings, *, console: Console | None = None) -> str:
         "started": _document.now(),
         "load_before": _machine.load(),
         "results": [],
+        "first_calls": [],
     }
     table = ""
+    if settings.first_calls:
+        document["first_calls"] = _first_calls.measure(console.print)
     for name in sizes:
         console.print(f"size {name} ({_shapes.size(_shapes.SIZES[name]):,} weights) ...")
         results = [*document["results"], *measure(name, settings)]
         document.update(
             results=results,
             ratios=_report.ratios(results),
-            targets=_report.targets(results, backend=backend),
+            targets=_report.targets(results, document["first_calls"], backend=backend),
             load_after=_machine.load(),
             finished=_document.now(),
         )
@@ -160,7 +177,8 @@ def run(settings: Settings, *, console: Console | None = None) -> str:
 
 
 def _names() -> tuple[str, ...]:
-    return (*_methods.OURS, *_baselines.BASELINES)
+    eager = (_methods.EAGER,) if jax.default_backend() == "cpu" else ()
+    return (*_methods.OURS, *eager, *_baselines.BASELINES)
 
 
 def _default_sizes() -> tuple[str, ...]:
@@ -224,6 +242,8 @@ def _prepare(
         _baselines.PARTITION: partition,
         _baselines.TORCH: torch,
     }
+    if jax.default_backend() == "cpu":
+        factories[_methods.EAGER] = lambda: _methods.eager(scores, settings.sparsity)
     methods: list[_timing.Method] = []
     reasons: dict[str, str] = {}
     for name, make in factories.items():

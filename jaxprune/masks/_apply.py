@@ -1,15 +1,17 @@
 """Masks on parameters."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _tree
+from jaxprune import _host, _tree
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks._allocation import Allocation
-from jaxprune.masks._make import make
+from jaxprune.masks._make import make_and_apply
 from jaxprune.masks._pattern import Pattern
 from jaxprune.scores import magnitude
 
@@ -42,10 +44,30 @@ def apply_mask(params: PyTree, mask: PyTree) -> PyTree:
                 f"{getattr(leaf, 'dtype', type(leaf).__name__)}."
             )
 
-    def choose(m: Any, p: Any) -> Any:
-        return p if m is None else jnp.where(m, p, jnp.zeros_like(p))
+    pairs: list[tuple[Any, Any]] = []
 
-    return _tree.map_partial(choose, mask, params)
+    def note(m: Any, p: Any) -> Any:
+        if m is not None:
+            pairs.append((m, p))
+        return p
+
+    _tree.map_partial(note, mask, params)
+    chosen = iter(_choose([m for m, _ in pairs], [p for _, p in pairs]))
+    return _tree.map_partial(lambda m, p: p if m is None else next(chosen), mask, params)
+
+
+def _choose(masks: list[Any], leaves: list[Any]) -> list[jax.Array]:
+    """The leaves with zeros where their masks are False: on the host, or in one program."""
+    here = _host.views([*masks, *leaves])
+    if here is None:
+        return _compiled_choose(masks, leaves)
+    columns = (here[: len(masks)], here[len(masks) :], leaves)
+    return [_host.to_jax(_host.where(m, p), leaf) for m, p, leaf in zip(*columns, strict=True)]
+
+
+@partial(jax.jit, inline=True)
+def _compiled_choose(masks: list[Any], leaves: list[Any]) -> list[jax.Array]:
+    return [jnp.where(m, p, jnp.zeros_like(p)) for m, p in zip(masks, leaves, strict=True)]
 
 
 def prune(
@@ -92,12 +114,23 @@ def prune(
             "scores=jp.scores.magnitude(params, where=where), not to prune."
         )
     if scores is None:
-        scores = magnitude(params, where=where)
-    elif callable(scores):
-        scores = scores(params)
-    scored = _tree.map_partial(
-        lambda s, p: None if s is None else p, scores, params, what="score tree"
+        scores = magnitude(params, where=where)  # finite: it looks
+    else:
+        scores = scores(params) if callable(scores) else scores
+        scored = _tree.map_partial(
+            lambda s, p: None if s is None else p, scores, params, what="score tree"
+        )
+        _tree.check_finite(scored)
+    weights: list[Any] = []
+
+    def note(s: Any, p: Any) -> Any:
+        if s is not None:
+            weights.append(p)
+        return p
+
+    _tree.map_partial(note, scores, params, what="score tree")
+    mask, pruned = make_and_apply(
+        weights, scores, sparsity, within=within, allocation=allocation, pattern=pattern
     )
-    _tree.check_finite(scored)
-    mask = make(scores, sparsity, within=within, allocation=allocation, pattern=pattern)
-    return apply_mask(params, mask), mask
+    rest = iter(pruned)
+    return _tree.map_partial(lambda s, p: p if s is None else next(rest), scores, params), mask

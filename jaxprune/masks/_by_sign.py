@@ -56,7 +56,7 @@ def drop_by_sign(values: PyTree, fraction: float, *, within: PyTree) -> PyTree:
         number = _limbs.full(_passes.count_true(there, wide=wide))
         gone = _limbs.subtract(jnp.asarray(_limbs.to_limbs(size.size)), number)
         counts.append(_limbs.add(gone, _share(fraction, number)))
-    kept, _ = _engine.masks_of(
+    kept, *_ = _engine.masks_of(
         sizes, flags, counts, None, one_each(len(flags)), False, (None,) * len(flags)
     )
     half = len(leaves)

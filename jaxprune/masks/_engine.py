@@ -7,21 +7,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.masks import _groups, _keys, _limbs, _nm, _passes, _select
+from jaxprune import _host, _tree
+from jaxprune.masks import _groups, _keys, _limbs, _nm, _on_host, _passes, _select
 from jaxprune.masks._pattern import PatternSpec
 
 
-@partial(jax.jit, static_argnames=("pools", "shared", "specs"))
 def masks_of(
-    scores: list[jax.Array],
-    within: list[jax.Array] | None,
-    counts: list[jax.Array],
-    limits: tuple[jax.Array, jax.Array] | None,
+    scores: list[Any],
+    within: list[Any] | None,
+    counts: list[Any],
+    limits: tuple[Any, Any] | None,
     pools: tuple[tuple[int, ...], ...],
     shared: bool,
     specs: tuple[PatternSpec | None, ...],
-) -> tuple[list[jax.Array], list[jax.Array]]:
-    """Makes the masks of all leaves.
+    weights: list[Any] | None = None,
+) -> tuple[list[jax.Array], list[jax.Array], list[Any]]:
+    """Makes the masks of all leaves: on the host if they are there, else in one compiled program.
 
     Args:
       scores: the leaves.
@@ -31,10 +32,40 @@ def masks_of(
       pools: the indices of the leaves of each pool.
       shared: whether the pools, one leaf each, share a total; see `Pools`.
       specs: the pattern of each leaf.
+      weights: what the masks are to be applied to, one array a leaf, or `None`.
 
     Returns:
-      The masks, and the array fields of `PruneInfo` in their order.
+      The masks, the weights with zeros where a mask is False (none if none are given), and the
+      array fields of `PruneInfo` in their order.
     """
+    arrays = [*scores, *(within or []), *(weights or [])]
+    here = None if _tree.is_traced(counts, limits) else _host.views(arrays)
+    if here is None:
+        together = jax.device_count() == 1 or _host.on_one_device(arrays)
+        return _compiled(scores, within, counts, limits, pools, shared, specs, weights, together)
+    views = iter(here)
+    of_scores = [next(views) for _ in scores]
+    before = None if within is None else [next(views) for _ in within]
+    masks, fields = _on_host.masks_of(of_scores, before, counts, limits, pools, shared, specs)
+    pruned = [
+        _host.to_jax(_host.where(mask, next(views)), x)
+        for mask, x in zip(masks if weights else [], weights or [], strict=True)
+    ]
+    return [_host.to_jax(m, x) for m, x in zip(masks, scores, strict=True)], pruned, fields
+
+
+@partial(jax.jit, static_argnames=("pools", "shared", "specs", "together"))
+def _compiled(
+    scores: list[jax.Array],
+    within: list[jax.Array] | None,
+    counts: list[jax.Array],
+    limits: tuple[jax.Array, jax.Array] | None,
+    pools: tuple[tuple[int, ...], ...],
+    shared: bool,
+    specs: tuple[PatternSpec | None, ...],
+    weights: list[jax.Array] | None,
+    together: bool,
+) -> tuple[list[jax.Array], list[jax.Array], list[jax.Array]]:
     number = len(scores)
     scores = jax.lax.stop_gradient(scores)
     before: list[jax.Array | None] = [None] * number if within is None else list(within)
@@ -48,7 +79,8 @@ def masks_of(
     dtypes = [_keys.common_dtype([leaf.dtype]) for leaf, _ in entries_of]
     for members in pools:
         common = _keys.common_dtype([entries_of[i][0].dtype for i in members])
-        dtypes = [common if i in members else dtype for i, dtype in enumerate(dtypes)]
+        for i in members:
+            dtypes[i] = common
     leaves = [
         _passes.Leaf(leaf, mask, pool_of.get(i, 0), dtype, wide)
         for i, ((leaf, mask), dtype) in enumerate(zip(entries_of, dtypes, strict=True))
@@ -57,58 +89,77 @@ def masks_of(
     entries = _limbs.fit(_limbs.stack_limbs([leaf.scores.size for leaf in leaves]), wide)
     gone = jnp.zeros_like(entries)
     if within is not None:
-        gone = jnp.stack([_passes.count_below(leaf, (_keys.GONE + 1,))[0] for leaf in leaves])
+        first = jnp.full((max(len(pools), 1), 1), _keys.GONE + 1, jnp.uint32)
+        gone = _passes.count_each(_passes.arrange(leaves, together=together), first)[:, 0]
 
     counted = [i for i in range(number) if i in pool_of]
     masks: list[Any] = [None] * number
-    kept: list[Any] = [None] * number
-    nan: list[Any] = [None] * number
     beyond = jnp.zeros((number,), bool)
     asked = gone_of_pool = jnp.zeros((0, 2 if wide else 1), jnp.uint32)
+    kept, nan = [], []  # with the places of the leaves that they are of
     if counted:
+        place = np.asarray(counted)
         asked = _limbs.fit(jnp.stack([jnp.asarray(k) for k in counts]), wide)
         members = np.asarray([pool_of[i] for i in counted])
-        gone_of_pool = _limbs.sum_segments(gone[np.asarray(counted)], members, len(pools))
+        gone_of_pool = _limbs.sum_segments(gone[place], members, len(pools))
         candidates, found_nan = [leaves[i] for i in counted], None
         least = most = None
         if limits is not None:
-            least, most = (_limbs.fit(limit[np.asarray(counted)], wide) for limit in limits)
+            least, most = (_limbs.fit(limit[place], wide) for limit in limits)
             if not shared:
-                candidates, found_nan = _limited(candidates, least, most, gone[np.asarray(counted)])
+                candidates, found_nan = _limited(
+                    candidates, least, most, gone[place], together=together
+                )
             elif within is not None:
                 asked = _evened(asked, gone_of_pool, least, most)
-        chosen = _select.smallest(candidates, _limbs.maximum(asked, gone_of_pool))
-        found_nan = chosen.nan if found_nan is None else found_nan
+        chosen = _select.smallest(
+            _passes.arrange(candidates, together=together), _limbs.maximum(asked, gone_of_pool)
+        )
+        nan.append((counted, chosen.nan if found_nan is None else found_nan))
         if least is not None and most is not None:
             outside = _limbs.less(chosen.counts, least) | _limbs.less(most, chosen.counts)
-            beyond = beyond.at[np.asarray(counted)].set(outside)
-        for j, i in enumerate(counted):
-            spec = specs[i]
-            nan[i] = found_nan[j]
-            masks[i] = ~chosen.removed[j]
-            kept[i] = _limbs.subtract(entries[i], chosen.counts[j])
+            beyond = beyond.at[place].set(outside)
+        left = _limbs.subtract(jnp.asarray(entries)[place], chosen.counts)
+        plain = [j for j, i in enumerate(counted) if specs[i] is None]
+        if plain:
+            kept.append(([counted[j] for j in plain], left[np.asarray(plain)]))
+        for i, removed in zip(counted, chosen.removed, strict=True):
+            masks[i], spec = ~removed.reshape(leaves[i].scores.shape), specs[i]
             if spec is not None:
                 masks[i] = _groups.spread_over(masks[i], scores[i], before[i], spec)
-                kept[i] = _passes.count_true(masks[i], wide=wide)
-    for i, spec in enumerate(specs):
-        if spec is not None and spec.kept is not None:
+                kept.append(([i], _passes.count_true(masks[i], wide=wide)[None]))
+    fixed = [i for i, spec in enumerate(specs) if spec is not None and spec.kept is not None]
+    if fixed:
+        own = [leaves[i]._replace(pool=j) for j, i in enumerate(fixed)]
+        keys = np.asarray([[_keys.nan_key(leaf.dtype)] for leaf in own], _select.wide_dtype(own))
+        numbers = _passes.count_each(_passes.arrange(own, together=together), jnp.asarray(keys))
+        nan.append((fixed, _limbs.less(numbers[:, 0], jnp.asarray(entries)[np.asarray(fixed)])))
+        for i in fixed:
+            spec = specs[i]
+            assert spec is not None
             masks[i] = _nm.keep_best(scores[i], before[i], spec, dtypes[i])
-            kept[i] = _passes.count_true(masks[i], wide=wide)
-            (numbers,) = _passes.count_below(leaves[i], (_keys.nan_key(leaves[i].dtype),))
-            nan[i] = _limbs.less(numbers, jnp.asarray(entries[i]))
+            kept.append(([i], _passes.count_true(masks[i], wide=wide)[None]))
 
     sizes = _limbs.fit(_limbs.stack_limbs([leaf.size for leaf in scores]), wide)
-    if within is None:
-        kept_before = jnp.asarray(sizes)
-    else:
-        kept_before = jnp.stack(
-            [
-                _passes.count_true(mask, wide=wide) if whole else _limbs.subtract(size, lost)
-                for mask, whole, size, lost in zip(within, grouped, sizes, gone, strict=True)
-            ]
-        )
-    fields = (asked, gone_of_pool, jnp.stack(kept), kept_before)
-    return masks, [*map(_limbs.full, fields), jnp.stack(nan), beyond]
+    kept_before = jnp.asarray(sizes)
+    if within is not None:
+        kept_before = _limbs.subtract(kept_before, gone)
+        if any(grouped):  # there what is gone are groups
+            of_groups = [i for i in range(number) if grouped[i]]
+            true = [_passes.count_true(within[i], wide=wide) for i in of_groups]
+            kept_before = kept_before.at[np.asarray(of_groups)].set(jnp.stack(true))
+    fields = (asked, gone_of_pool, _in_order(kept), kept_before)
+    pruned = [
+        jnp.where(mask, x, jnp.zeros_like(x))
+        for mask, x in zip(masks if weights else [], weights or [], strict=True)
+    ]
+    return masks, pruned, [*map(_limbs.full, fields), _in_order(nan), beyond]
+
+
+def _in_order(parts: list[tuple[list[int], jax.Array]]) -> jax.Array:
+    """Puts parts that hold the numbers of some leaves each in the order of all leaves."""
+    order = np.argsort([i for places, _ in parts for i in places])
+    return jnp.concatenate([numbers for _, numbers in parts])[order]
 
 
 def _evened(asked: jax.Array, gone: jax.Array, least: jax.Array, most: jax.Array) -> jax.Array:
@@ -135,19 +186,27 @@ def _evened(asked: jax.Array, gone: jax.Array, least: jax.Array, most: jax.Array
 
 
 def _limited(
-    leaves: list[_passes.Leaf], least: jax.Array, most: jax.Array, gone: jax.Array
+    leaves: list[_passes.Leaf],
+    least: jax.Array,
+    most: jax.Array,
+    gone: jax.Array,
+    *,
+    together: bool,
 ) -> tuple[list[_passes.Leaf], jax.Array]:
     """Marks in each leaf what must go (its lowest) and what must stay (all but its lowest).
 
     Returns:
       The leaves with these marks as their state, and which leaves hold a NaN.
     """
-    alone = [leaf._replace(pool=i) for i, leaf in enumerate(leaves)]
+    each = _passes.arrange(
+        [leaf._replace(pool=i) for i, leaf in enumerate(leaves)], together=together
+    )
     forced, allowed = (
-        _select.smallest(alone, _limbs.maximum(limit, gone)) for limit in (least, most)
+        _select.smallest(each, _limbs.maximum(limit, gone)) for limit in (least, most)
     )
     out = []
     for leaf, must, may in zip(leaves, forced.removed, allowed.removed, strict=True):
+        must, may = (flags.reshape(leaf.scores.shape) for flags in (must, may))
         code = jnp.where(must, jnp.uint8(_keys.FORCED), jnp.uint8(_keys.CANDIDATE))
         code = jnp.where(may, code, jnp.uint8(_keys.IMMUNE))
         if leaf.state is not None:

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune import _tree
 
@@ -44,6 +45,20 @@ def sort_keys(scores: jax.Array, state: jax.Array | None = None) -> jax.Array:
     # GONE and FORCED are their own keys.
     key = jnp.where(state == CANDIDATE, key, state.astype(unsigned))
     return jnp.where(state == IMMUNE, ~unsigned(0), key)
+
+
+def sort_keys_on_host(scores: np.ndarray) -> np.ndarray:
+    """As `sort_keys`, of a NumPy array without a state."""
+    width = scores.dtype.itemsize
+    unsigned = np.dtype(f"u{width}").type
+    sign = unsigned(1 << (8 * width - 1))
+    infinity = np.asarray(np.inf, scores.dtype).view(unsigned)
+    bits = np.ascontiguousarray(scores).view(unsigned).reshape(scores.shape)
+    size = bits & ~sign
+    key = np.where(bits & sign != 0, ~bits, bits | sign)
+    key[size == 0] = sign
+    key[size > infinity] = (infinity | sign) + unsigned(1)
+    return key
 
 
 def nan_key(dtype: jnp.dtype) -> int:

@@ -66,13 +66,44 @@ def make(
       >>> jp.masks.make(scores, 0.25)["kernel"].tolist()
       [[True, False], [True, True]]
     """
-    mask, info = make_with_info(
-        scores, sparsity, within=within, allocation=allocation, pattern=pattern
+    mask, _ = make_and_apply(
+        None, scores, sparsity, within=within, allocation=allocation, pattern=pattern
+    )
+    return mask
+
+
+def make_and_apply(
+    weights: list[Any] | None,
+    scores: PyTree,
+    sparsity: Any,
+    *,
+    within: PyTree | None = None,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+) -> tuple[PyTree, list[Any]]:
+    """Makes a mask as `make` does, and applies it to weights, in one program where it is compiled.
+
+    Args:
+      weights: the weights that the leaves of ``scores`` are of, or `None`.
+      scores: as for `make`.
+      sparsity: as for `make`.
+      within: as for `make`.
+      allocation: as for `make`.
+      pattern: as for `make`.
+
+    Returns:
+      The mask, and the weights with +0.0 where it is False.
+
+    Raises:
+      ValueError, TypeError: as `make`.
+    """
+    mask, pruned, info = _made(
+        weights, scores, sparsity, within=within, allocation=allocation, pattern=pattern
     )
     if not _tree.is_traced(info):
         nothing = within is None and (sparsity is None or sparsity == 0)
-        info.check(may_remove_nothing=nothing)
-    return mask
+        jax.device_get(info).check(may_remove_nothing=nothing)
+    return mask, pruned
 
 
 def make_with_info(
@@ -102,6 +133,21 @@ def make_with_info(
         trees that differ, an allocation that leaves out a leaf or takes it twice.
       TypeError: if the sparsity is not a number, or a leaf is of the wrong kind.
     """
+    mask, _, info = _made(
+        None, scores, sparsity, within=within, allocation=allocation, pattern=pattern
+    )
+    return mask, info
+
+
+def _made(
+    weights: list[Any] | None,
+    scores: PyTree,
+    sparsity: Any,
+    *,
+    within: PyTree | None,
+    allocation: Allocation | None,
+    pattern: Pattern | None,
+) -> tuple[PyTree, list[Any], PruneInfo]:
     check_trees(scores, within)
     check_function("allocation", allocation)
     check_function("pattern", pattern)
@@ -111,8 +157,8 @@ def make_with_info(
     pools, counts, limits = counts_of(pools, sparsity, named, specs)
     leaves, treedef = jax.tree.flatten(rescaled)
     kept_before = None if within is None else jax.tree.leaves(within)
-    masks, fields = _engine.masks_of(
-        leaves, kept_before, counts, limits, pools.leaves, pools.shared, specs
+    masks, pruned, fields = _engine.masks_of(
+        leaves, kept_before, counts, limits, pools.leaves, pools.shared, specs, weights
     )
     info = PruneInfo(
         *fields,
@@ -122,7 +168,7 @@ def make_with_info(
         unit="groups" if any(s is not None and s.kept is None for s in specs) else "weights",
         on_collapse=pools.on_collapse,
     )
-    return jax.tree.unflatten(treedef, masks), info
+    return jax.tree.unflatten(treedef, masks), pruned, info
 
 
 def check_fit(

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune import _tree
 from jaxprune.masks import _count, _keys
@@ -122,5 +123,24 @@ def keep_best(
     for j in range(size):
         other = jax.lax.slice_in_dim(keys, j, j + 1, axis=-1)
         rank = rank + ((other < keys) | ((other == keys) & (j < index))).astype(jnp.uint32)
+    mask = _p.merge(rank >= size - spec.kept, scores.shape, spec)
+    return mask if within is None else mask & within
+
+
+def keep_best_on_host(
+    scores: np.ndarray, within: np.ndarray | None, spec: PatternSpec, dtype: jnp.dtype
+) -> np.ndarray:
+    """As `keep_best`, of NumPy arrays."""
+    assert spec.kept is not None
+    keys = _keys.sort_keys_on_host(scores.astype(dtype, copy=False))
+    if within is not None:
+        keys[~within] = _keys.GONE
+    keys = _p.split(keys, spec)
+    size = keys.shape[-1]
+    rank = np.zeros(keys.shape, np.int32)
+    for j in range(size):
+        other = keys[..., j : j + 1]
+        rank += other < keys
+        rank[..., j + 1 :] += other == keys[..., j + 1 :]
     mask = _p.merge(rank >= size - spec.kept, scores.shape, spec)
     return mask if within is None else mask & within

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _sums
-from jaxprune.masks import _keys, _limbs
+from jaxprune.masks import _keys, _limbs, _rows
 from jaxprune.masks._shards import sum_over_shards
+from jaxprune.masks._unstack import unstack
 
 
 class Leaf(NamedTuple):
@@ -23,6 +24,7 @@ class Leaf(NamedTuple):
       pool: index of the pool in which the leaf is counted.
       dtype: the floating dtype in which the scores of the pool are compared.
       wide: whether counts need two limbs, because all leaves together have 2**32 entries or more.
+      whole: whether the leaf is flat and on one device, so that no other device has a part of it.
     """
 
     scores: jax.Array
@@ -30,17 +32,12 @@ class Leaf(NamedTuple):
     pool: int
     dtype: jnp.dtype
     wide: bool = False
+    whole: bool = False
 
     @property
     def arrays(self) -> list[jax.Array]:
         """Scores and, where there is one, state."""
         return [self.scores] if self.state is None else [self.scores, self.state]
-
-
-def count_below(leaf: Leaf, points: Sequence[int]) -> jax.Array:
-    """Counts the keys of a leaf below each of some fixed keys, ``[points, limbs]``."""
-    query = jnp.asarray(np.asarray(points, _keys.key_dtype(leaf.dtype)))
-    return _limbs.from_digits(_digits_below(leaf.arrays, query, dtype=leaf.dtype, wide=leaf.wide))
 
 
 def count_true(flags: jax.Array, *, wide: bool) -> jax.Array:
@@ -53,35 +50,104 @@ def count_true(flags: jax.Array, *, wide: bool) -> jax.Array:
     return _limbs.from_digits(sum_over_shards(local, [flags], [], 2))[0]
 
 
+class Leaves(NamedTuple):
+    """The leaves of a selection, the small ones laid out together where they may be.
+
+    Attributes:
+      each: all leaves.
+      rows: the small ones again, laid out as rows.
+      alone: the places in ``each`` of those that are not.
+    """
+
+    each: tuple[Leaf, ...]
+    rows: tuple[_rows.Rows, ...]
+    alone: tuple[int, ...]
+
+    @property
+    def pools(self) -> np.ndarray:
+        """The pool of each leaf."""
+        return np.asarray([leaf.pool for leaf in self.each])
+
+
+def arrange(leaves: Sequence[Leaf], *, together: bool) -> Leaves:
+    """Arranges leaves for a selection.
+
+    Args:
+      leaves: the leaves.
+      together: whether all lie on one device, so that small ones may be laid out together. On
+        several that would gather what is spread over them.
+    """
+    if not together:
+        return Leaves(tuple(leaves), (), tuple(range(len(leaves))))
+    rows = tuple(_rows.arrange(leaves))
+    laid_out = {i for block in rows for i in block.members}
+    alone = tuple(i for i in range(len(leaves)) if i not in laid_out)
+    each = [leaf if i in laid_out else _flat(leaf) for i, leaf in enumerate(leaves)]
+    return Leaves(tuple(each), rows, alone)
+
+
+def _flat(leaf: Leaf) -> Leaf:
+    """A leaf of one axis, so that leaves of one size share kernels, whatever their shapes."""
+    if leaf.scores.size >= 1 << 32 or not all(map(_rows.is_whole, leaf.arrays)):
+        return leaf
+    state = None if leaf.state is None else leaf.state.reshape(-1)
+    return leaf._replace(scores=leaf.scores.reshape(-1), state=state, whole=True)
+
+
+def in_order(leaves: Leaves, alone: Sequence[jax.Array], of_rows: Sequence[jax.Array]) -> jax.Array:
+    """Puts what was found of the leaves alone and of those in rows in the order of all leaves."""
+    parts = [jnp.stack(alone), *of_rows] if alone else list(of_rows)
+    order = np.argsort([*leaves.alone, *(i for block in leaves.rows for i in block.members)])
+    whole = jnp.concatenate(parts) if len(parts) > 1 else parts[0]
+    return whole if len(parts) == 1 else whole[order]
+
+
 def sum_by_pool(
-    leaves: Sequence[Leaf], points: jax.Array, pools: int, strides: Sequence[int] | None = None
+    leaves: Leaves, points: jax.Array, pools: int, strides: Sequence[int] | None = None
 ) -> jax.Array:
     """Counts the keys of each pool below its points, both ``[pools, points, ...]``."""
-    pool_of = np.asarray([leaf.pool for leaf in leaves])
-    return _limbs.sum_segments(count_each(leaves, points, strides), pool_of, pools)
+    return _limbs.sum_segments(count_each(leaves, points, strides), leaves.pools, pools)
 
 
 def count_each(
-    leaves: Sequence[Leaf], points: jax.Array, strides: Sequence[int] | None = None
+    leaves: Leaves, points: jax.Array, strides: Sequence[int] | None = None
 ) -> jax.Array:
-    """Counts the keys of each leaf below its pool's points, ``[leaves, points, limbs]``."""
-    digits = [
-        _digits_below(
+    """Counts the keys of each leaf below its pool's points, ``[leaves, points, limbs]``.
+
+    With ``strides`` every so many entries are looked at, and none of the leaves in rows.
+    """
+    own = unstack(points)
+    alone = []
+    for i in leaves.alone:
+        leaf = leaves.each[i]
+        digits = _digits_below(
             leaf.arrays,
-            points[leaf.pool].astype(_keys.key_dtype(leaf.dtype)),
+            own[leaf.pool].astype(_keys.key_dtype(leaf.dtype)),
             dtype=leaf.dtype,
             wide=leaf.wide,
+            whole=leaf.whole,
             stride=1 if strides is None else strides[leaf.pool],
         )
-        for leaf in leaves
-    ]
-    return _limbs.from_digits(jnp.stack(digits))
+        alone.append(digits)
+    of_rows = []
+    for block in leaves.rows:
+        counts = _rows.count_below(block, points, leaves.pools[list(block.members)])
+        if strides is not None:
+            counts = jnp.zeros_like(counts)
+        of_rows.append(_limbs.to_digits(_limbs.fit(_limbs.one_limb(counts), leaves.each[0].wide)))
+    return _limbs.from_digits(in_order(leaves, alone, of_rows))
 
 
 # Compiled functions of their own, so that leaves of one shape are traced once.
-@partial(jax.jit, static_argnames=("dtype", "wide", "stride"))
+@partial(jax.jit, static_argnames=("dtype", "wide", "whole", "stride"))
 def _digits_below(
-    arrays: list[jax.Array], points: jax.Array, *, dtype: jnp.dtype, wide: bool, stride: int = 1
+    arrays: list[jax.Array],
+    points: jax.Array,
+    *,
+    dtype: jnp.dtype,
+    wide: bool,
+    whole: bool,
+    stride: int = 1,
 ) -> jax.Array:
     """Counts the keys of a leaf below each point, ``[points, digits]``."""
 
@@ -95,7 +161,7 @@ def _digits_below(
         keys = leaf_keys(arrays, dtype)
         return digits_true([keys < points[j] for j in range(points.shape[0])], wide=wide)
 
-    return sum_over_shards(local, arrays, [points], 2)
+    return local([0], *arrays, points) if whole else sum_over_shards(local, arrays, [points], 2)
 
 
 def leaf_keys(arrays: Sequence[jax.Array], dtype: jnp.dtype) -> jax.Array:

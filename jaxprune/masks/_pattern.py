@@ -12,6 +12,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
@@ -60,14 +61,16 @@ def resolve(pattern: Pattern | None, scores: PyTree) -> tuple[PatternSpec | None
     if not callable(pattern):
         raise TypeError(f"pattern is a function such as jp.masks.nm(2, 4); got {pattern!r}.")
     specs = tuple(_checked(pattern(path, leaf), path, leaf.shape) for path, leaf in named)
-    for (path, leaf), spec in zip(named, specs, strict=True):
-        if isinstance(leaf, jax.ShapeDtypeStruct):
-            continue
-        squares = spec is not None and spec.kept is None and spec.norm == "l2"
-        if squares and _tree.is_floating(leaf) and _tree.known(jnp.any(leaf < 0)):
+    squared = {
+        path: leaf
+        for (path, leaf), spec in zip(named, specs, strict=True)
+        if spec is not None and spec.kept is None and spec.norm == "l2"
+    }
+    for found in _tree.findings(squared):
+        if found.negative:
             raise ValueError(
-                f"the scores of {path!r} are negative somewhere; the norm 'l2' squares them, which "
-                "would lose their order. Use norm='l1', their sum, or 'max'."
+                f"the scores of {found.path!r} are negative somewhere; the norm 'l2' squares them, "
+                "which would lose their order. Use norm='l1', their sum, or 'max'."
             )
     return specs
 
@@ -124,16 +127,16 @@ def groups_of(shape: tuple[int, ...], spec: PatternSpec) -> tuple[int, ...]:
     return tuple(size // lengths.get(axis, 1) for axis, size in enumerate(shape))
 
 
-def split(x: jax.Array, spec: PatternSpec) -> jax.Array:
+def split(x: Any, spec: PatternSpec) -> Any:
     """Cuts a leaf into groups: an array of ``groups_of(shape)`` and one last axis, the group.
 
-    What does not fill a group is left out.
+    Like its neighbours below, of arrays of JAX or of NumPy. What does not fill a group is left out.
     """
     counts = groups_of(x.shape, spec)
     lengths = dict(zip(spec.axes, spec.group, strict=True))
     whole = tuple(c * lengths.get(axis, 1) for axis, c in enumerate(counts))
     if whole != x.shape:
-        x = jax.lax.slice(x, (0,) * x.ndim, whole)
+        x = x[tuple(slice(length) for length in whole)]
     shape: list[int] = []
     outer, inner = [], []
     for axis, c in enumerate(counts):
@@ -146,7 +149,7 @@ def split(x: jax.Array, spec: PatternSpec) -> jax.Array:
     return x.reshape(*counts, math.prod(spec.group))
 
 
-def spread(groups: jax.Array, shape: tuple[int, ...], spec: PatternSpec) -> jax.Array:
+def spread(groups: Any, shape: tuple[int, ...], spec: PatternSpec) -> Any:
     """Gives every entry of a leaf the flag of its group; True where it is in none."""
     lengths = dict(zip(spec.axes, spec.group, strict=True))
     # Each flag repeated along each cut axis, by broadcasting: no index array, no gather.
@@ -156,19 +159,23 @@ def spread(groups: jax.Array, shape: tuple[int, ...], spec: PatternSpec) -> jax.
         dims += [count, 1]
         target += [count, length]
         merged.append(count * length)
-    whole = jnp.broadcast_to(groups.reshape(dims), target).reshape(merged)
+    broadcast = np.broadcast_to if isinstance(groups, np.ndarray) else jnp.broadcast_to
+    whole = broadcast(groups.reshape(dims), target).reshape(merged)
     return fill(whole, shape)
 
 
-def fill(x: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def fill(x: Any, shape: tuple[int, ...]) -> Any:
     """Extends a bool array to a shape with True at the end of its axes."""
     if x.shape == shape:
         return x
+    if isinstance(x, np.ndarray):
+        pads = [(0, size - have) for size, have in zip(shape, x.shape, strict=True)]
+        return np.pad(x, pads, constant_values=True)
     pads = [(0, size - have, 0) for size, have in zip(shape, x.shape, strict=True)]
     return jax.lax.pad(x, jnp.asarray(True), pads)
 
 
-def merge(groups: jax.Array, shape: tuple[int, ...], spec: PatternSpec) -> jax.Array:
+def merge(groups: Any, shape: tuple[int, ...], spec: PatternSpec) -> Any:
     """Puts flags ``[*groups, group]`` back in place (the reverse of `split`); True elsewhere."""
     lengths = dict(zip(spec.axes, spec.group, strict=True))
     counts = groups.shape[:-1]

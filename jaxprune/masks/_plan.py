@@ -84,7 +84,7 @@ def plan(
         counts = list(jnp.asarray(known.table)[index]) if known.table.size else []
         leaves, treedef = jax.tree.flatten(rescaled)
         kept = None if within is None else jax.tree.leaves(within)
-        masks, _ = _engine.masks_of(
+        masks, *_ = _engine.masks_of(
             leaves, kept, counts, known.limits, known.leaves, known.shared, specs
         )
         return jax.tree.unflatten(treedef, masks)

@@ -185,7 +185,7 @@ def plan_counts(
         kept = None if within is None else jax.tree.leaves(within)
         now = [jnp.asarray(column)[index] for column in columns]
         pools = tuple(pool for pool in one_each(len(leaves)) if pool[0] in counted)
-        masks, _ = _engine.masks_of(leaves, kept, now, None, pools, False, specs)
+        masks, *_ = _engine.masks_of(leaves, kept, now, None, pools, False, specs)
         return jax.tree.unflatten(treedef, masks)
 
     return Plan(targets, make)

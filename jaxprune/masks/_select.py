@@ -8,7 +8,6 @@ costs little and leaves a narrow bracket; the bracket is verified by exact count
 decides speed and never the result.
 """
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,8 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.masks import _bracket, _keys, _limbs, _passes, _ties
+from jaxprune.masks import _bracket, _keys, _limbs, _passes, _rows, _ties
 from jaxprune.masks._shards import vary_as
+from jaxprune.masks._unstack import unstack
 
 # Pools are sampled whose leaves have this many entries on average: of smaller ones the passes that
 # are saved cost less than those over the sample. About so many entries of a pool are looked at.
@@ -38,7 +38,7 @@ class Selection(NamedTuple):
     nan: jax.Array
 
 
-def smallest(leaves: Sequence[_passes.Leaf], k: jax.Array) -> Selection:
+def smallest(leaves: _passes.Leaves, k: jax.Array) -> Selection:
     """Marks the ``k`` smallest entries of each pool of leaves.
 
     Among entries equal to the k-th, those of lowest index (order of ``leaves``, then C order) are
@@ -52,64 +52,65 @@ def smallest(leaves: Sequence[_passes.Leaf], k: jax.Array) -> Selection:
     Returns:
       The marks and their counts.
     """
-    pools = k.shape[0]
-    top = np.zeros((pools,), _wide(leaves))
-    for leaf in leaves:
+    pools, each = k.shape[0], leaves.each
+    top = np.zeros((pools,), wide_dtype(each))
+    for leaf in each:
         top[leaf.pool] = np.iinfo(_keys.key_dtype(leaf.dtype)).max
-    for leaf in leaves:
+    for leaf in each:
         k = vary_as(k, leaf.scores)
     nothing = k & 0  # zeros of that type, for the search to begin with
     low = nothing[:, 0].astype(top.dtype)
     bracket = _bracket.Bracket(low, jnp.asarray(top) | low, nothing)
     bracket = _sampled(leaves, k, bracket)
-    threshold = _bracket.narrow(
-        lambda points: _passes.sum_by_pool(leaves, points, pools), k, bracket
-    ).low
+    found = _bracket.narrow(lambda points: _passes.sum_by_pool(leaves, points, pools), k, bracket)
+    threshold = found.low
 
     # One pass more: how many keys of each leaf lie below the threshold, are equal, and are NaN.
-    pool_of = np.asarray([leaf.pool for leaf in leaves])
+    pool_of = leaves.pools
     following = jnp.where(threshold == top, threshold, threshold + 1)
     nan_key = np.zeros_like(top)
-    for leaf in leaves:
+    for leaf in each:
         nan_key[leaf.pool] = _keys.nan_key(leaf.dtype)
     points = jnp.stack([threshold, following, jnp.asarray(nan_key)], axis=1)
     counts = _passes.count_each(leaves, points)
     below, upto = counts[:, 0], counts[:, 1]
-    wide = leaves[0].wide
-    sizes = _limbs.fit(_limbs.stack_limbs([leaf.scores.size for leaf in leaves]), wide)
+    sizes = _limbs.fit(_limbs.stack_limbs([leaf.scores.size for leaf in each]), each[0].wide)
     nan = _limbs.less(counts[:, 2], jnp.asarray(sizes))
     tied = _limbs.subtract(jnp.where((threshold == top)[pool_of][:, None], sizes, upto), below)
     missing = _limbs.subtract(k, _limbs.sum_segments(below, pool_of, pools))[pool_of]
     before = _limbs.sum_before(tied, pool_of)  # equal entries of the pool in earlier leaves
     take = _limbs.minimum(_limbs.subtract(_limbs.maximum(missing, before), before), tied)
-
-    # Where the position lies if a leaf gives all or none of its equal entries is known at once.
-    units = np.asarray([_positions(leaf.scores.shape) for leaf in leaves], np.uint32)
-    none = jnp.uint32(0)
-    first = jnp.where(_limbs.less(take, tied), none, units)
-    last = jnp.where(jnp.any(take > 0, axis=-1), units, none)
-    take, first, last = _materialise(take), _materialise(first), _materialise(last)
-    keys_of = [threshold[leaf.pool].astype(_keys.key_dtype(leaf.dtype)) for leaf in leaves]
-    positions = [
-        _ties.position(
-            leaf.arrays, keys_of[i], take[i], first[i], last[i], dtype=leaf.dtype, wide=wide
-        )
-        for i, leaf in enumerate(leaves)
-    ]
-    removed = []
-    for leaf, key, position in zip(leaves, keys_of, positions, strict=True):
-        keys = _passes.leaf_keys(leaf.arrays, leaf.dtype)
-        removed.append((keys < key) | ((keys == key) & _ties.before(keys.shape, *position)))
+    # A bracket is never upside down, but the compiler does not know.
+    zero = jnp.any(found.low > found.high).astype(jnp.uint32)
+    removed = _marks(leaves, threshold, take, tied, zero)
     return Selection(removed, _limbs.add(below, take), nan)
 
 
-def _sampled(
-    leaves: Sequence[_passes.Leaf], k: jax.Array, bracket: _bracket.Bracket
-) -> _bracket.Bracket:
+def _marks(
+    leaves: _passes.Leaves, threshold: jax.Array, take: jax.Array, tied: jax.Array, zero: jax.Array
+) -> list[jax.Array]:
+    """Marks the entries of each leaf below its pool's threshold, and the first of those equal."""
+    marks: dict[int, jax.Array] = {}
+    for block in leaves.rows:
+        members = np.asarray(block.members)
+        keys, some = threshold[leaves.pools[members]], take[members][:, -1]
+        marks.update(zip(block.members, _rows.lowest(block, keys, some, zero), strict=True))
+    if leaves.alone:
+        alone = [leaves.each[i] for i in leaves.alone]
+        place = np.asarray(leaves.alone)
+        rows = unstack(threshold)
+        keys = [rows[leaf.pool].astype(_keys.key_dtype(leaf.dtype)) for leaf in alone]
+        ends = _ties.positions(alone, keys, take[place], tied[place])
+        for i, leaf, key, end in zip(leaves.alone, alone, keys, ends, strict=True):
+            marks[i] = _ties.marked(leaf, key, end)
+    return [marks[i] for i in range(len(leaves.each))]
+
+
+def _sampled(leaves: _passes.Leaves, k: jax.Array, bracket: _bracket.Bracket) -> _bracket.Bracket:
     """Narrows the brackets of large pools by what a strided sample shows, verified by counting."""
     pools = k.shape[0]
-    sizes = [sum(leaf.scores.size for leaf in leaves if leaf.pool == p) for p in range(pools)]
-    if sum(sizes) // len(leaves) < _SAMPLED_FROM or min(sizes) < _SAMPLED_FROM:
+    sizes = [sum(leaf.scores.size for leaf in leaves.each if leaf.pool == p) for p in range(pools)]
+    if sum(sizes) // len(leaves.each) < _SAMPLED_FROM or min(sizes) < _SAMPLED_FROM:
         return bracket
     strides = [max(1, size // _SAMPLE) for size in sizes]
     top = bracket.high
@@ -142,21 +143,6 @@ def _as_float(limbs: jax.Array) -> jax.Array:
     return (high * 2.0**32 + low)[..., 0]
 
 
-def _materialise(x: jax.Array) -> jax.Array:
-    """The same numbers, as the result of a reduction.
-
-    XLA repeats the arithmetic behind a few scalars inside every loop over weights that reads them,
-    which on its CPU backend doubles the time to compile. It does not repeat a reduction.
-    """
-    return jnp.max(jnp.stack([x, jnp.zeros_like(x)]), axis=0)
-
-
-def _positions(shape: Sequence[int]) -> int:
-    """How many rows, or, of a leaf of one row, how many columns there are."""
-    rows, row_size = _passes.split_rows(shape)
-    return math.prod(shape[:rows]) if rows else row_size
-
-
-def _wide(leaves: Sequence[_passes.Leaf]) -> jnp.dtype:
+def wide_dtype(leaves: Sequence[_passes.Leaf]) -> jnp.dtype:
     """The unsigned dtype that holds the keys of all leaves."""
     return jnp.dtype(jnp.uint64 if any(leaf.dtype.itemsize == 8 for leaf in leaves) else jnp.uint32)

@@ -2,97 +2,167 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxprune.masks import _bracket, _limbs
-from jaxprune.masks._passes import digits_true, leaf_keys, split_rows
+from jaxprune.masks import _limbs
+from jaxprune.masks._passes import Leaf, digits_true, leaf_keys, split_rows
 from jaxprune.masks._shards import sum_over_shards
+from jaxprune.masks._unstack import unstack
 
 _POINTS = 3
 
 
-@partial(jax.jit, static_argnames=("dtype", "wide"))
-def position(
+def positions(
+    leaves: Sequence[Leaf], keys: Sequence[jax.Array], take: jax.Array, tied: jax.Array
+) -> list[jax.Array]:
+    """Finds for each leaf the position ``(row, column)`` before which so many entries equal a key.
+
+    One search for all leaves together: each pass counts in the leaves whose search goes on and
+    skips the others. Of a pool at most one leaf gives a part of its equal entries, so a pass reads
+    about one leaf a pool.
+
+    Args:
+      leaves: the leaves.
+      keys: the key of each leaf, scalars.
+      take: how many entries of each leaf, ``[leaves, limbs]``, from 0 to ``tied``.
+      tied: how many entries of each leaf equal its key, ``[leaves, limbs]``.
+
+    Returns:
+      One uint32 ``[2]`` a leaf.
+    """
+    split = [split_rows(leaf.scores.shape) for leaf in leaves]
+    rows = np.asarray([n for n, _ in split])
+    row_sizes = np.asarray([n for _, n in split], np.uint32)
+    # Where the position lies if a leaf gives all or none of its equal entries is known at once.
+    partly = _limbs.less(take, tied)
+    some = jnp.any(take > 0, axis=-1)
+    none = take[:, 0] & 0  # zeros of the type of the data, as in the search for the threshold
+    row = none
+    if rows.any():  # huge leaves: first the row that the position is in
+        numbers = [
+            int(np.prod(leaf.scores.shape[:n], dtype=np.int64)) if n else 0
+            for leaf, n in zip(leaves, rows, strict=True)
+        ]
+        counts = np.asarray(numbers, np.uint32)
+        low, high = jnp.where(partly, none, counts), jnp.where(some, counts, none)
+        row = _search(leaves, keys, take, low, high, none)
+        row = jnp.where(rows > 0, row, none)
+        inside = (row < counts) | (rows == 0)
+        low = jnp.where(partly | (rows > 0), none, row_sizes)
+        high = jnp.where(some & inside, row_sizes, none)
+    else:
+        low, high = jnp.where(partly, none, row_sizes), jnp.where(some, row_sizes, none)
+    column = _search(leaves, keys, take, low, high, none, row=row)
+    return unstack(jnp.stack([row, column], axis=1))
+
+
+def _search(
+    leaves: Sequence[Leaf],
+    keys: Sequence[jax.Array],
+    take: jax.Array,
+    low: jax.Array,
+    high: jax.Array,
+    zero: jax.Array,
+    *,
+    row: jax.Array | None = None,
+) -> jax.Array:
+    """Narrows ``[low, high]`` of each leaf to the last point with at most ``take`` entries before.
+
+    Points are columns of the given rows, or rows if none are given.
+    """
+
+    def count(points: jax.Array, open_: jax.Array) -> jax.Array:
+        """Counts the equal entries before each point, ``[leaves, points, limbs]``."""
+        rows = points if row is None else jnp.broadcast_to(row[:, None], points.shape)
+        columns = jnp.zeros_like(points) if row is None else points
+        at = unstack(jnp.stack([rows, columns], axis=1))
+        going = unstack(open_.astype(jnp.uint32))
+        zeros = unstack(jnp.broadcast_to(zero[:, None], (len(leaves), 1)))
+        digits = []
+        for i, leaf in enumerate(leaves):
+            args = (leaf.arrays, keys[i], at[i], zeros[i])
+            each = partial(_digits_before, dtype=leaf.dtype, wide=leaf.wide, whole=leaf.whole)
+            digits.append(jax.lax.cond(going[i] > 0, each, _no_digits(leaf.wide), *args))
+        return _limbs.from_digits(jnp.stack(digits))
+
+    def step(bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bracket
+        stride = jnp.maximum((high - low) // (_POINTS + 1), 1)
+        offsets = stride[:, None] * jnp.arange(1, _POINTS + 1, dtype=jnp.uint32)[None]
+        points = low[:, None] + jnp.minimum(offsets, (high - low)[:, None])
+        open_ = (low < high)[:, None]
+        fits = ~_limbs.less(take[:, None], count(points, open_[:, 0]))
+        up = jnp.max(jnp.where(fits & open_, points, low[:, None]), axis=1)
+        down = jnp.min(jnp.where(fits | ~open_, high[:, None], points - 1), axis=1)
+        return up, down
+
+    return jax.lax.while_loop(lambda b: jnp.any(b[0] < b[1]), step, (low, high))[0]
+
+
+def _no_digits(wide: bool) -> Any:
+    def none(arrays: Any, key: Any, at: jax.Array, zero: Any) -> jax.Array:
+        del arrays, key, zero
+        return jnp.repeat(at[0][:, None] & 0, 4 if wide else 1, axis=1)
+
+    return none
+
+
+@partial(jax.jit, static_argnames=("dtype", "wide", "whole"))
+def _digits_before(
     arrays: list[jax.Array],
     key: jax.Array,
-    take: jax.Array,
-    first: jax.Array,
-    last: jax.Array,
+    at: jax.Array,
+    zero: jax.Array,
     *,
     dtype: jnp.dtype,
     wide: bool,
+    whole: bool,
 ) -> jax.Array:
-    """Finds the position ``(row, column)`` before which ``take`` entries equal a key.
-
-    Args:
-      arrays: the arrays of the leaf.
-      key: the key, a scalar.
-      take: how many entries, ``[limbs]``.
-      first: where the search begins: a column, or of a leaf of 2**32 entries and more a row.
-      last: where it ends. If it is not after ``first``, the position is ``first``.
-      dtype: the floating dtype in which the scores of the pool are compared.
-      wide: whether counts have two limbs.
-
-    Returns:
-      uint32 ``[2]``.
-    """
+    """Counts the entries equal to a key before positions ``[2, points]``, ``[points, digits]``."""
     shape = arrays[0].shape
-    rows, row_size = split_rows(shape)
-    nothing = take & 0  # zeros of the type of the data, as in the search for the threshold
-    zero = nothing[:1]
+    rows, _ = split_rows(shape)
 
     def local(offsets: Sequence[Any], *args: jax.Array) -> jax.Array:
-        *parts, key, row, column, zero = jax.lax.optimization_barrier(args)
+        *parts, key, at, zero = jax.lax.optimization_barrier(args)
         keys, full = leaf_keys(parts, dtype), shape
         if not rows and not any(isinstance(offset, jax.Array) for offset in offsets):
             keys, full, offsets = keys.reshape(-1), (keys.size,), [0]  # one index, if whole
         # Adding the zero ties the positions to this pass: XLA would hold them in memory, too.
         begin = [jnp.uint32(offset) + zero[0] for offset in offsets]
-        place = {"part": keys.shape, "offsets": begin}
-        flags = [
-            (keys == key[0]) & before(full, r, c, **place) for r, c in zip(row, column, strict=True)
-        ]
+        place = _places(full, part=keys.shape, offsets=begin)
+        equal = keys == key[0]
+        flags = [equal & _is_before(place, at[0, j], at[1, j]) for j in range(_POINTS)]
         return digits_true(flags, wide=wide)
 
-    def count(row: jax.Array, column: jax.Array) -> jax.Array:
-        """Counts the equal entries before each position, ``[positions, limbs]``."""
-        return _limbs.from_digits(sum_over_shards(local, arrays, [key[None], row, column, zero], 2))
-
-    row, high = zero[0], last
-    if rows:  # a huge leaf: first the row that the position is in
-        bracket = _bracket.Bracket(first[None], last[None], nothing[None])
-
-        def count_rows(points: jax.Array) -> jax.Array:
-            return count(points[0], jnp.zeros_like(points[0]))[None]
-
-        found = _bracket.narrow(count_rows, take[None], bracket)
-        row = found.low[0]
-        first, high = zero[0], jnp.where(row < last, jnp.uint32(row_size), jnp.uint32(0))
-
-    def step(bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        low, high = bracket
-        stride = jnp.maximum((high - low) // (_POINTS + 1), 1)
-        points = jnp.minimum(low + stride * jnp.arange(1, _POINTS + 1, dtype=jnp.uint32), high)
-        fits = ~_limbs.less(take[None], count(jnp.broadcast_to(row, points.shape), points))
-        low = jnp.max(jnp.where(fits, points, low))
-        return low, jnp.min(jnp.where(fits, high, points - 1))
-
-    column, _ = jax.lax.while_loop(lambda b: b[0] < b[1], step, (first, high))
-    return jnp.stack([row, column])
+    queries = [key[None], at, zero]
+    return local([0], *arrays, *queries) if whole else sum_over_shards(local, arrays, queries, 2)
 
 
-def before(
+def marked(leaf: Leaf, key: jax.Array, end: jax.Array) -> jax.Array:
+    """Marks the entries of a leaf below a key, and those equal to it before a position."""
+    keys = leaf_keys(leaf.arrays, leaf.dtype)
+    place = _places(keys.shape)
+    return (keys < key) | ((keys == key) & _is_before(place, *end))
+
+
+class _Places(NamedTuple):
+    """Where each entry stands: in which row (`None` if there is one row), and where in it."""
+
+    row: jax.Array | None
+    column: jax.Array
+
+
+def _places(
     shape: Sequence[int],
-    row: jax.Array,
-    column: jax.Array,
     *,
     part: Sequence[int] | None = None,
     offsets: Sequence[jax.Array | int] | None = None,
-) -> jax.Array:
-    """Whether each entry of an array, or of a part of it, comes before a position in C order."""
+) -> _Places:
+    """The places of the entries of an array, or of a part of it, in C order."""
     part = shape if part is None else part
     offsets = [0] * len(shape) if offsets is None else offsets
 
@@ -106,8 +176,11 @@ def before(
         return total
 
     rows, _ = split_rows(shape)
-    before = index(rows, len(shape)) < column
-    if rows:
-        own = index(0, rows)
-        before = (own < row) | ((own == row) & before)
-    return before
+    return _Places(index(0, rows) if rows else None, index(rows, len(shape)))
+
+
+def _is_before(place: _Places, row: jax.Array, column: jax.Array) -> jax.Array:
+    """Whether each entry comes before a position."""
+    if place.row is None:
+        return place.column < column
+    return (place.row < row) | ((place.row == row) & (place.column < column))

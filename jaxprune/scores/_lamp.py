@@ -42,21 +42,28 @@ def lamp(scores: PyTree, *, within: PyTree | None = None) -> PyTree:
     References:
       Lee et al., Layer-adaptive Sparsity for the Magnitude-based Pruning, ICLR 2021, section 2.
     """
-    _tree.check_finite(scores, what="scores")
-    for path, leaf in _tree.named_leaves(scores):
-        if _tree.known(jnp.any(leaf < 0)):
+    found = _tree.findings(scores)
+    _tree.check_findings(found, what="scores")
+    for leaf in found:
+        if leaf.negative:
             raise ValueError(
-                f"the scores at {path!r} are negative somewhere; LAMP squares them, which would "
-                "lose their order. Pass nonnegative scores such as `magnitude`."
+                f"the scores at {leaf.path!r} are negative somewhere; LAMP squares them, which "
+                "would lose their order. Pass nonnegative scores such as `magnitude`."
             )
+    arrays, treedef = jax.tree.flatten(scores)
     if within is None:
-        return jax.tree.map(_rescale, scores)
-    return _tree.map_partial(
-        lambda kept, u: _rescale(u if kept is None else jnp.where(kept, u, jnp.zeros_like(u))),
-        within,
-        scores,
-        what="mask `within`",
-    )
+        return treedef.unflatten(_rescaled(arrays, [None] * len(arrays)))
+    rows: list[tuple[Any, Any]] = []
+    _tree.map_partial(lambda kept, u: rows.append((u, kept)), within, scores, what="mask `within`")
+    return treedef.unflatten(_rescaled([u for u, _ in rows], [kept for _, kept in rows]))
+
+
+@jax.jit
+def _rescaled(scores: list[Any], within: list[Any]) -> list[jax.Array]:
+    return [
+        _rescale(u if kept is None else jnp.where(kept, u, jnp.zeros_like(u)))
+        for u, kept in zip(scores, within, strict=True)
+    ]
 
 
 @jax.jit

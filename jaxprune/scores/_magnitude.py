@@ -1,9 +1,11 @@
 """Magnitude: the absolute value of each weight."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
-from jaxprune import _tree
+from jaxprune import _host, _tree
 from jaxprune._tree import PyTree, Where
 
 
@@ -33,5 +35,18 @@ def magnitude(params: PyTree, *, where: Where | None = None) -> PyTree:
       Han et al., Learning both Weights and Connections for Efficient Neural Networks, 2015.
     """
     leaves = _tree.prunable(params, where)
-    _tree.check_finite(leaves)
-    return jax.tree.map(jnp.abs, leaves)
+    arrays, treedef = jax.tree.flatten(leaves)
+    here = _host.views(arrays)
+    if here is None:
+        scores, flags = _scored(arrays)
+        paths = [path for path, _ in _tree.named_leaves(leaves)]
+        _tree.check_findings(_tree.findings_of(paths, flags))
+    else:
+        _tree.check_finite(leaves)
+        scores = [_host.to_jax(_host.sizes(x), like) for x, like in zip(here, arrays, strict=True)]
+    return treedef.unflatten(scores)
+
+
+@partial(jax.jit, inline=True)
+def _scored(arrays: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
+    return [jnp.abs(x) for x in arrays], _tree.flags(arrays)

@@ -13,6 +13,8 @@ from rich.console import Console
 
 from experiments.bench import (
     _baselines,
+    _first_call,
+    _first_calls,
     _machine,
     _methods,
     _report,
@@ -66,7 +68,8 @@ def no_torch(monkeypatch):
 
 
 def settings(tmp_path, **options):
-    return masks.Settings(**{"sizes": ("tiny",), "out": tmp_path / "out" / "masks.json", **options})
+    defaults = {"sizes": ("tiny",), "out": tmp_path / "out" / "masks.json", "first_calls": False}
+    return masks.Settings(**{**defaults, **options})
 
 
 def run(tmp_path, **options):
@@ -122,7 +125,7 @@ def test_targets_follow_from_shapes():
 def test_the_file_holds_times_counts_and_the_machine(tmp_path):
     table, document = run(tmp_path, slow_repeats=2)
     rows = rows_of(document)
-    assert set(rows) == {*_methods.OURS, *_baselines.BASELINES}
+    assert set(rows) == {*_methods.OURS, _methods.EAGER, *_baselines.BASELINES}
     for name, row in rows.items():
         assert row["weights"] == WEIGHTS
         if name == _baselines.TORCH:
@@ -132,12 +135,12 @@ def test_the_file_holds_times_counts_and_the_machine(tmp_path):
         assert row["min_seconds"] <= row["median_seconds"] <= row["max_seconds"]
         assert row["kept"] == row["target_kept"]
         assert row["kept_too_many"] == 0
-        is_compiled = name != _baselines.PARTITION
+        is_compiled = name not in (_baselines.PARTITION, _methods.EAGER)
         assert (row["compile_seconds"] is not None) == is_compiled
         assert (row["temporary_bytes_per_weight"] is not None) == is_compiled
     assert document["command"] == (
-        f"python -m experiments.bench.masks --sizes tiny --slow-repeats 2 --out "
-        f"{tmp_path / 'out' / 'masks.json'}"
+        "python -m experiments.bench.masks --sizes tiny --slow-repeats 2 --first-calls False "
+        f"--out {tmp_path / 'out' / 'masks.json'}"
     )
     assert document["settings"]["sizes"] == ["tiny"]
     machine = document["machine"]
@@ -232,7 +235,7 @@ def test_what_does_not_fit_is_skipped_with_a_reason(tmp_path, monkeypatch):
     reasons = {row["not_measured"] for row in document["results"]}
     assert len(reasons) == 1
     assert reasons.pop().startswith("skipped: needs 0.0 GB")
-    assert table.count("skipped: needs") == 8
+    assert table.count("skipped: needs") == 9
 
     # Enough for ours, too little for what copies everything.
     monkeypatch.setattr(_machine, "free_host_bytes", lambda: 10**6)
@@ -329,6 +332,37 @@ def test_bad_settings_are_refused_before_anything_is_measured(tmp_path, options,
 def test_the_command_refuses_with_status_2(tmp_path, capsys):
     assert masks.main(["--sizes", "2m", "--out", str(tmp_path / "x.json")]) == 2
     assert "unknown size '2m'" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("tiny", "no_torch")
+def test_first_calls_are_made_in_processes_of_their_own(tmp_path, monkeypatch):
+    cases = {"5 leaves of 8 x 8": None, "ResNet-50, PyTorch": None}
+    monkeypatch.setattr(_first_call, "CASES", cases)
+    monkeypatch.setattr(_first_calls, "_REPEATS", 1)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "torch.py").write_text("raise ImportError('none here', name='torch')")
+    table, document = run(tmp_path, first_calls=True)
+    ours, torch = document["first_calls"]
+    assert ours["seconds"][0] > 0
+    assert ours["programs"] == 0
+    assert torch["not_measured"] == "torch is not installed"
+    assert "| ResNet-50, PyTorch | torch is not installed | | |" in table
+    assert "| first prune of 5 small leaves, seconds | ≤ 0.5 |" in table
+    assert "| first prune of ResNet-50 / PyTorch's | ≤ 0.333 | – | not measured |" in table
+
+
+def test_targets_of_first_calls():
+    def row(case, seconds):
+        return {"case": case, "median_seconds": seconds, "peak_bytes": 2e9}
+
+    rows = [row("ResNet-50", 1.0), row("ResNet-50, PyTorch", 4.0)]
+    rows.append(row("1,000 leaves of 64 x 64", 6.0))
+    found = {t["target"]: t for t in _report.targets([], rows, backend="cpu")}
+    assert found["first prune of ResNet-50 / PyTorch's"]["measured"] == 0.25
+    assert found["first prune of ResNet-50 / PyTorch's"]["met"] is True
+    assert found["first prune of 1,000 leaves, seconds"]["met"] is False
+    assert found["peak memory of either, GB"]["met"] is False
+    assert found["first prune of 5 small leaves, seconds"]["met"] is None
 
 
 def test_the_largest_size_is_asked_for_on_a_cpu(monkeypatch):

@@ -174,15 +174,17 @@ def leaves_of(arrays, pools, wide=False):
     ]
 
 
+@pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize(("tied", "wide"), [(False, False), (True, False), (True, True)])
-def test_the_sampled_bracket_changes_nothing(monkeypatch, tied, wide):
+def test_the_sampled_bracket_changes_nothing(monkeypatch, tied, wide, together):
     monkeypatch.setattr(_select, "_SAMPLED_FROM", 1000)
     monkeypatch.setattr(_select, "_SAMPLE", 300)
     rng = np.random.default_rng(1)
     arrays = [rng.normal(size=(60, 50)), rng.normal(size=(2000,)), rng.normal(size=(30, 10, 10))]
     arrays = [np.abs(np.round(x, 1) if tied else x).astype(np.float32) for x in arrays]
     arrays[1] += 3  # the sample of a pool is no fair one where leaves differ; the result is exact
-    run = jax.jit(lambda k: _select.smallest(leaves_of(arrays, [0, 0, 1], wide), k))
+    leaves = leaves_of(arrays, [0, 0, 1], wide)
+    run = jax.jit(lambda k: _select.smallest(_passes.arrange(leaves, together=together), k))
     for k in [(0, 0), (1, 1), (2500, 900), (4999, 2999), (5000, 3000)]:
         limbs = jnp.asarray(_limbs.fit(_limbs.stack_limbs(k), wide))
         found = run(limbs)
@@ -191,7 +193,7 @@ def test_the_sampled_bracket_changes_nothing(monkeypatch, tied, wide):
             *oracle.remove_lowest(arrays[2:], k[1]),
         ]
         for ours, mask in zip(found.removed, expected, strict=True):
-            np.testing.assert_array_equal(~np.asarray(ours), mask)
+            np.testing.assert_array_equal(~np.asarray(ours).reshape(mask.shape), mask)
         counts = [_limbs.from_limbs(c) for c in _limbs.full(found.counts)]
         assert counts == [int((~m).sum()) for m in expected]
 
@@ -211,7 +213,8 @@ def test_leaves_of_many_rows(monkeypatch):
     rng = np.random.default_rng(2)
     arrays = [np.round(rng.random(s), 1).astype(np.float32) for s in [(40, 5), (3, 7, 4, 5), (9,)]]
     arrays.append(np.zeros((6, 3, 8), np.float32))
-    run = jax.jit(lambda k: _select.smallest(leaves_of(arrays, [0, 0, 0, 1], wide=True), k))
+    leaves = _passes.arrange(leaves_of(arrays, [0, 0, 0, 1], wide=True), together=False)
+    run = jax.jit(lambda k: _select.smallest(leaves, k))
     for k in [(0, 0), (17, 5), (100, 77), (388, 100), (629, 144)]:
         found = run(jnp.asarray(_limbs.stack_limbs(k)))
         expected = [
@@ -227,7 +230,12 @@ def test_many_rows_on_eight_devices(monkeypatch):
     monkeypatch.setattr(_ties, "split_rows", small_rows)
     scores, _ = spread(Mesh(np.array(jax.devices()).reshape(2, 4), ("x", "y")))
     run = jax.jit(
-        lambda s, k: _select.smallest([_passes.Leaf(x, None, 0, F32, True) for x in s.values()], k)
+        lambda s, k: _select.smallest(
+            _passes.arrange(
+                [_passes.Leaf(x, None, 0, F32, True) for x in s.values()], together=False
+            ),
+            k,
+        )
     )
     k = round(0.6 * (16 * 24 + 8 * 40))
     removed = run(scores, jnp.asarray(_limbs.stack_limbs([k]))).removed
@@ -353,7 +361,7 @@ def test_more_than_two_to_the_31_weights():
     n = rows * columns
     scores = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.float32)[:, None] / 64, (rows, columns))
     scores = {"w": scores.astype(jnp.bfloat16)}
-    mask, info = jp.masks.make_with_info(scores, 0.7)
+    mask, info = jax.jit(lambda s: jp.masks.make_with_info(s, 0.7))(scores)
     k = round(0.7 * n)
     assert n > 2**31
     assert info.counts() == (n - k, n)

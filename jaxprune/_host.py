@@ -1,0 +1,100 @@
+"""Arrays in the memory of this process, read with NumPy: nothing is traced, compiled or copied.
+
+JAX compiles a program for every operation and shape that it meets, which for the first prune of a
+network takes longer than the pruning. An array on a CPU device can be read in place instead. What
+lies on an accelerator, is spread over devices, or is traced stays with JAX.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.core import Tracer
+
+_ALIGNMENT = 64  # bytes: XLA takes an array that begins at a multiple as it is
+_PIECE = 1 << 16  # entries
+
+
+def views(arrays: Sequence[Any]) -> list[np.ndarray] | None:
+    """The arrays as NumPy's, without a copy; `None` unless each is on one CPU device, or NumPy's.
+
+    They share memory with the JAX arrays: do not write to them.
+    """
+    return [_view(x) for x in arrays] if all(map(_is_here, arrays)) else None
+
+
+def _view(x: Any) -> np.ndarray:
+    # Of a JAX array itself NumPy's view would be remembered, and its memory could not be donated.
+    return np.asarray(x.addressable_data(0)) if isinstance(x, jax.Array) else x
+
+
+def _is_here(x: Any) -> bool:
+    if isinstance(x, np.ndarray):
+        # NumPy's float64 becomes float32 in JAX without x64: that is JAX's to decide.
+        return jax.default_backend() == "cpu" and jax.dtypes.canonicalize_dtype(x.dtype) == x.dtype
+    if isinstance(x, Tracer) or not isinstance(x, jax.Array):
+        return False
+    devices = x.sharding.device_set
+    return len(devices) == 1 and next(iter(devices)).platform == "cpu" and x.is_fully_addressable
+
+
+def on_one_device(arrays: Sequence[Any]) -> bool:
+    """Whether all arrays are known to lie on one and the same device; False for traced ones."""
+    if any(isinstance(x, Tracer) for x in arrays):
+        return False
+    devices = {d for x in arrays if isinstance(x, jax.Array) for d in x.sharding.device_set}
+    return len(devices) <= 1
+
+
+def to_jax(array: np.ndarray, like: Any) -> jax.Array:
+    """The array as JAX array, where ``like`` lies."""
+    if isinstance(like, jax.Array) and like.committed:
+        return jax.device_put(array, like.sharding)
+    return jax.device_put(array)  # not jnp.asarray, which compiles a copy for every shape
+
+
+def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """An array to be filled, placed so that `to_jax` need not copy it."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.empty(size + _ALIGNMENT, np.uint8)
+    start = -memory.ctypes.data % _ALIGNMENT
+    return memory[start : start + size].view(dtype).reshape(shape)
+
+
+def pieces(flat: np.ndarray) -> Iterator[np.ndarray]:
+    """Cuts a flat array into pieces: what is computed of one stays in the processor's cache."""
+    for start in range(0, flat.size, _PIECE):
+        yield flat[start : start + _PIECE]
+
+
+def holds_nan(x: np.ndarray) -> bool:
+    """Whether a floating array holds a NaN."""
+    return bool(x.size) and bool(np.isnan(x.max()))  # a maximum passes NaN on, and writes nothing
+
+
+def is_finite(x: np.ndarray) -> bool:
+    """Whether a floating array holds neither NaN nor infinity."""
+    return not x.size or bool(np.isfinite(x.max()) and np.isfinite(x.min()))
+
+
+def sizes(x: np.ndarray) -> np.ndarray:
+    """The absolute values."""
+    return np.abs(x, out=empty(x.shape, x.dtype))
+
+
+def where(mask: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """The entries of ``x`` where the mask is True, zeros elsewhere."""
+    out = empty(x.shape, x.dtype)
+    if x.dtype.itemsize > 8 or not x.flags.c_contiguous or not mask.flags.c_contiguous:
+        out[...] = np.where(mask, x, np.zeros((), x.dtype))
+        return out
+    # The bits of a number and those of -1 or 0: half the time of a choice.
+    integer = np.dtype(f"i{x.dtype.itemsize}")
+    columns = (
+        array.reshape(-1) for array in (mask.view(np.int8), x.view(integer), out.view(integer))
+    )
+    for keep, bits, result in zip(*map(pieces, columns), strict=True):
+        np.bitwise_and(bits, (-keep).astype(integer), out=result)
+    return out

@@ -1,0 +1,175 @@
+"""Many small leaves laid out as the rows of one array, so that one compiled kernel serves them all.
+
+A leaf fills as many rows as it needs; what is left of its last row holds the largest key, which no
+count includes. A row belongs to one leaf, so counts of rows add up to counts of leaves, and the
+program has the same size for three leaves and for a thousand.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import _sums
+from jaxprune.masks import _keys
+from jaxprune.masks._unstack import unstack
+
+# Leaves up to this size are laid out. The copy takes 8 bytes a weight: larger ones go without.
+LARGEST = 1 << 18
+_FEWEST = 3  # fewer leaves are cheaper to compile one by one
+_LENGTHS = tuple(1 << i for i in range(4, 13))
+_POINTS = 3
+_SLICES = 8  # that many leaves are cut out at constant places, more at places that are data
+
+
+class Rows(NamedTuple):
+    """Small leaves as rows.
+
+    Attributes:
+      keys: ``[rows, length]``, see `_keys.sort_keys`.
+      members: the places of the leaves in the list of all.
+      member: which of ``members`` each row belongs to, ``[rows]``.
+      first: the first row of each member, ``[members]``.
+      shapes: the shape of each member.
+    """
+
+    keys: jax.Array
+    members: tuple[int, ...]
+    member: np.ndarray
+    first: np.ndarray
+    shapes: tuple[tuple[int, ...], ...]
+
+
+def arrange(leaves: Sequence[Any]) -> list[Rows]:
+    """Lays out the small leaves (see `_passes.Leaf`), those of one format together.
+
+    On several devices nothing is laid out: it would gather what is spread over them.
+    """
+    by_dtype: dict[Any, list[int]] = {}
+    for i, leaf in enumerate(leaves):
+        if 0 < leaf.scores.size <= LARGEST and all(map(is_whole, leaf.arrays)):
+            by_dtype.setdefault((leaf.dtype, leaf.state is None), []).append(i)
+    return [
+        _lay_out(leaves, tuple(members))
+        for members in by_dtype.values()
+        if len(members) >= _FEWEST and sum(leaves[i].scores.size for i in members) < 1 << 31
+    ]
+
+
+def is_whole(x: jax.Array) -> bool:
+    """Whether the type of an array says nothing of devices."""
+    kind = jax.typeof(x)
+    return not kind.manual_axis_type.varying and not any(kind.sharding.spec)
+
+
+def _lay_out(leaves: Sequence[Any], members: tuple[int, ...]) -> Rows:
+    sizes = np.asarray([leaves[i].scores.size for i in members])
+    length = min(_LENGTHS, key=lambda n: int(np.sum(-(-sizes // n))) * (n + 32))
+    rows = -(-sizes // length)
+    keys = _joined([_keys.widen(leaves[i].scores, leaves[i].dtype) for i in members], length)
+    state = None
+    if leaves[members[0]].state is not None:
+        state = _joined([leaves[i].state for i in members], length)
+    keys = _keys.sort_keys(keys, state)
+    member = np.repeat(np.arange(len(members)), rows)
+    first = np.cumsum(rows) - rows
+    used = np.minimum(sizes[member] - (np.arange(len(member)) - first[member]) * length, length)
+    column = jax.lax.broadcasted_iota(jnp.int32, keys.shape, 1)
+    keys = jnp.where(column < used[:, None].astype(np.int32), keys, ~jnp.zeros((), keys.dtype))
+    keys = jax.lax.optimization_barrier(keys)  # made once, not in every pass
+    shapes = tuple(leaves[i].scores.shape for i in members)
+    return Rows(keys, members, member, first, shapes)
+
+
+def _joined(arrays: Sequence[jax.Array], length: int) -> jax.Array:
+    parts = []
+    for x in arrays:
+        parts.append(x.reshape(-1))
+        if x.size % length:
+            parts.append(jnp.zeros((-x.size % length,), x.dtype))
+    return jnp.concatenate(parts).reshape(-1, length)
+
+
+def count_below(rows: Rows, points: jax.Array, pool_of: np.ndarray) -> jax.Array:
+    """Counts the keys of each member below the points of its pool, ``[members, points]``.
+
+    Args:
+      rows: the rows.
+      points: ``[pools, points]``.
+      pool_of: the pool of each member.
+    """
+    if len(set(pool_of.tolist())) == 1:
+        own = points[pool_of[0]][None]
+    else:
+        own = points[pool_of[rows.member]]
+    own = own.astype(rows.keys.dtype)
+    flags = [rows.keys < own[:, j : j + 1] for j in range(points.shape[1])]
+    return _by_member(rows, jnp.stack(_sums.count_true(flags, (1,)), axis=1))
+
+
+def _by_member(rows: Rows, numbers: jax.Array) -> jax.Array:
+    return jax.ops.segment_sum(numbers, rows.member, len(rows.members), indices_are_sorted=True)
+
+
+def lowest(rows: Rows, keys: jax.Array, take: jax.Array, zero: jax.Array) -> list[jax.Array]:
+    """Marks the entries below a key, and the first of those that equal it.
+
+    Args:
+      rows: the rows.
+      keys: the key of each member, ``[members]``.
+      take: how many equal entries of each member to mark, uint32 ``[members]``.
+      zero: the number 0, as something that the compiler does not know.
+
+    Returns:
+      One bool array a member, of its shape.
+    """
+    own = keys.astype(rows.keys.dtype)[rows.member][:, None]
+    (tied,) = _sums.count_true([rows.keys == own], (1,))
+    before = jnp.cumsum(tied, dtype=jnp.uint32) - tied
+    before = before - before[rows.first][rows.member]  # equal entries in earlier rows of the member
+    take = take[rows.member]
+    take = jnp.minimum(jnp.maximum(take, before) - before, tied)
+    length = rows.keys.shape[1]
+    column = np.arange(length, dtype=np.uint32)[None]
+    none = take & 0
+    low = jnp.where(take < tied, none, none + length)
+    high = jnp.where(take > 0, none + length, none)
+
+    def step(bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = bracket
+        stride = jnp.maximum((high - low) // (_POINTS + 1), 1)
+        points = [low + jnp.minimum(stride * (j + 1), high - low) for j in range(_POINTS)]
+        counts = _sums.count_true(
+            [(rows.keys == own) & (column < point[:, None]) for point in points], (1,)
+        )
+        up, down, going = low, high, low < high
+        for point, count in zip(points, counts, strict=True):
+            up = jnp.where(going & (count <= take), jnp.maximum(up, point), up)
+            down = jnp.where(going & (count > take), jnp.minimum(down, point - 1), down)
+        return up, down
+
+    end, _ = jax.lax.while_loop(lambda b: jnp.any(b[0] < b[1]), step, (low, high))
+    marks = (rows.keys < own) | ((rows.keys == own) & (column < end[:, None]))
+    return _taken_apart(rows, marks.reshape(-1), zero)
+
+
+def _taken_apart(rows: Rows, flat: jax.Array, zero: jax.Array) -> list[jax.Array]:
+    """The members' entries of an array laid out like ``rows.keys``, flat."""
+    length = rows.keys.shape[1]
+    starts = rows.first * length
+    places: Sequence[Any] = starts.tolist()
+    if len(rows.members) > _SLICES:
+        # With its place as data, cutting out is one kernel for all leaves of a size.
+        places = unstack(zero.astype(jnp.int32) + starts.astype(np.int32))
+    out = []
+    for shape, place in zip(rows.shapes, places, strict=True):
+        size = math.prod(shape)
+        if isinstance(place, int):
+            part = flat[place : place + size]
+        else:
+            part = jax.lax.dynamic_slice(flat, (place,), (size,))
+        out.append(part.reshape(shape))
+    return out
