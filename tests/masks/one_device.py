@@ -86,7 +86,10 @@ def check(shapes, allocation, pattern, dtype, kind):
 def check_vmap():
     stacked = [scores_of(SHAPES["few"], "float32", "tied") for _ in range(3)]
     stacked = [jax.tree.map(lambda x, i=i: jnp.roll(x, i), s) for i, s in enumerate(stacked)]
-    make = lambda scores: jp.masks.make(scores, 0.6)
+
+    def make(scores):
+        return jp.masks.make(scores, 0.6)
+
     found = jax.jit(jax.vmap(make))(jax.tree.map(lambda *x: jnp.stack(x), *stacked))
     for i, scores in enumerate(stacked):
         for name, mask in make(scores).items():
