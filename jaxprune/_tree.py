@@ -22,7 +22,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from jaxprune import _host
+from jaxprune import _eager, _host
 
 PyTree: TypeAlias = Any
 Where: TypeAlias = Callable[[str, Any], bool]
@@ -347,25 +347,23 @@ def findings(tree: PyTree) -> list[Findings]:
     ]
     leaves = [leaf for _, leaf in named]
     here = _host.views(leaves)
-    flags = _compiled_flags(leaves) if here is None else [_flags_here(x) for x in here]
-    return findings_of([path for path, _ in named], flags)
+    if here is None:
+        found = _eager.together(flags, [_eager.Row(x) for x in leaves])
+    else:
+        found = [_flags_here(x) for x in here]
+    return findings_of([path for path, _ in named], found)
 
 
-def findings_of(paths: Sequence[str], flags: Sequence[Any]) -> list[Findings]:
-    """The findings that `flags` gave for the leaves of these paths; none while it is traced."""
+def findings_of(paths: Sequence[str], found: Sequence[Any]) -> list[Findings]:
+    """The findings of what `flags` gave for the leaves of these paths; none while it is traced."""
     # Inside `jit` an operation on a concrete array that the function closes over is traced, too.
-    found = [] if is_traced(flags) else jax.device_get(flags)
-    return [Findings(path, *map(bool, each)) for path, each in zip(paths, found, strict=False)]
+    known_now = [] if is_traced(found) else jax.device_get(found)
+    return [Findings(path, *map(bool, each)) for path, each in zip(paths, known_now, strict=False)]
 
 
-def flags(leaves: Sequence[jax.Array]) -> list[jax.Array]:
-    """Whether each floating leaf holds NaN, infinities and negative numbers, bool ``[3]`` each."""
-    return [
-        jnp.stack([jnp.any(jnp.isnan(x)), jnp.any(jnp.isinf(x)), jnp.any(x < 0)]) for x in leaves
-    ]
-
-
-_compiled_flags = jax.jit(flags)
+def flags(x: jax.Array) -> jax.Array:
+    """Whether a floating array holds NaN, infinities and negative numbers, bool ``[3]``."""
+    return jnp.stack([jnp.any(jnp.isnan(x)), jnp.any(jnp.isinf(x)), jnp.any(x < 0)])
 
 
 def _flags_here(x: np.ndarray) -> tuple[Any, Any, Any]:

@@ -1,14 +1,13 @@
 """Masks on parameters."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _host, _tree
+from jaxprune import _eager, _host, _tree
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks._allocation import Allocation
 from jaxprune.masks._make import make_and_apply
@@ -60,14 +59,14 @@ def _choose(masks: list[Any], leaves: list[Any]) -> list[jax.Array]:
     """The leaves with zeros where their masks are False: on the host, or in one program."""
     here = _host.views([*masks, *leaves])
     if here is None:
-        return _compiled_choose(masks, leaves)
+        pairs = zip(masks, leaves, strict=True)
+        return _eager.together(_or_zero, [_eager.Row(m, p) for m, p in pairs])
     columns = (here[: len(masks)], here[len(masks) :], leaves)
     return [_host.to_jax(_host.where(m, p), leaf) for m, p, leaf in zip(*columns, strict=True)]
 
 
-@partial(jax.jit, inline=True)
-def _compiled_choose(masks: list[Any], leaves: list[Any]) -> list[jax.Array]:
-    return [jnp.where(m, p, jnp.zeros_like(p)) for m, p in zip(masks, leaves, strict=True)]
+def _or_zero(mask: jax.Array, x: jax.Array) -> jax.Array:
+    return jnp.where(mask, x, jnp.zeros_like(x))
 
 
 def prune(

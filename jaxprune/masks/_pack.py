@@ -5,8 +5,9 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from jaxprune import _tree
+from jaxprune import _eager, _host, _tree
 from jaxprune._tree import PyTree
 from jaxprune.masks._like import check_like, check_unique, fill_like
 from jaxprune.metrics._sparsity import check_booleans
@@ -71,7 +72,13 @@ def pack(mask: PyTree) -> PackedMask:
     named = _tree.named_leaves(mask)
     check_unique([path for path, _ in named])
     shapes = tuple((path, tuple(leaf.shape)) for path, leaf in named)
-    return PackedMask(jax.tree.map(_pack_leaf, mask), shapes)
+    leaves, treedef = jax.tree.flatten(mask)
+    here = _host.views(leaves)
+    if here is None:
+        bits = _eager.together(_pack_leaf, [_eager.Row(leaf) for leaf in leaves])
+    else:
+        bits = [_host.to_jax(_pack_here(m), leaf) for m, leaf in zip(here, leaves, strict=True)]
+    return PackedMask(treedef.unflatten(bits), shapes)
 
 
 def unpack(packed: PackedMask, *, like: PyTree | None = None) -> PyTree:
@@ -101,7 +108,6 @@ def unpack(packed: PackedMask, *, like: PyTree | None = None) -> PyTree:
     if like is not None:
         check_like(dict(packed.shapes), like, what="the packed mask")
     leaves, treedef = jax.tree.flatten(packed.bits)
-    masks = []
     for (path, shape), bits in zip(packed.shapes, leaves, strict=True):
         expected = packed_shape(shape)
         if bits.shape != expected:
@@ -109,7 +115,14 @@ def unpack(packed: PackedMask, *, like: PyTree | None = None) -> PyTree:
                 f"the bits at {path!r} have shape {bits.shape}, but a mask of shape {shape} packs "
                 f"to {expected}. Unpack a stack that was packed under vmap by jax.vmap(unpack)."
             )
-        masks.append(_unpack_leaf(bits, shape))
+    here = _host.views(leaves)
+    shapes = [shape for _, shape in packed.shapes]
+    if here is None:
+        rows = [_eager.Row(bits, _Shape(s)) for bits, s in zip(leaves, shapes, strict=True)]
+        masks = _eager.together(_unpack_leaf, rows)
+    else:
+        columns = zip(here, shapes, leaves, strict=True)
+        masks = [_host.to_jax(_unpack_here(bits, s), leaf) for bits, s, leaf in columns]
     if like is None:
         return treedef.unflatten(masks)
     paths = [path for path, _ in packed.shapes]
@@ -155,11 +168,31 @@ def _pack_leaf(mask: jax.Array) -> jax.Array:
     return jnp.sum(shifted, axis=axis + 1, dtype=jnp.uint8)
 
 
-def _unpack_leaf(bits: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _pack_here(mask: np.ndarray) -> np.ndarray:
+    mask = mask.reshape(mask.shape or (1,))
+    return np.packbits(mask, axis=_axis(mask.shape), bitorder="little")
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Shape:
+    """The shape of a mask, as an argument that compiled code is made for."""
+
+    axes: tuple[int, ...]
+
+
+def _unpack_leaf(bits: jax.Array, shape: _Shape) -> jax.Array:
     bits = jnp.asarray(bits)
-    padded = shape or (1,)
+    padded = shape.axes or (1,)
     axis = _axis(padded)
     groups = jnp.right_shift(jnp.expand_dims(bits, axis + 1), _shifts(bits.ndim, axis)) & 1
     mask = groups.reshape(*bits.shape[:axis], 8 * bits.shape[axis], *bits.shape[axis + 1 :])
     mask = jax.lax.slice_in_dim(mask, 0, padded[axis], axis=axis)
-    return mask.reshape(shape).astype(bool)
+    return mask.reshape(shape.axes).astype(bool)
+
+
+def _unpack_here(bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    padded = shape or (1,)
+    axis = _axis(padded)
+    flags = np.unpackbits(bits, axis=axis, count=padded[axis], bitorder="little")
+    return flags.reshape(shape).view(bool)

@@ -1,11 +1,9 @@
 """Magnitude: the absolute value of each weight."""
 
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 
-from jaxprune import _host, _tree
+from jaxprune import _eager, _host, _tree
 from jaxprune._tree import PyTree, Where
 
 
@@ -38,15 +36,15 @@ def magnitude(params: PyTree, *, where: Where | None = None) -> PyTree:
     arrays, treedef = jax.tree.flatten(leaves)
     here = _host.views(arrays)
     if here is None:
-        scores, flags = _scored(arrays)
+        scored = _eager.together(_scored, [_eager.Row(x) for x in arrays])
         paths = [path for path, _ in _tree.named_leaves(leaves)]
-        _tree.check_findings(_tree.findings_of(paths, flags))
+        _tree.check_findings(_tree.findings_of(paths, [flags for _, flags in scored]))
+        scores = [score for score, _ in scored]
     else:
         _tree.check_finite(leaves)
         scores = [_host.to_jax(_host.sizes(x), like) for x, like in zip(here, arrays, strict=True)]
     return treedef.unflatten(scores)
 
 
-@partial(jax.jit, inline=True)
-def _scored(arrays: list[jax.Array]) -> tuple[list[jax.Array], list[jax.Array]]:
-    return [jnp.abs(x) for x in arrays], _tree.flags(arrays)
+def _scored(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return jnp.abs(x), _tree.flags(x)

@@ -374,7 +374,13 @@ def compiled(name):
 
 
 @pytest.mark.filterwarnings("ignore:this prune removes nothing")
-@pytest.mark.parametrize("name", TRACED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ("globally, capped", "erk") else pytest.param(name, marks=pytest.mark.slow)
+        for name in TRACED
+    ],
+)
 @settings(max_examples=15)
 @given(st.floats(0, 1), st.integers(0, 5))
 def test_a_traced_sparsity_gives_the_mask_of_a_concrete_one(name, share, seed):

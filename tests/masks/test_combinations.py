@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxprune as jp
 from tests.masks import oracle
@@ -301,9 +302,16 @@ def own_sparsity(pattern):
     )
 
 
-def make_or_refuse(allocation, pattern, scores, sparsity, within):
+def on_two_devices(tree):
+    """Copies on two devices: their masks are made by compiled code, not on the host."""
+    mesh = Mesh(np.array(jax.devices()[:2]), ("copies",))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def make_or_refuse(allocation, pattern, scores, sparsity, within, place=lambda tree: tree):
     """The mask, or None where it is refused because the limits do not allow the total."""
     ours, shape = ALLOCATIONS[allocation][0], PATTERNS[pattern][0]
+    scores, within = place(scores), place(within)
     try:
         return quietly(scores, sparsity, within=within, allocation=ours, pattern=shape)
     except ValueError as error:
@@ -312,7 +320,7 @@ def make_or_refuse(allocation, pattern, scores, sparsity, within):
         return None
 
 
-def check_one(score, allocation, pattern, scores, first, second):
+def check_one(score, allocation, pattern, scores, first, second, place=lambda tree: tree):
     ours, shape = ALLOCATIONS[allocation][0], PATTERNS[pattern][0]
     named = jax.tree_util.tree_leaves_with_path(scores)
     paths = [(jax.tree_util.keystr(p, simple=True, separator="/"), x) for p, x in named]
@@ -347,10 +355,10 @@ def check_one(score, allocation, pattern, scores, first, second):
             used = jp.scores.lamp(scores, within=within)
         if allocation == "lamp" and grouped(pattern):
             # Sums of LAMP scores round: check what is exact.
-            mask = make_or_refuse(allocation, pattern, scores, sparsity, within)
+            mask = make_or_refuse(allocation, pattern, scores, sparsity, within, place)
         else:
             theirs = expected(allocation, pattern, kernels(used), sparsity, before)
-            mask = make_or_refuse(allocation, pattern, scores, sparsity, within)
+            mask = make_or_refuse(allocation, pattern, scores, sparsity, within, place)
             if theirs == "tied":  # see test_shares
                 return
             assert (mask is None) == (theirs is None or theirs == "not nested")
@@ -364,7 +372,7 @@ def check_one(score, allocation, pattern, scores, first, second):
         assert all(mask[name]["bias"] is None for name in NAMES)
         check_count(allocation, pattern, mask, sparsity)
         within = mask
-    again = make_or_refuse(allocation, pattern, scores, sparsity, within)
+    again = make_or_refuse(allocation, pattern, scores, sparsity, within, place)
     for a, b in zip(kernels(again), kernels(within), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -397,6 +405,21 @@ PAIRS = [
     for a, p in itertools.product(ALLOCATIONS, PATTERNS)
     if a != "globally, capped" or p in ("none", "2:4", "block", "mixed 2:4", "mixed block")
 ]
+
+
+SOME = [("globally", "none"), ("globally, capped", "mixed 2:4"), ("uniform", "channels")]
+COMPILED = [pytest.param(*pair, marks=() if pair in SOME else pytest.mark.slow) for pair in PAIRS]
+
+
+@pytest.mark.parametrize(("allocation", "pattern"), COMPILED)
+def test_every_combination_compiled_equals_the_oracle(allocation, pattern):
+    for number in range(8):
+        rng = np.random.default_rng(number)
+        score = list(SCORES)[number % len(SCORES)]
+        scores = SCORES[score](rng, make_params(rng))
+        first = rng.uniform(0.16, 0.7)
+        second = rng.uniform(first, 0.95)
+        check_one(score, allocation, pattern, scores, first, second, on_two_devices)
 
 
 @pytest.mark.parametrize(("allocation", "pattern"), PAIRS)
@@ -468,7 +491,10 @@ JITTED = [
 ]
 
 
-@pytest.mark.parametrize(("allocation", "pattern"), JITTED)
+@pytest.mark.parametrize(
+    ("allocation", "pattern"),
+    [*JITTED[:3], *(pytest.param(*pair, marks=pytest.mark.slow) for pair in JITTED[3:])],
+)
 def test_jit_equals_no_jit(allocation, pattern):
     ours, shape = ALLOCATIONS[allocation][0], PATTERNS[pattern][0]
     sparsity = {"2:4": None, "mixed 2:4": 0.5}.get(pattern, 0.6)

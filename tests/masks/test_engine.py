@@ -1,5 +1,6 @@
 """The search itself: devices, transformations, huge leaves, memory, the sampled bracket."""
 
+import itertools
 import re
 from functools import partial
 
@@ -22,6 +23,12 @@ SCORES = {
     "b": jnp.asarray(np.round(RNG.random((8, 40)).astype(np.float32), 2)),
 }
 ALONE = jp.masks.make(SCORES, 0.6)
+
+
+def slow(*values):
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
 ALLOCATIONS = {
     "globally": jp.masks.globally(),
     "capped": jp.masks.globally(max_sparsity={"b": 0.5}),
@@ -49,8 +56,15 @@ def operations(compiled):
     return set(re.findall(r" ([a-z][a-z0-9-]*)\(", text))
 
 
-@pytest.mark.parametrize("name", ALLOCATIONS)
-@pytest.mark.parametrize("shape", [(8, 1), (2, 4)])
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        (name, shape)
+        if (name, shape) in [("globally", (8, 1)), ("uniform", (2, 4))]
+        else pytest.param(name, shape, marks=pytest.mark.slow)
+        for name, shape in itertools.product(ALLOCATIONS, [(8, 1), (2, 4)])
+    ],
+)
 def test_eight_devices_neither_gather_nor_sort(name, shape):
     make = jax.jit(lambda s: jp.masks.make(s, 0.6, allocation=ALLOCATIONS[name]))
     mesh = Mesh(np.array(jax.devices()).reshape(shape), ("x", "y"))
@@ -280,7 +294,7 @@ def test_scores_made_by_a_reshape_of_something_split():
             assert_same(make(spread_out), make_one(jnp.abs(weights).reshape(new), 0.5))
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2", "mean", "max"])
+@pytest.mark.parametrize("norm", ["l2", *slow("l1", "mean", "max")])
 def test_channels_are_the_same_on_eight_devices(norm):
     # Each column holds the same values in another order: float sums would differ by the order.
     values = RNG.normal(size=256).astype(np.float32)

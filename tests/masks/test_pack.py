@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -13,6 +13,10 @@ import jaxprune as jp
 from jaxprune.masks import _pack
 
 COLLECTIVES = ("all-gather", "all-to-all", "all-reduce", "collective-permute")
+
+
+def slow(*values):
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
 
 
 def random_mask(shape, seed=0):
@@ -26,7 +30,6 @@ def same(a, b):
         np.testing.assert_array_equal(x, y)
 
 
-@settings(max_examples=25)
 @given(
     st.lists(st.sampled_from([0, 1, 2, 3, 7, 8, 9, 16, 24]), max_size=4).filter(
         lambda shape: np.prod(shape) < 5000
@@ -81,7 +84,7 @@ def test_jit_equals_eager():
     same(jax.jit(lambda m: jp.masks.unpack(jp.masks.pack(m), like=m))(mask), mask)
 
 
-@pytest.mark.parametrize("shape", [(6, 16), (16, 5), (3, 3), ()])
+@pytest.mark.parametrize("shape", [(6, 16), *slow((16, 5), (3, 3), ())])
 def test_vmap_packs_each_member_of_a_stack(shape):
     stack = {"w": random_mask((3, *shape)), "b": None}
     packed = jax.vmap(jp.masks.pack)(stack)
@@ -94,13 +97,13 @@ def test_vmap_packs_each_member_of_a_stack(shape):
         jp.masks.unpack(packed)
 
 
-@pytest.mark.parametrize("explicit", [False, True])
+@pytest.mark.parametrize("explicit", [False, *slow(True)])
 @pytest.mark.parametrize(
     ("shape", "spec"),
     [
         ((16, 64), PartitionSpec("x", "y")),
-        ((16, 128), PartitionSpec(None, ("x", "y"))),
-        ((64, 5), PartitionSpec(("x", "y"), None)),
+        pytest.param((16, 128), PartitionSpec(None, ("x", "y")), marks=pytest.mark.slow),
+        pytest.param((64, 5), PartitionSpec(("x", "y"), None), marks=pytest.mark.slow),
     ],
 )
 def test_sharded_leaves_are_packed_where_they_lie(shape, spec, explicit):
