@@ -138,7 +138,15 @@ def test_single_steps_begin_from_the_same_carry_each_time():
 
 
 @pytest.mark.parametrize(
-    ("method", "inner"), [*((m, "sgd") for m in _optimizers.METHODS), ("gmp", "adamw")]
+    ("method", "inner"),
+    [
+        ("gmp", "sgd"),
+        *(
+            pytest.param(method, inner, marks=pytest.mark.slow)
+            for method, inner in [*((m, "sgd") for m in _optimizers.METHODS), ("gmp", "adamw")]
+            if (method, inner) != ("gmp", "sgd")
+        ),
+    ],
 )
 def test_masks_rest_between_updates_and_move_when_due(method, inner):
     problem = _problems.PROBLEMS["mlp"](SIZES, jax.random.key(0))
@@ -366,6 +374,7 @@ def test_a_weight_that_is_not_zero_stops_it(tmp_path, monkeypatch):
         run(tmp_path, methods=("fixed_mask",))
 
 
+@pytest.mark.slow
 def test_a_transformer_with_adamw(tmp_path):
     _, document = run(tmp_path, models=("transformer",), methods=("fixed_mask",), optimizer="adamw")
     (r,) = document["results"]

@@ -81,7 +81,12 @@ def test_a_step_is_three_passes_without_the_gradient_by_the_images(name, first, 
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(
-    ("name", "chunks"), [("lenet_300_100", True), ("lenet_300_100", False), ("resnet20", False)]
+    ("name", "chunks"),
+    [
+        ("lenet_300_100", True),
+        pytest.param("lenet_300_100", False, marks=pytest.mark.slow),
+        pytest.param("resnet20", False, marks=pytest.mark.slow),
+    ],
 )
 def test_the_dense_loops_do_what_ours_does_without_pruned_weights(name, chunks, monkeypatch):
     monkeypatch.setattr(_training_jax, "CHUNK_STEPS", 2)

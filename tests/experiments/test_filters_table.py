@@ -67,6 +67,7 @@ def test_a_stopped_run_goes_on_where_it_was(tmp_path, fake):
     ]
 
 
+@pytest.mark.slow
 def test_real_cells_train_what_is_left(tmp_path):
     config = table.config_of(small(tmp_path), 0)
     dataset = data.load("digits")

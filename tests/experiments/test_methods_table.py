@@ -174,7 +174,9 @@ def test_the_cells_of_the_default_grid_are_valid_and_of_one_length():
             assert getattr(config, field) == cell["level"]
 
 
-@pytest.mark.parametrize(("method", "level"), [("bimp", 0.5), ("dst", 1e-3)])
+@pytest.mark.parametrize(
+    ("method", "level"), [pytest.param("bimp", 0.5, marks=pytest.mark.slow), ("dst", 1e-3)]
+)
 def test_a_real_cell(tmp_path, method, level):
     grid = small(tmp_path, model="lenet_300_100", epochs=3, methods=(method,))
     cell = {"seed": 0, "method": method, "level": level}

@@ -117,6 +117,7 @@ def test_an_ended_run_is_only_shown_again(tmp_path, calm, monkeypatch):
     assert (calm / "metrics.jsonl").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_two_runs_on_one_folder(tmp_path):
     inside, go_on = threading.Event(), threading.Event()
     failures = []

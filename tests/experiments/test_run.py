@@ -231,7 +231,13 @@ MILD = {"str": {"initial": -4.0}, "cs": {"initial": 0.01}, "dst": {"penalty": 1e
 MILD["sfp"] = {"pattern": "channels"}  # this network has no convolutions
 
 
-@pytest.mark.parametrize("method", ONE_PHASE)
+@pytest.mark.parametrize(
+    "method",
+    [
+        method if method in ("gmp", "str", "rigl") else pytest.param(method, marks=pytest.mark.slow)
+        for method in ONE_PHASE
+    ],
+)
 def test_every_method_by_name(tmp_path, method):
     options = {"sparsity": 0.5} if method not in (*UNCONTROLLED, "dense") else {}
     config = small(tmp_path, method=method, **options, **MILD.get(method, {}))
