@@ -18,7 +18,7 @@ from jaxprune.masks import _keys
 from jaxprune.masks._unstack import unstack
 
 # Leaves up to this size are laid out. The copy takes 8 bytes a weight: larger ones go without.
-LARGEST = 1 << 18
+LARGEST = 1 << 19
 _FEWEST = 3  # fewer leaves are cheaper to compile one by one
 _LENGTHS = tuple(1 << i for i in range(4, 13))
 _POINTS = 3

@@ -79,14 +79,13 @@ def _search(
         """Counts the equal entries before each point, ``[leaves, points, limbs]``."""
         rows = points if row is None else jnp.broadcast_to(row[:, None], points.shape)
         columns = jnp.zeros_like(points) if row is None else points
-        at = unstack(jnp.stack([rows, columns], axis=1))
-        going = unstack(open_.astype(jnp.uint32))
-        zeros = unstack(jnp.broadcast_to(zero[:, None], (len(leaves), 1)))
+        table = [rows, columns, open_.astype(jnp.uint32)[:, None], zero[:, None]]
         digits = []
-        for i, leaf in enumerate(leaves):
-            args = (leaf.arrays, keys[i], at[i], zeros[i])
+        for i, own in enumerate(unstack(jnp.concatenate(table, axis=1))):
+            leaf, at, going = leaves[i], own[: 2 * _POINTS].reshape(2, _POINTS), own[2 * _POINTS]
             each = partial(_digits_before, dtype=leaf.dtype, wide=leaf.wide, whole=leaf.whole)
-            digits.append(jax.lax.cond(going[i] > 0, each, _no_digits(leaf.wide), *args))
+            args = (leaf.arrays, keys[i], at, own[-1:])
+            digits.append(jax.lax.cond(going > 0, each, _no_digits(leaf.wide), *args))
         return _limbs.from_digits(jnp.stack(digits))
 
     def step(bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# Rows of one kernel: with more its compilation grows faster than they do.
-_ROWS = 16
+# Rows of one kernel: a few rows are one kernel, of many rows each takes a few, because with them
+# its compilation grows faster than they do.
+_FEW, _ROWS = 64, 16
 
 
 def unstack(x: jax.Array) -> list[jax.Array]:
@@ -23,8 +24,9 @@ def unstack(x: jax.Array) -> list[jax.Array]:
       n arrays of shape ``[...]``.
     """
     rows: list[jax.Array] = []
-    for start in range(0, x.shape[0], _ROWS):
-        part = x[start : start + _ROWS]
+    each = _FEW if x.shape[0] <= _FEW else _ROWS
+    for start in range(0, x.shape[0], each):
+        part = x[start : start + each]
         number = part.shape[0]
         if number == 1:
             part = jnp.concatenate(
