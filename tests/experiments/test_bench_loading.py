@@ -54,6 +54,7 @@ def test_batches_that_end_too_early_are_an_error(given):
         count(Clock(), [1.0] * given, repeats=2, min_seconds=2.0, warm_up=2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("jax_defaults")
 def test_a_run_measures_and_writes(tmp_path):
     write_set(tmp_path, {"train": make_examples(20), "test": make_examples(2)})

@@ -137,6 +137,7 @@ def test_single_steps_begin_from_the_same_carry_each_time():
 # The steps.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "inner"),
     [
@@ -178,6 +179,7 @@ def test_masks_rest_between_updates_and_move_when_due(method, inner):
     )
 
 
+@pytest.mark.slow
 def test_the_dense_step_is_the_optimizer_alone():
     problem = _problems.PROBLEMS["mlp"](SIZES, jax.random.key(0))
     start = _optimizers.make("dense", "sgd", problem.params, 0.9)
@@ -227,6 +229,7 @@ def test_prunable_weights_of_the_default_sizes(name, weights):
     assert sum(x.size for x in jax.tree.leaves(shapes)) == weights
 
 
+@pytest.mark.slow
 def test_the_transformer_is_causal_and_has_two_blocks():
     problem = _problems.PROBLEMS["transformer"](
         SIZES._replace(transformer_width=128), jax.random.key(0)
@@ -293,6 +296,7 @@ def test_targets_are_met_up_to_the_limit_and_by_the_lower_end():
     assert [t["met"] for t in _overhead_report.targets([nothing])] == [None, None]
 
 
+@pytest.mark.slow
 def test_the_files_hold_every_method_and_the_machine(tmp_path):
     table, document = run(tmp_path)
     rows = {r["method"]: r for r in document["results"]}
@@ -331,6 +335,7 @@ def test_the_files_hold_every_method_and_the_machine(tmp_path):
     assert "- mlp: 784-8-8-10, batch 128; 6,416 prunable weights in 3 leaves." in table
 
 
+@pytest.mark.slow
 def test_a_mask_that_moves_between_updates_stops_the_benchmark(tmp_path, monkeypatch):
     right = _optimizers.make
 
@@ -344,6 +349,7 @@ def test_a_mask_that_moves_between_updates_stops_the_benchmark(tmp_path, monkeyp
     assert not (tmp_path / "out" / "overhead.json").exists()
 
 
+@pytest.mark.slow
 def test_an_update_that_does_not_move_the_mask_stops_it(tmp_path, monkeypatch):
     right = _optimizers.make
     monkeypatch.setattr(
@@ -355,6 +361,7 @@ def test_an_update_that_does_not_move_the_mask_stops_it(tmp_path, monkeypatch):
         run(tmp_path, methods=("gmp",))
 
 
+@pytest.mark.slow
 def test_a_weight_that_is_not_zero_stops_it(tmp_path, monkeypatch):
     right = _optimizers.make
 

@@ -53,6 +53,7 @@ def test_targets_are_of_one_network_on_cpu():
     assert _shrink_report.targets(rows, backend="gpu") == []
 
 
+@pytest.mark.slow
 def test_a_run_measures_compares_and_writes(tmp_path):
     given = shrink.Settings(
         networks=("transformer_mlp",),

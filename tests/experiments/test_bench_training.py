@@ -79,6 +79,7 @@ def test_a_step_is_three_passes_without_the_gradient_by_the_images(name, first, 
     assert (made.augment is None) == (name == "lenet_300_100")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(
     ("name", "chunks"),
@@ -136,6 +137,7 @@ def torch_loop(made, form="channels first", sparsity=0.5):
     return _training_torch.loop(made, sparsity, torch=torch, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("name", ["lenet_300_100", "resnet20"])
 def test_the_network_in_pytorch_is_ours(name):
@@ -168,6 +170,7 @@ def in_order(made):
     return [list(block.values()) if "conv0" in block else block for block in blocks]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("form", _training_torch.FORMATS)
 def test_pytorch_trains_under_masks(form):
@@ -279,6 +282,7 @@ def test_a_whole_run_is_added_up_from_its_parts():
     assert saved["run_seconds"] - row["run_seconds"] == pytest.approx((4 + 230 // 5) * 5.0)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_parts_of_a_run_are_measured(monkeypatch):
     made = problem(batch=3)
@@ -356,6 +360,7 @@ def test_targets_are_met_by_medians_and_intervals_say_how_surely():
     assert len(_training_report.targets(rows, [], backend="cpu")) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_the_files_hold_every_case_and_the_machine(tmp_path):
     pytest.importorskip("torch")
@@ -385,6 +390,7 @@ def test_the_files_hold_every_case_and_the_machine(tmp_path):
     assert widths == [14, 10]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny")
 def test_without_pytorch_the_row_says_so(tmp_path, monkeypatch):
     def missing(**_):

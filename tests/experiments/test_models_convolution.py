@@ -41,6 +41,7 @@ def test_hosts_of_tpus_are_left_alone(monkeypatch):
     assert not prefer_eigen_convolutions()
 
 
+@pytest.mark.slow
 def test_this_xla_knows_the_flag_and_computes_the_same():
     # A process of its own: XLA reads its flags once, and an unknown one ends the process.
     code = """
