@@ -16,6 +16,8 @@ import numpy as np
 from jax.core import Tracer
 from jax.sharding import NamedSharding
 
+from jaxprune import _host
+
 PyTree: TypeAlias = Any
 
 _PROGRAMS = 64
@@ -49,7 +51,7 @@ def full_like(like: Any, value: Any, dtype: Any) -> jax.Array:
 
     Compiles nothing if that is a single CPU device.
     """
-    if host_view(like) is None or is_tracing():
+    if _host.view(like) is None or is_tracing():
         return jnp.full_like(like, value, dtype=dtype)
     where = like.sharding if isinstance(like, jax.Array) and like.committed else None
     return jax.device_put(np.full(like.shape, value, dtype), where)
@@ -70,25 +72,6 @@ def is_untied(tree: PyTree) -> bool:
     leaves = jax.tree.leaves(tree)
     arrays = all(isinstance(x, (jax.Array, np.ndarray)) for x in leaves)
     return arrays and places(leaves) == frozenset() and not is_tracing()
-
-
-def host_view(x: Any) -> np.ndarray | None:
-    """The values of an array where NumPy reads them without a copy: not to be written, nor kept.
-
-    While it is held a step cannot take over the array's memory.
-
-    Returns:
-      The values of an array of the host or on one CPU device; `None` of any other, or a traced one.
-    """
-    if isinstance(x, (np.ndarray, np.generic)):
-        return np.asarray(x)
-    if not isinstance(x, jax.Array) or not is_concrete(x) or not x.is_fully_addressable:
-        return None
-    devices = x.devices()
-    if len(devices) > 1 or next(iter(devices)).platform != "cpu":
-        return None
-    # Of the array itself, NumPy's view would be remembered, and so held for good.
-    return np.asarray(x.addressable_data(0))
 
 
 def computed(f: Callable[..., Any], *args: Any) -> Any:

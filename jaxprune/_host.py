@@ -17,27 +17,39 @@ _ALIGNMENT = 64  # bytes: XLA takes an array that begins at a multiple as it is
 _PIECE = 1 << 16  # entries
 
 
-def views(arrays: Sequence[Any]) -> list[np.ndarray] | None:
-    """The arrays as NumPy's, without a copy; `None` unless each is on one CPU device, or NumPy's.
+def view(x: Any) -> np.ndarray | None:
+    """The values of an array where NumPy reads them without a copy: not to be written, nor kept.
 
-    They share memory with the JAX arrays: do not write to them.
+    While it is held a step cannot take over the array's memory.
+
+    Returns:
+      The values of an array of NumPy or on one CPU device; `None` of any other, or a traced one.
     """
-    return [_view(x) for x in arrays] if all(map(_is_here, arrays)) else None
+    if isinstance(x, (np.ndarray, np.generic)):
+        return np.asarray(x)
+    if isinstance(x, Tracer) or not isinstance(x, jax.Array) or not x.is_fully_addressable:
+        return None
+    devices = x.devices()
+    if len(devices) > 1 or next(iter(devices)).platform != "cpu":
+        return None
+    # Of the array itself, NumPy's view would be remembered, and so held for good.
+    return np.asarray(x.addressable_data(0))
 
 
-def _view(x: Any) -> np.ndarray:
-    # Of a JAX array itself NumPy's view would be remembered, and its memory could not be donated.
-    return np.asarray(x.addressable_data(0)) if isinstance(x, jax.Array) else x
+def views(arrays: Sequence[Any]) -> list[np.ndarray] | None:
+    """The views of arrays that stand for the same values in JAX; `None` if one has none."""
+    found: list[np.ndarray] = []
+    for x in arrays:
+        here = view(x)
+        # JAX' arrays of NumPy's lie on its default device, and have its dtypes.
+        if here is None or (isinstance(x, np.ndarray) and not _is_taken_as_it_is(x)):
+            return None
+        found.append(here)
+    return found
 
 
-def _is_here(x: Any) -> bool:
-    if isinstance(x, np.ndarray):
-        # NumPy's float64 becomes float32 in JAX without x64: that is JAX's to decide.
-        return jax.default_backend() == "cpu" and jax.dtypes.canonicalize_dtype(x.dtype) == x.dtype
-    if isinstance(x, Tracer) or not isinstance(x, jax.Array):
-        return False
-    devices = x.sharding.device_set
-    return len(devices) == 1 and next(iter(devices)).platform == "cpu" and x.is_fully_addressable
+def _is_taken_as_it_is(x: np.ndarray) -> bool:
+    return jax.default_backend() == "cpu" and jax.dtypes.canonicalize_dtype(x.dtype) == x.dtype
 
 
 def on_one_device(arrays: Sequence[Any]) -> bool:

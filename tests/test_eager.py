@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxprune import _eager
+from jaxprune import _eager, _host
 from tests.programs import counted
 
 # Lengths that no other test has.
@@ -75,18 +75,18 @@ def test_full_arrays_lie_where_they_should():
 
 def test_what_was_viewed_on_the_host_can_still_be_donated():
     x = jnp.asarray(ONES) + 1
-    assert _eager.host_view(x).sum() == 2 * 1013
+    assert _host.view(x).sum() == 2 * 1013
     donate(x)
     assert x.is_deleted()
 
 
 def test_only_arrays_of_the_host_are_viewed():
-    assert _eager.host_view(np.float32(3)) == 3
-    assert _eager.host_view(spread(ONES)) is None
-    assert _eager.host_view(2.0) is None
-    jax.jit(lambda x: [x, _eager.host_view(x)][0])(ONES)
+    assert _host.view(np.float32(3)) == 3
+    assert _host.view(spread(ONES)) is None
+    assert _host.view(2.0) is None
+    jax.jit(lambda x: [x, _host.view(x)][0])(ONES)
     seen = []
-    jax.make_jaxpr(lambda x: seen.append(_eager.host_view(x)))(ONES)
+    jax.make_jaxpr(lambda x: seen.append(_host.view(x)))(ONES)
     assert seen == [None]
 
 

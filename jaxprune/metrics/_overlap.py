@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from jaxprune import _eager, _tree
+from jaxprune import _host, _tree
 from jaxprune._tree import PyTree
 from jaxprune.metrics._sparsity import check_booleans, count_true
 
@@ -70,7 +70,7 @@ def overlap_per_leaf(a: PyTree, b: PyTree) -> list[LeafOverlap]:
 
 
 def _joined(f: Callable[[Any, Any], Any], x: Any, y: Any) -> Any:
-    host = [_eager.host_view(x), _eager.host_view(y)]
+    host = [_host.view(x), _host.view(y)]
     return f(x, y) if any(view is None for view in host) else f(*host)
 
 

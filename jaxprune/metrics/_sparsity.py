@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _eager, _sums, _tree
+from jaxprune import _eager, _host, _sums, _tree
 from jaxprune._tree import PyTree
 
 # A uint32 sum of fewer entries than this cannot wrap.
@@ -106,7 +106,7 @@ def count_true(leaves: Sequence[Any]) -> list[int]:
     # The others in one program for all that lie on the same devices.
     elsewhere: dict[Any, list[int]] = {}
     for i, leaf in enumerate(leaves):
-        if (host := _eager.host_view(leaf)) is not None:
+        if (host := _host.view(leaf)) is not None:
             counts[i] = int(np.count_nonzero(host))
         else:
             elsewhere.setdefault(_eager.places([leaf]), []).append(i)

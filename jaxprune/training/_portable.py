@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxprune import _eager, _tree, masks
+from jaxprune import _eager, _host, _tree, masks
 from jaxprune._tree import PyTree
 
 # One odd multiplier each for where an entry stands and for what it holds (Knuth; Steele).
@@ -80,7 +80,7 @@ def digests(arrays: Mapping[str, jax.Array]) -> dict[str, int]:
     The sum modulo 2**32 of a hash of place and content of each entry: it sees lost, changed and
     exchanged entries, and needs no array in one place.
     """
-    views = [_eager.host_view(x) for x in arrays.values()]
+    views = [_host.view(x) for x in arrays.values()]
     if all(view is not None for view in views):
         values = map(_digest_on_host, views)
     else:
