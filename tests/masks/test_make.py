@@ -91,7 +91,6 @@ def test_traced_sparsity_equals_eager(scores, sparsity):
 
 
 # Compiled once for each kind of tree and sparsity.
-@settings(max_examples=40)
 @given(score_trees(), st.sampled_from([0.0, 0.37]))
 def test_jit_equals_eager(scores, sparsity):
     eager = jp.masks.make(scores, sparsity, allocation=ALLOW)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -25,7 +25,6 @@ def test_over_all_and_per_leaf():
     assert [(r.iou, r.hamming) for r in rows] == [(1 / 3, 2 / 3), (0.0, 2 / 3)]
 
 
-@settings(max_examples=30)
 @given(st.integers(0, 2**32 - 1), st.floats(0, 1))
 def test_equals_numpy_and_is_symmetric(seed, density):
     rng = np.random.default_rng(seed)
