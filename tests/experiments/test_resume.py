@@ -53,7 +53,11 @@ def calm(tmp_path_factory):
     return folder
 
 
-@pytest.mark.parametrize("chunks", [0, 1, 2, 3])
+def slow(*values):
+    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+@pytest.mark.parametrize("chunks", [2, *slow(0, 1, 3)])
 def test_a_stopped_run_ends_with_the_same_files(tmp_path, calm, chunks):
     folder = tmp_path / "run"
     with pytest.raises(Preempted):
@@ -64,7 +68,7 @@ def test_a_stopped_run_ends_with_the_same_files(tmp_path, calm, chunks):
         assert (folder / picture).read_bytes() == (calm / picture).read_bytes()
 
 
-@pytest.mark.parametrize("method", ["gmp", "str"])
+@pytest.mark.parametrize("method", ["gmp", *slow("str")])
 def test_methods_of_one_phase_resume_too(tmp_path, method):
     options = {"method": method, **({"initial": -4.0} if method == "str" else {})}
     go(tmp_path / "calm", **options)
@@ -147,6 +151,7 @@ def test_two_runs_on_one_folder(tmp_path):
     assert Checkpoints(tmp_path / "run" / "checkpoints").steps()
 
 
+@pytest.mark.slow
 def test_a_diverged_run_says_where(tmp_path, capsys):
     arguments = [*ARGUMENTS, "--learning-rate", "1e30", "--run-dir", str(tmp_path / "run")]
     assert run.main(arguments) == 2
@@ -179,6 +184,7 @@ def broken_batch(monkeypatch):
     return break_at
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_back_after_a_nan_logs_every_step_once(tmp_path, calm, broken_batch):
     broken_batch(14, 39)
     options = ["--batch-size", "128", "--checkpoint-epochs", "1", "--on-nan", "rewind"]
@@ -230,7 +236,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path, calm):
         torture.compare(calm, folder / "run")
 
 
-@pytest.mark.parametrize("options", [{"devices": 8}, {"devices": 2, "parallel": "pmap"}])
+@pytest.mark.parametrize("options", [{"devices": 8}, *slow({"devices": 2, "parallel": "pmap"})])
 def test_several_devices_agree_with_one(tmp_path, calm, options):
     result = go(tmp_path / "run", **options)
     rows, others = (
@@ -244,6 +250,7 @@ def test_several_devices_agree_with_one(tmp_path, calm, options):
     assert [r.nonzero for r in result.records] == [50200, 11225, 2510]
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_with_another_number_of_devices(tmp_path):
     with pytest.raises(Preempted):
         go(tmp_path / "run", after(2), devices=4, parallel="fsdp")
