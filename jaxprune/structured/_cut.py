@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import _tree
+from jaxprune import _eager, _host, _tree
 from jaxprune._tree import PyTree
 from jaxprune.structured._groups import ChannelGroups
 from jaxprune.structured._masks import kept_of, kept_positions
@@ -17,9 +17,9 @@ def cut(tree: PyTree, groups: ChannelGroups, masks: PyTree) -> PyTree:
     """Takes the channels that stay out of every array of a tree that belongs to a parameter.
 
     Parameters, gradients, moving averages, the states of optimizers, a whole `TrainState`: a leaf
-    belongs to the
-    parameter whose path its own path ends with (the parameter's first part may be missing, as
-    when only ``variables["params"]`` is optimized). Scalars and leaves of no parameter stay.
+    belongs to the parameter whose path its own path ends with (the parameter's first part may be
+    missing, as when only ``variables["params"]`` is optimized). Scalars and leaves of no parameter
+    stay.
 
     Args:
       tree: any pytree.
@@ -70,20 +70,39 @@ def cut(tree: PyTree, groups: ChannelGroups, masks: PyTree) -> PyTree:
             )
         return take(x, owner, stays)
 
-    return jax.tree_util.tree_map_with_path(leaf, tree)
+    return taken(jax.tree_util.tree_map_with_path(leaf, tree))
 
 
 def take(x: Any, path: str, stays: dict[tuple[str, int], np.ndarray]) -> Any:
-    """What stays of an array of a parameter's shape."""
-    for axis in range(len(np.shape(x))):
-        alive = stays.get((path, axis))
-        if alive is None or alive.all():
-            continue
-        if isinstance(x, jax.ShapeDtypeStruct):
-            shape = (*x.shape[:axis], int(alive.sum()), *x.shape[axis + 1 :])
-            x = jax.ShapeDtypeStruct(shape, x.dtype)
-        else:
-            x = x.take(np.flatnonzero(alive), axis=axis)
+    """What stays of an array of a parameter's shape, as an array or as a row of `taken`."""
+    alive = [stays.get((path, axis)) for axis in range(np.ndim(x))]
+    left = tuple(None if a is None or a.all() else np.flatnonzero(a) for a in alive)
+    if all(positions is None for positions in left):
+        return x
+    if isinstance(x, jax.ShapeDtypeStruct):
+        shape = [n if p is None else len(p) for n, p in zip(x.shape, left, strict=True)]
+        return jax.ShapeDtypeStruct(tuple(shape), x.dtype)
+    here = _host.view(x)
+    if here is None:
+        return _eager.Row(x, left)
+    small = _take(here, left)
+    # NumPy's arrays stay NumPy's.
+    return (
+        small
+        if isinstance(x, np.ndarray)
+        else jax.device_put(small, x.sharding if x.committed else None)
+    )
+
+
+def taken(tree: PyTree) -> PyTree:
+    """A tree of what `take` returned: rows are taken in one program for all of them."""
+    return _eager.together(_take, tree)
+
+
+def _take(x: Any, left: tuple[np.ndarray | None, ...]) -> Any:
+    for axis, positions in enumerate(left):
+        if positions is not None:
+            x = x.take(positions, axis=axis)
     return x
 
 

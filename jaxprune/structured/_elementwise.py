@@ -113,7 +113,7 @@ def _on_numbers(eqn: JaxprEqn, numbers: Sequence[Any]) -> Any:
     if key not in _known:
         try:
             with jax.ensure_compile_time_eval():
-                (result,) = bind(eqn, [jnp.asarray(x) for x in arrays])
+                (result,) = bind(eqn, arrays)
             _known[key] = np.asarray(result) if np.shape(result) == () else None
         except (TypeError, ValueError, NotImplementedError):
             _known[key] = None

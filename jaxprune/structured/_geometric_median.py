@@ -1,14 +1,16 @@
 """Geometric median: channels that the others of their group can replace go first."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _tree
+from jaxprune import _eager, _tree
 from jaxprune._tree import PyTree
 from jaxprune.scores._geometric_median import distances
-from jaxprune.structured._groups import ChannelGroups
-from jaxprune.structured._unit_rows import arrays_of, holds, unit_rows
+from jaxprune.structured._groups import ChannelGroups, Group
+from jaxprune.structured._unit_rows import arrays_of, holds, scored, unit_rows
 
 
 def geometric_median(groups: ChannelGroups, params: PyTree) -> tuple[jax.Array, ...]:
@@ -45,20 +47,27 @@ def geometric_median(groups: ChannelGroups, params: PyTree) -> tuple[jax.Array, 
       Acceleration, CVPR 2019, section 3.
     """
     arrays = arrays_of(groups, params)
-    scores = []
     for group in groups:
-        makers = [(m, holds(group, m)) for m in group.role("out")]
-        made = np.any([there for _, there in makers], axis=0) & np.ones(group.size, bool)
+        made = np.zeros(group.size, bool)
+        for member in group.role("out"):
+            made |= holds(group, member)
         if not made.all():
             unit = int(np.flatnonzero(~made)[0])
             raise ValueError(
                 f"no kernel makes channel {unit} of {group.name!r}, so it has no filter to compare."
             )
-        totals = []
-        for member, there in makers:
-            rows = unit_rows(arrays[member.path], group, member)
-            total = distances(rows[there], 0)[:, 0]
-            totals.append(jnp.zeros(group.size, total.dtype).at[there].set(total))
-        dtype = _tree.wide_dtype(*(x.dtype for x in totals))
-        scores.append(jnp.sum(jnp.stack([x.astype(dtype) for x in totals]), axis=0))
-    return tuple(scores)
+
+    def scores(arrays: dict[str, Any]) -> tuple[jax.Array, ...]:
+        return tuple(_score(arrays, group) for group in groups)
+
+    return _eager.computed(scores, scored(arrays, (m for g in groups for m in g.role("out"))))
+
+
+def _score(arrays: dict[str, Any], group: Group) -> jax.Array:
+    totals = []
+    for member in group.role("out"):
+        there = holds(group, member)
+        total = distances(unit_rows(arrays[member.path], group, member)[there], 0)[:, 0]
+        totals.append(jnp.zeros(group.size, total.dtype).at[there].set(total))
+    dtype = _tree.wide_dtype(*(x.dtype for x in totals))
+    return jnp.sum(jnp.stack([x.astype(dtype) for x in totals]), axis=0)

@@ -108,9 +108,9 @@ def build(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> G
     data = [_input(units, path, leaf) for path, leaf in _tree.named_leaves(tuple(inputs))]
     trace = walk.run(closed, [*leaves.values(), *data])
     units.primitive = ""
-    replaced = []
+    replaced, places = [], _places(named)
     for (path, leaf), value in zip(_tree.named_leaves(out_shape), trace.results, strict=True):
-        state = _state_of(path, leaf, named)
+        state = _state_of(path, leaf, places)
         if state is not None:
             replaced.append((path, state))
         for axis, nodes in enumerate(value.nodes):
@@ -203,23 +203,39 @@ def _input(units: Units, path: str, leaf: Any) -> Tracked:
     return Tracked(nodes, tuple(np.ones(len(axis), bool) for axis in nodes))
 
 
-def _state_of(path: str, leaf: Any, named: Sequence[tuple[str, Any]]) -> str | None:
-    """The leaf of the parameters that a result replaces: new running statistics."""
-    parts = path.split("/") if path else []
-    found = [
-        (name, x)
-        for name, x in named
+def _places(named: Sequence[tuple[str, Any]]) -> dict[tuple[str, ...], list[tuple[str, Any]]]:
+    """The leaves of the parameters by the ends of their paths."""
+    places: dict[tuple[str, ...], list[tuple[str, Any]]] = defaultdict(list)
+    for name, leaf in named:
         # The third leaf of some list and the third result have nothing to do with each other.
-        if not name.replace("/", "").isdigit()
-        and (
-            (len(parts) <= len(name.split("/")) + 1 and f"/{path}".endswith(f"/{name}"))
-            or (len(parts) > 2 and name.split("/")[-len(parts) + 1 :] == parts[1:])
-        )
-    ]
+        if not name.replace("/", "").isdigit():
+            parts = _parts(name)
+            for start in range(max(len(parts), 1)):
+                places[parts[start:]].append((name, leaf))
+    return places
+
+
+def _state_of(
+    path: str, leaf: Any, places: dict[tuple[str, ...], list[tuple[str, Any]]]
+) -> str | None:
+    """The leaf of the parameters that a result replaces: new running statistics."""
+    parts = _parts(path)
+    found = {name: x for name, x in places.get(parts, ()) if _parts(name) == parts}
+    if len(parts) > 1:
+        # Of a result's path the first part may be another, and of a parameter's missing, too.
+        found |= {
+            name: x
+            for name, x in places.get(parts[1:], ())
+            if len(parts) > 2 or _parts(name) == parts[1:]
+        }
     if len(found) != 1:
         return None
-    ((name, x),) = found
+    ((name, x),) = found.items()
     return name if (np.shape(x), x.dtype) == (leaf.shape, leaf.dtype) else None
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    return tuple(path.split("/")) if path else ()
 
 
 def _grouped(

@@ -101,7 +101,7 @@ def hrank(
                 "pooling over the image reads it, outside of loops and branches. Leave the group "
                 f"out: skip=[{group.name!r}]."
             )
-        scores.append(jnp.asarray(total[i] / number[i], jnp.float32))
+        scores.append(jax.device_put((total[i] / number[i]).astype(np.float32)))
     return tuple(scores)
 
 

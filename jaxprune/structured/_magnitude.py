@@ -1,18 +1,19 @@
 """Magnitude: the norms of what would go with a channel."""
 
+import itertools
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _tree
+from jaxprune import _eager, _tree
 from jaxprune._tree import PyTree
 from jaxprune.structured._groups import ChannelGroups, Group, Member
 from jaxprune.structured._named import group_numbers
 from jaxprune.structured._options import check_choice
-from jaxprune.structured._unit_rows import arrays_of, holds, unit_rows
+from jaxprune.structured._unit_rows import arrays_of, holds, scored, unit_rows
 
 Members: TypeAlias = Literal["first", "out", "kernels"] | Callable[[Member], bool]
 OverMembers: TypeAlias = Literal["sum", "mean", "max"]
@@ -90,22 +91,35 @@ def magnitude(
     if not callable(members):
         check_choice("members", members, ("first", "out", "kernels"), hint="or pass a function")
     arrays = arrays_of(groups, params)
-    scores = []
     skipped = group_numbers(groups, skip, what="skip")
-    for i, group in enumerate(groups):
-        if i in skipped:
-            scores.append(None)
-            continue
-        chosen = _chosen(group, members)
-        present = _present(group, chosen, members)
-        norms = [_NORMS[norm](unit_rows(arrays[m.path], group, m)) for m in chosen]
-        dtype = _tree.wide_dtype(*(x.dtype for x in norms))
-        table = jnp.where(present, jnp.stack([x.astype(dtype) for x in norms]), 0)
-        one_each = jnp.max(table, axis=0) if over_members == "max" else jnp.sum(table, axis=0)
-        if over_members == "mean":
-            one_each = one_each / present.sum(0).astype(dtype)
-        scores.append(_normalized(one_each, normalize))
-    return tuple(scores)
+    chosen = [[] if i in skipped else _chosen(group, members) for i, group in enumerate(groups)]
+    present = [
+        None if i in skipped else _present(group, chosen[i], members)
+        for i, group in enumerate(groups)
+    ]
+
+    def scores(arrays: dict[str, Any]) -> tuple[jax.Array | None, ...]:
+        found = []
+        for group, ours, there in zip(groups, chosen, present, strict=True):
+            if there is None:
+                found.append(None)
+                continue
+            norms = [_NORMS[norm](unit_rows(arrays[m.path], group, m)) for m in ours]
+            found.append(_normalized(_over(norms, there, over_members), normalize))
+        return tuple(found)
+
+    return _eager.computed(scores, scored(arrays, itertools.chain(*chosen)))
+
+
+def _over(norms: list[jax.Array], present: np.ndarray, over_members: str) -> jax.Array:
+    dtype = _tree.wide_dtype(*(x.dtype for x in norms))
+    table = jnp.where(present, jnp.stack([x.astype(dtype) for x in norms]), 0)
+    one_each = jnp.max(table, axis=0) if over_members == "max" else jnp.sum(table, axis=0)
+    if over_members == "mean":
+        # Hidden from XLA, which would multiply by the rounded reciprocal of a constant.
+        number = jax.lax.optimization_barrier(jnp.asarray(present.sum(0), dtype))
+        one_each = one_each / number
+    return one_each
 
 
 def _chosen(group: Group, members: Members) -> list[Member]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _tree
@@ -49,7 +48,8 @@ def masks(groups: ChannelGroups, kept: Sequence[Any]) -> PyTree:
                 aligned = [1] * len(shape)
                 aligned[axis] = n
                 mask = whole & stays[path, axis].reshape(aligned)
-        leaves.append(None if mask is None else jnp.asarray(mask))
+        # `jnp.asarray` would compile a program for every shape.
+        leaves.append(None if mask is None else jax.device_put(mask))
     return groups.treedef.unflatten(leaves)
 
 

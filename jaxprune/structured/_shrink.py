@@ -10,7 +10,7 @@ import numpy as np
 from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.masks import apply_mask
-from jaxprune.structured._cut import take
+from jaxprune.structured._cut import take, taken
 from jaxprune.structured._graph import Graph, build, struct
 from jaxprune.structured._masks import kept_of, kept_positions
 from jaxprune.structured._rule import Kept
@@ -70,8 +70,10 @@ def shrink(
     stays = kept_positions(graph.groups, kept_of(graph.groups, masks))
     abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
     masked = params if abstract else apply_mask(params, masks)
-    small = jax.tree_util.tree_map_with_path(
-        lambda path, x: take(x, _tree.path_string(path), stays), masked
+    small = taken(
+        jax.tree_util.tree_map_with_path(
+            lambda path, x: take(x, _tree.path_string(path), stays), masked
+        )
     )
     function = _SmallApply(apply, params, stays)
     function.remember(inputs, small, graph)

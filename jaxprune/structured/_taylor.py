@@ -1,13 +1,15 @@
 """Taylor: how much the loss changes, to first order, if a gate behind a channel closes."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _tree
+from jaxprune import _eager, _tree
 from jaxprune._tree import PyTree
 from jaxprune.structured._groups import ChannelGroups, Group
-from jaxprune.structured._unit_rows import arrays_of, holds, unit_rows
+from jaxprune.structured._unit_rows import arrays_of, holds, scored, unit_rows
 
 
 def taylor(groups: ChannelGroups, params: PyTree, grads: PyTree) -> tuple[jax.Array, ...]:
@@ -61,32 +63,54 @@ def taylor(groups: ChannelGroups, params: PyTree, grads: PyTree) -> tuple[jax.Ar
     """
     arrays = arrays_of(groups, params)
     gradients = dict(_tree.named_leaves(grads))
-
-    def gate(group: Group, role: str) -> tuple[jax.Array, np.ndarray]:
-        total, held = jnp.zeros(group.size), np.zeros(group.size, bool)
-        for member in group.role(role):
-            g = gradients.get(member.path)
-            if g is None or tuple(g.shape) != groups.shapes[member.path]:
-                raise ValueError(
-                    f"the gradients have {'nothing' if g is None else f'shape {g.shape}'} for "
-                    f"{member.path!r} of shape {groups.shapes[member.path]}. Differentiate with "
-                    "respect to the whole parameter tree that was grouped."
-                )
-            w = unit_rows(arrays[member.path], group, member)
-            part = jnp.sum(w * unit_rows(g, group, member, what="gradients").astype(w.dtype), 1)
-            dtype = _tree.wide_dtype(total.dtype, part.dtype)
-            total, held = total.astype(dtype) + part.astype(dtype), held | holds(group, member)
-        return total, held
-
-    scores = []
-    for group in groups:
-        slope, read = gate(group, "in")
-        if not read.all():
-            behind, made = gate(group, "out")
-            if not (read | made).all():
-                unit = int(np.flatnonzero(~(read | made))[0])
+    read = [_held(group, "in") for group in groups]
+    members = []
+    for group, held in zip(groups, read, strict=True):
+        members += group.role("in")
+        if not held.all():
+            members += group.role("out")
+            made = _held(group, "out")
+            if not (held | made).all():
+                unit = int(np.flatnonzero(~(held | made))[0])
                 raise ValueError(f"no kernel reads or makes channel {unit} of {group.name!r}.")
-            dtype = _tree.wide_dtype(slope.dtype, behind.dtype)
-            slope = jnp.where(read, slope.astype(dtype), behind.astype(dtype))
-        scores.append(jnp.square(slope))
-    return tuple(scores)
+    for member in members:
+        g = gradients.get(member.path)
+        if g is None or tuple(g.shape) != groups.shapes[member.path]:
+            raise ValueError(
+                f"the gradients have {'nothing' if g is None else f'shape {g.shape}'} for "
+                f"{member.path!r} of shape {groups.shapes[member.path]}. Differentiate with "
+                "respect to the whole parameter tree that was grouped."
+            )
+
+    def scores(weights: dict[str, Any], slopes: dict[str, Any]) -> tuple[jax.Array, ...]:
+        found = []
+        for group, held in zip(groups, read, strict=True):
+            slope = _slope(weights, slopes, group, "in")
+            if not held.all():
+                behind = _slope(weights, slopes, group, "out")
+                dtype = _tree.wide_dtype(slope.dtype, behind.dtype)
+                slope = jnp.where(held, slope.astype(dtype), behind.astype(dtype))
+            found.append(jnp.square(slope))
+        return tuple(found)
+
+    return _eager.computed(
+        scores, scored(arrays, members), scored(gradients, members, what="gradients")
+    )
+
+
+def _held(group: Group, role: str) -> np.ndarray:
+    held = np.zeros(group.size, bool)
+    for member in group.role(role):
+        held |= holds(group, member)
+    return held
+
+
+def _slope(weights: dict[str, Any], slopes: dict[str, Any], group: Group, role: str) -> jax.Array:
+    """The derivative by the gates behind the members of a role."""
+    total = jnp.zeros(group.size)
+    for member in group.role(role):
+        w = unit_rows(weights[member.path], group, member)
+        part = jnp.sum(w * unit_rows(slopes[member.path], group, member).astype(w.dtype), 1)
+        dtype = _tree.wide_dtype(total.dtype, part.dtype)
+        total = total.astype(dtype) + part.astype(dtype)
+    return total

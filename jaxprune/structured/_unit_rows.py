@@ -1,5 +1,6 @@
 """The entries of parameters unit by unit: what every score of channels is made of."""
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -9,6 +10,29 @@ import numpy as np
 from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.structured._groups import ChannelGroups, Group, Member, check_params
+
+
+def scored(
+    arrays: Mapping[str, Any], members: Iterable[Member], *, what: str = "weights"
+) -> dict[str, Any]:
+    """The arrays of some members by path, fit for scores.
+
+    Args:
+      arrays: of the parameters' shapes, by path.
+      members: the members that count.
+      what: the word for the arrays in errors.
+
+    Raises:
+      TypeError: if an array is not floating, or abstract.
+      ValueError: outside `jit`, if it holds a NaN or an infinity.
+    """
+    found = {member.path: arrays[member.path] for member in members}
+    for path, array in found.items():
+        if not _tree.is_floating(array) or isinstance(array, jax.ShapeDtypeStruct):
+            kind = "abstract" if _tree.is_floating(array) else "not floating"
+            raise TypeError(f"channels are scored by floating arrays; {path!r} is {kind}.")
+    _tree.check_finite(found, what=what)
+    return found
 
 
 def arrays_of(groups: ChannelGroups, params: PyTree) -> dict[str, Any]:
@@ -21,7 +45,7 @@ def arrays_of(groups: ChannelGroups, params: PyTree) -> dict[str, Any]:
     return dict(_tree.named_leaves(params))
 
 
-def unit_rows(array: Any, group: Group, member: Member, *, what: str = "weights") -> jax.Array:
+def unit_rows(array: Any, group: Group, member: Member) -> jax.Array:
     """The entries of an array that belong to each unit, one row a unit.
 
     A row holds the slices at all positions of its unit, one after the other, and zeros where
@@ -29,30 +53,22 @@ def unit_rows(array: Any, group: Group, member: Member, *, what: str = "weights"
     are the same at every call on every device.
 
     Args:
-      array: of the shape of the member's parameter.
+      array: of the shape of the member's parameter, see `scored`.
       group: the group.
       member: one of its members.
-      what: the word for the array in errors.
 
     Returns:
       ``[size of the group, entries]``, float32 at least.
-
-    Raises:
-      TypeError: if the array is not floating, or abstract.
-      ValueError: outside `jit`, if it holds a NaN or an infinity.
     """
-    if not _tree.is_floating(array) or isinstance(array, jax.ShapeDtypeStruct):
-        kind = "abstract" if _tree.is_floating(array) else "not floating"
-        raise TypeError(f"channels are scored by floating arrays; {member.path!r} is {kind}.")
-    _tree.check_finite({member.path: array}, what=what)
     array = jnp.asarray(array)
     array = array.astype(_tree.wide_dtype(array.dtype))
-    slices = jnp.moveaxis(array, member.axis, 0).reshape(array.shape[member.axis], -1)
-    if np.array_equal(member.owners, np.arange(group.size)):
-        return slices
-    none = jnp.zeros((1, slices.shape[1]), slices.dtype)
-    table = _positions(member.owners, group.size)
-    return jnp.concatenate([slices, none])[table].reshape(group.size, -1)
+    rows = jnp.moveaxis(array, member.axis, 0).reshape(array.shape[member.axis], -1)
+    if not np.array_equal(member.owners, np.arange(group.size)):
+        none = jnp.zeros((1, rows.shape[1]), rows.dtype)
+        table = _positions(member.owners, group.size)
+        rows = jnp.concatenate([rows, none])[table].reshape(group.size, -1)
+    # Not fused with what sums them: the order of a sum should not depend on where rows come from.
+    return jax.lax.optimization_barrier(rows)
 
 
 def holds(group: Group, member: Member) -> np.ndarray:

@@ -7,13 +7,19 @@ import numpy as np
 import jaxprune as jp
 
 
+def normal(*shape, seed=1):
+    """Normal random numbers. From NumPy: no program is compiled for their shape."""
+    return jax.device_put(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
+
+
 def random_params(params, seed=0):
     """Random values of the leaves' shapes, so that no norm or bias is at its neutral start."""
     rng = np.random.default_rng(seed)
 
     def leaf(path, x):
         if not jnp.issubdtype(x.dtype, jnp.floating):  # counters, keys
-            return jnp.zeros(x.shape, x.dtype) if isinstance(x, jax.ShapeDtypeStruct) else x
+            abstract = isinstance(x, jax.ShapeDtypeStruct)
+            return jax.device_put(np.zeros(x.shape, x.dtype)) if abstract else x
         name = jax.tree_util.keystr(path)
         fan_in = max(int(np.prod(x.shape[:-1])), 1) if len(x.shape) > 1 else 1
         value = rng.normal(size=x.shape) / np.sqrt(fan_in)
@@ -21,7 +27,7 @@ def random_params(params, seed=0):
             value = value / 4 + ("scale" in name)
         if "var" in name:  # variances
             value = 0.5 + np.abs(value)
-        return jnp.asarray(value, x.dtype)
+        return jax.device_put(value.astype(x.dtype))
 
     return jax.tree_util.tree_map_with_path(leaf, params)
 
@@ -84,11 +90,13 @@ def _leaves(tree):
 
 
 def check_shrunk(
-    apply, params, inputs, fraction, *, gradients=True, export=False, other=None, rtol=1e-5, seed=0
-):
+    apply, params, inputs, fraction, *, groups=None, gradients=True, export=False, other=None,
+    rtol=1e-5,
+):  # fmt: skip
     """Masked = shrunk: results, gradients, another batch size, export. Returns the small tree."""
-    groups = jp.structured.channel_groups(apply, params, *inputs)
-    masks = jp.structured.masks(groups, random_kept(groups, fraction, seed))
+    if groups is None:
+        groups = jp.structured.channel_groups(apply, params, *inputs)
+    masks = jp.structured.masks(groups, random_kept(groups, fraction))
     masked = jp.apply_mask(params, masks)
     small_apply, small = jp.structured.shrink(apply, params, masks, *inputs)
 

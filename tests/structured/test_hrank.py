@@ -50,7 +50,7 @@ def net():
 
 
 def _want(params, batches):
-    maps = [_maps(params, x)[0] for x in batches]
+    maps = [jax.jit(_maps)(params, x)[0] for x in batches]
     want = {}
     for name in ("inner", "last", "stem"):
         found = [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from tests.structured.checks import close
+from tests.structured.checks import close, quick
 
 st = jp.structured
 DIMS = ("NHWC", "HWIO", "NHWC")
@@ -39,12 +39,15 @@ def _apply(params, x, gates=None):
 def net():
     rng = np.random.default_rng(0)
 
+    def normal(*shape):
+        return rng.normal(size=shape).astype(np.float32)
+
     def layer(*shape, norm=True):
         # Small, so that no tanh is flat.
-        new = {"kernel": jnp.asarray(rng.normal(size=shape) / np.prod(shape[:-1]), jnp.float32)}
+        new = {"kernel": normal(*shape) / np.float32(np.prod(shape[:-1]))}
         if norm:
-            new["scale"] = jnp.asarray(rng.normal(size=shape[-1]), jnp.float32)
-        new["bias"] = jnp.asarray(rng.normal(size=shape[-1]), jnp.float32)
+            new["scale"] = normal(shape[-1])
+        new["bias"] = normal(shape[-1])
         return new
 
     params = {
@@ -52,9 +55,9 @@ def net():
         "conv0": layer(3, 3, 3, 5),
         "conv1": layer(3, 3, 5, 3),
         "dense0": layer(4 * 4 * 3, 4, norm=False),
-        "dense1": {"kernel": jnp.asarray(rng.normal(size=(4, 2)), jnp.float32)},
+        "dense1": {"kernel": normal(4, 2)},
     }
-    x = jnp.asarray(rng.normal(size=(6, 4, 4, 2)), jnp.float32)
+    params, x = jax.device_put(params), normal(6, 4, 4, 2)
     groups = st.channel_groups(_apply, params, x)
     assert sorted((g.name, g.size) for g in groups) == [
         ("conv0/kernel", 5),
@@ -116,8 +119,8 @@ def test_normalized_groups_compare(net):
 
 def test_sixteen_bits_are_summed_in_thirty_two(net):
     groups, params, _ = net
-    half = jax.tree.map(lambda x: x.astype(jnp.bfloat16), params)
-    back = jax.tree.map(lambda x: x.astype(jnp.float32), half)
+    half = jax.tree.map(lambda x: np.asarray(x).astype(jnp.bfloat16), params)
+    half, back = jax.device_put((half, jax.tree.map(lambda x: x.astype(np.float32), half)))
     for score in (st.magnitude, st.geometric_median):
         for a, b in zip(score(groups, half), score(groups, back), strict=True):
             assert a.dtype == jnp.float32
@@ -189,7 +192,7 @@ def test_taylor_is_the_squared_gradient_of_gates(net):
     def loss(params, gates):
         return jnp.mean(jnp.sin(_apply(params, x, gates)))
 
-    grads, slopes = jax.grad(loss, argnums=(0, 1))(params, gates)
+    grads, slopes = quick(jax.grad(loss, argnums=(0, 1)))(params, gates)
     scores = _by_name(groups, st.taylor(groups, params, grads))
     close(scores["conv1/kernel"], slopes["stream"] ** 2)  # conv0 and dense0 read it, 16 pixels each
     close(scores["conv0/kernel"], slopes["inner"] ** 2)
@@ -209,14 +212,14 @@ def test_taylor_of_channels_that_no_kernel_reads():
         return ((x @ params["q"]) * gate) @ ((x @ params["k"]) * gate).T
 
     rng = np.random.default_rng(1)
-    params = {n: jnp.asarray(rng.normal(size=(4, 3)), jnp.float32) for n in "qk"}
-    x = jnp.asarray(rng.normal(size=(5, 4)), jnp.float32)
+    params = {n: rng.normal(size=(4, 3)).astype(np.float32) for n in "qk"}
+    x = rng.normal(size=(5, 4)).astype(np.float32)
     groups = st.channel_groups(apply, params, x)
 
     def loss(params, gate):
         return jnp.mean(jnp.sin(apply(params, x, gate)))
 
-    grads, slope = jax.grad(loss, argnums=(0, 1))(params, jnp.ones((1, 3)))
+    grads, slope = quick(jax.grad(loss, argnums=(0, 1)))(params, jnp.ones((1, 3)))
     (score,) = st.taylor(groups, params, grads)
     close(score, slope[0] ** 2)
 

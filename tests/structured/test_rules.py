@@ -9,7 +9,7 @@ import pytest
 from jax import lax
 
 import jaxprune as jp
-from tests.structured.checks import check_shrunk, random_kept, random_params
+from tests.structured.checks import check_shrunk, normal, random_kept, random_params
 
 f32 = jnp.float32
 
@@ -21,10 +21,6 @@ def params_of(shapes):
         return jax.ShapeDtypeStruct(x, f32) if isinstance(x, tuple) else x
 
     return random_params(jax.tree.map(struct, shapes, is_leaf=lambda x: isinstance(x, tuple)))
-
-
-def normal(*shape, seed=1):
-    return jax.random.normal(jax.random.key(seed), shape)
 
 
 def sizes(groups):
@@ -47,7 +43,7 @@ def check(apply, shapes, *inputs, expected, fraction=0.5, **options):
     params = params_of(shapes)
     groups = jp.structured.channel_groups(apply, params, *inputs)
     assert sizes(groups) == expected, str(groups)
-    check_shrunk(apply, params, inputs, fraction, **options)
+    check_shrunk(apply, params, inputs, fraction, groups=groups, **options)
     return groups
 
 
@@ -767,7 +763,7 @@ def test_integers_and_keys_beside_the_weights():
     groups = jp.structured.channel_groups(apply, params, normal(2, 3))
     assert sizes(groups) == {"a": 6}
     assert removable(groups, "signs", 0) == 6
-    check_shrunk(apply, params, (normal(2, 3),), 0.5)
+    check_shrunk(apply, params, (normal(2, 3),), 0.5, groups=groups)
 
 
 def test_random_numbers_are_those_of_the_full_shape():

@@ -1,5 +1,7 @@
 """The small function: compiled, differentiated, mapped, exported, trained; and what is cut."""
 
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,11 +13,8 @@ from hypothesis import strategies as st
 
 import jaxprune as jp
 from experiments import models
-from tests.structured.checks import close, quick, random_kept, random_params
-
-
-def normal(*shape, seed=1):
-    return jax.random.normal(jax.random.key(seed), shape)
+from tests.programs import counted
+from tests.structured.checks import close, normal, quick, random_kept, random_params
 
 
 def mlp(params, x):
@@ -64,12 +63,14 @@ def test_called_compiled_and_differentiated(net):
 def test_mapped_over_inputs_and_over_networks(net):
     _, _, _, _, small_apply, small = net
     xs = normal(4, 2, 3)
-    one_by_one = jnp.stack([small_apply(small, x) for x in xs])
-    close(one_by_one, jax.vmap(small_apply, (None, 0))(small, xs))
-    several = jax.tree.map(lambda x: jnp.stack([x, -x, 2 * x]), small)
-    mapped = jax.vmap(small_apply, (0, None))(several, xs[0])
-    close(small_apply(jax.tree.map(lambda x: -x, small), xs[0]), mapped[1])
-    both = jax.jit(jax.vmap(jax.vmap(small_apply, (None, 0)), (0, None)))(several, xs)
+    factors = np.array([1, -1, 2], np.float32)
+    several = jax.tree.map(lambda x: np.multiply.outer(factors, x), small)
+    one = quick(small_apply)
+    one_by_one = np.stack([one(small, x) for x in xs])
+    close(one_by_one, quick(jax.vmap(small_apply, (None, 0)))(small, xs))
+    mapped = quick(jax.vmap(small_apply, (0, None)))(several, xs[0])
+    close(one(jax.tree.map(lambda x: -np.asarray(x), small), xs[0]), mapped[1])
+    both = quick(jax.vmap(jax.vmap(small_apply, (None, 0)), (0, None)))(several, xs)
     close(one_by_one, both[0])
 
 
@@ -82,14 +83,14 @@ def test_other_batch_sizes_are_traced_anew_and_remembered(net):
         return apply(params, x)
 
     small_apply, small = jp.structured.shrink(counted, params, masks, normal(2, 3))
-    masked = jp.apply_mask(params, masks)
+    masked, whole = jp.apply_mask(params, masks), quick(apply)
     assert calls == [(2, 3)]
     for n in (5, 1, 5, 2):
-        close(apply(masked, normal(n, 3)), small_apply(small, normal(n, 3)))
+        close(whole(masked, normal(n, 3)), small_apply(small, normal(n, 3)))
     assert calls == [(2, 3), (5, 3), (1, 3)]
     jitted = jax.jit(small_apply)
-    close(apply(masked, normal(7, 3)), jitted(small, normal(7, 3)))
-    close(apply(masked, normal(7, 3, seed=2)), jitted(small, normal(7, 3, seed=2)))
+    close(whole(masked, normal(7, 3)), jitted(small, normal(7, 3)))
+    close(whole(masked, normal(7, 3, seed=2)), jitted(small, normal(7, 3, seed=2)))
     assert calls[3:] == [(7, 3)]
 
 
@@ -166,6 +167,61 @@ def test_masks_of_no_say_remove_nothing(net):
     close(apply(params, normal(2, 3)), small_apply(small, normal(2, 3)))
 
 
+# What is compiled outside of `jit`.
+
+
+def deep(params, x):
+    for layer in params["body"]:
+        x = jnp.tanh(x @ layer["w"] + layer["b"][None])
+    return x @ params["z"]
+
+
+@pytest.fixture(scope="module")
+def deep_params():
+    widths = (3, 11, 13, 17, 19)  # every layer is of another shape
+    body = [{"w": normal(a, b), "b": normal(b)} for a, b in itertools.pairwise(widths)]
+    return {"body": body, "z": normal(19, 2)}
+
+
+def test_all_layers_are_one_program_or_none(deep_params):
+    x = normal(2, 3)
+    with counted() as programs:
+        groups = jp.structured.channel_groups(deep, deep_params, x)
+    assert programs.number <= 2  # what each kind of operation makes of zero, once in a process
+    for score in (
+        jp.structured.magnitude,
+        jp.structured.geometric_median,
+        lambda groups, params: jp.structured.taylor(groups, params, params),
+    ):
+        with counted() as programs:
+            scores = score(groups, deep_params)
+        assert programs.number == 1
+    with counted() as programs:
+        masks = jp.structured.masks(groups, jp.structured.select(groups, scores, 0.5))
+        _, small = jp.structured.shrink(deep, deep_params, masks, x)
+        jp.structured.cut(deep_params, groups, masks)
+    assert programs.number == 0
+    assert small["z"].shape == (9, 2)
+
+
+def test_spread_and_traced_parameters_are_cut_like_those_of_the_host(deep_params):
+    groups = jp.structured.channel_groups(deep, deep_params, normal(2, 3))
+    masks = jp.structured.masks(groups, random_kept(groups, 0.5))
+    want = jp.structured.cut(deep_params, groups, masks)
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    spread = jax.device_put(deep_params, everywhere)
+    with counted() as programs:
+        cut = jp.structured.cut(spread, groups, masks)
+    assert programs.number == 1
+    assert all(x.sharding.device_set == set(jax.devices()) for x in jax.tree.leaves(cut))
+    traced = jax.jit(lambda params: jp.structured.cut(params, groups, masks))(deep_params)
+    on_host = jp.structured.cut(jax.tree.map(np.asarray, deep_params), groups, masks)
+    for other in (cut, traced, on_host):
+        jax.tree.map(np.testing.assert_array_equal, other, want)
+    assert all(isinstance(x, np.ndarray) for x in jax.tree.leaves(on_host))
+
+
 # Training goes on.
 
 
@@ -240,11 +296,11 @@ def test_retraining_equals_that_of_the_masked_network(trainable, optimizer):
 def test_running_statistics_are_returned_small(trainable):
     variables, groups, masks, small_apply, small = trainable
     x, key = normal(4, 5, 3), jax.random.key(5)
-    _, state = small_apply(small, x, key)
+    _, state = quick(small_apply)(small, x, key)
     assert jax.tree.map(jnp.shape, dict(state)) == {
         "batch_stats": {"BatchNorm_0": {"mean": (3,), "var": (3,)}}
     }
-    _, wanted = apply_net(jp.apply_mask(variables, masks), x, key)
+    _, wanted = quick(apply_net)(jp.apply_mask(variables, masks), x, key)
     close(jp.structured.cut(wanted, groups, masks), state)
 
 
