@@ -14,8 +14,12 @@ from jaxprune import parametrizations
 from tests.parametrizations import oracle
 
 STEPS = oracle.STEPS
-# Many programs are compiled here and each runs for a moment.
-QUICK = {"xla_backend_optimization_level": 0}
+# Many programs are compiled here and each runs for a moment: what XLA compiles fastest with.
+QUICK = {
+    "xla_backend_optimization_level": 0,
+    "xla_cpu_use_fusion_emitters": False,
+    "xla_cpu_parallel_codegen_split_count": 1,
+}
 NM = jp.masks.nm(1, 2, layout="flax")
 
 
@@ -127,7 +131,7 @@ def params(seed: int = 0, dtype: Any = jnp.float32) -> Any:
 
 
 def data(steps: int) -> Any:
-    return jax.tree.map(jnp.asarray, oracle.batches(steps))
+    return oracle.batches(steps)
 
 
 def dense(trainable: Any) -> Any:
@@ -188,28 +192,29 @@ def compiled_step(name: str) -> Any:
 
 
 @functools.cache
-def compiled_loop(name: str) -> Any:
-    """40 steps in one `scan`, of which those past ``limit`` are skipped by a `cond`."""
+def compiled_scan(name: str) -> Any:
+    """Many steps in one `scan`, of which those past a limit are skipped by a `cond`."""
 
-    def body(limit: jax.Array, carry: Carry, item: Any) -> Any:
-        index, batch = item
+    def run(carry: Carry, batches: Any, limit: Any) -> Any:
+        def body(carry: Carry, item: Any) -> Any:
+            index, batch = item
+            taken = jax.lax.cond(
+                index < limit, lambda c: step(name, c, batch)[0], lambda c: c, carry
+            )
+            return taken, None
 
-        def skip(carry: Carry) -> Any:
-            shapes = jax.eval_shape(lambda c: step(name, c, batch)[1], carry)
-            return carry, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-
-        return jax.lax.cond(index < limit, lambda c: step(name, c, batch), skip, carry)
-
-    def run(carry: Carry, batches: Any, limit: jax.Array) -> Any:
-        steps = jnp.arange(len(batches[0]))
-        return jax.lax.scan(functools.partial(body, limit), carry, (steps, batches))
+        return jax.lax.scan(body, carry, (jnp.arange(len(batches[0])), batches))[0]
 
     return quick(run)
 
 
 def train(name: str, values: Any, steps: int = STEPS) -> Any:
-    """Returns the carry after ``steps`` and what each of 40 steps gave (zeros after them)."""
-    return compiled_loop(name)(start(name, values), data(STEPS), jnp.asarray(steps))
+    """The user's loop. Returns the carry after ``steps`` and what each of them gave."""
+    carry, seen = start(name, values), []
+    for batch in zip(*(b[:steps] for b in data(STEPS)), strict=True):
+        carry, of_step = compiled_step(name)(carry, batch)
+        seen.append(of_step)
+    return carry, jax.tree.map(lambda *leaves: np.stack(leaves), *seen)
 
 
 @functools.cache

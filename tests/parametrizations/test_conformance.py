@@ -17,6 +17,12 @@ every_method = pytest.mark.parametrize("name", cases.CASES)
 # One of a kind, where the rule makes no difference.
 ONE_OF_A_KIND = ("dnw", "dpf", "gmp_recover", "sr_ste", "str_", "cs", "dst")
 one_of_a_kind = pytest.mark.parametrize("name", ONE_OF_A_KIND)
+# Where a check compiles programs of its own: in the fast suite one method with a mask in its state,
+# and one that trains more than the weights.
+MAIN = ("dpf", "dst")
+each_compiled = pytest.mark.parametrize(
+    "name", [n if n in MAIN else pytest.param(n, marks=pytest.mark.slow) for n in ONE_OF_A_KIND]
+)
 # Public, but not checked one by one: `masked` is no parametrization, `identity` has no rule.
 OTHERS = {"masked", "identity"}
 
@@ -36,7 +42,9 @@ def batch(i=0):
     return jax.tree.map(lambda x: x[i], cases.data(cases.STEPS))
 
 
-@one_of_a_kind
+@pytest.mark.parametrize(
+    "name", [n if n == "dpf" else pytest.param(n, marks=pytest.mark.slow) for n in ONE_OF_A_KIND]
+)
 def test_jit_equals_no_jit(name):
     p = cases.method(name)
     weights = cases.params(3)
@@ -56,19 +64,22 @@ def test_jit_equals_no_jit(name):
 
 
 @one_of_a_kind
-def test_forty_steps_compile_once_and_equal_the_scan(name):
-    carry = cases.start(name, cases.params())
-    step = cases.compiled_step(name)
-    step.clear_cache()
-    for i in range(cases.STEPS):
-        carry, _ = step(carry, batch(i))
-    assert step._cache_size() == 1
+def test_forty_steps_compile_once(name):
+    carry, _ = cases.train(name, cases.params())
+    assert cases.compiled_step(name)._cache_size() == 1
     assert int(carry.state.step) == cases.STEPS
-    # `compiled_loop` runs the same steps inside `cond` inside `scan`.
-    cases.near(carry, cases.train(name, cases.params())[0], rtol=1e-3, atol=1e-4)
 
 
-@one_of_a_kind
+@each_compiled
+def test_a_scan_with_skipped_steps_is_the_loop(name):
+    scan, start = cases.compiled_scan(name), cases.start(name, cases.params())
+    for steps in (23, cases.STEPS):
+        carry, _ = cases.train(name, cases.params(), steps)
+        scanned = scan(start, cases.data(cases.STEPS), jnp.int32(steps))
+        cases.near(scanned, carry, rtol=1e-3, atol=1e-4)
+
+
+@each_compiled
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 def test_dtypes_and_structure_are_kept(name, dtype):
     values = cases.params(dtype=dtype)
@@ -133,7 +144,7 @@ def test_init_copies_so_that_a_step_may_donate(name):
         assert np.isfinite(np.asarray(x)).all()  # a deleted array raises
 
 
-@one_of_a_kind
+@each_compiled
 def test_vmap_over_two_models_equals_each_alone(name):
     models = [cases.params(seed) for seed in (0, 5)]
     stacked = jax.tree.map(lambda *x: jnp.stack(x), *models)
@@ -150,7 +161,7 @@ def test_vmap_over_two_models_equals_each_alone(name):
         cases.near(jax.tree.map(lambda x, i=i: x[i], together), alone(values))
 
 
-@one_of_a_kind
+@each_compiled
 def test_sharded_parameters_give_the_same_masks(name):
     assert len(jax.devices()) == 8
     mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -178,7 +189,7 @@ def test_sharded_parameters_give_the_same_masks(name):
         cases.near(*results)
 
 
-@one_of_a_kind
+@each_compiled
 def test_restored_in_the_middle_it_continues_bit_for_bit(name, tmp_path):
     step = cases.compiled_step(name)
     carry = at_step(name, cases.start(name, cases.params()), 8)

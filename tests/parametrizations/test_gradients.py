@@ -7,6 +7,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune import parametrizations
+from tests.parametrizations import cases
 
 # The gradient that arrives at the effective weights.
 G = jnp.array([[1.0, -2.0, 4.0, 8.0]])
@@ -21,7 +22,7 @@ def pulled(p, trainable, state):
             trainable, state
         )
 
-    return jax.grad(loss)(trainable)
+    return cases.quick(jax.grad(loss))(trainable)
 
 
 def start(p, values, dtype=jnp.float32):
@@ -174,6 +175,6 @@ def test_dst_sums_the_gradient_of_a_threshold_over_its_unit():
     p = parametrizations.dst(0.0, reset_at=0.0)
     w, g = jnp.array([[0.25, 2.0], [-0.25, 0.5]]), jnp.array([[1.0, 2.0], [4.0, 8.0]])
     trainable, state = p.init({"w": w})
-    grads = jax.grad(lambda t: jnp.sum(g * p.apply(t, state)[0]["w"]))(trainable)
+    grads = cases.quick(jax.grad(lambda t: jnp.sum(g * p.apply(t, state)[0]["w"])))(trainable)
     # -(1 * 0.25 * 1 + 4 * -0.25 * 1), -(2 * 2 * 0 + 8 * 0.5 * 0.4)
     np.testing.assert_allclose(grads.thresholds["w"], [0.75, -1.6], rtol=1e-6)

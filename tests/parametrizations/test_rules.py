@@ -201,15 +201,20 @@ def test_dst_weight_decay_acts_on_the_raw_threshold():
     ("options", "path", "shape", "expected"),
     [
         ({}, "dense", (3, 5), (5,)),
-        ({"layout": "flax"}, "conv", (3, 3, 2, 4), (4,)),
         ({"layout": "flax"}, "query", (6, 2, 3), (2, 3)),
-        ({"layout": "flax"}, "out", (2, 3, 6), (6,)),
-        ({"layout": "haiku"}, "dense", (3, 5), (5,)),
-        ({"layout": "equinox"}, "dense", (5, 3), (5,)),
-        ({"layout": "equinox"}, "conv", (4, 2, 3, 3), (4,)),
-        ({"axis": 0}, "dense", (3, 5), (3,)),
         ({"axis": (-1, 0)}, "stacked", (2, 3, 5), (2, 5)),
         ({"axis": lambda path, leaf: 1}, "stacked", (2, 3, 5), (3,)),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                ({"layout": "flax"}, "conv", (3, 3, 2, 4), (4,)),
+                ({"layout": "flax"}, "out", (2, 3, 6), (6,)),
+                ({"layout": "haiku"}, "dense", (3, 5), (5,)),
+                ({"layout": "equinox"}, "dense", (5, 3), (5,)),
+                ({"layout": "equinox"}, "conv", (4, 2, 3, 3), (4,)),
+                ({"axis": 0}, "dense", (3, 5), (3,)),
+            )
+        ),
     ],
 )
 def test_dst_has_one_threshold_an_output_unit(options, path, shape, expected):

@@ -16,7 +16,7 @@ def _loss(params, example):
 def _data(n):
     rng = np.random.default_rng(0)
     shapes = {"x": (n, 3), "y": (n, 2)}
-    return {k: jnp.asarray(rng.normal(size=s), jnp.float32) for k, s in shapes.items()}
+    return {k: rng.normal(size=s).astype(np.float32) for k, s in shapes.items()}
 
 
 def _params(dtype=jnp.float32):
@@ -27,7 +27,8 @@ def _params(dtype=jnp.float32):
 
 def _one_by_one(params, data):
     w = {k: params[k].astype(jnp.float32) for k in ("w", "b")}
-    grads = [jax.grad(_loss)(w, jax.tree.map(lambda x, i=i: x[i], data)) for i in range(10)]
+    grad = jax.jit(jax.grad(_loss))
+    grads = [grad(w, jax.tree.map(lambda x, i=i: x[i], data)) for i in range(10)]
     return {k: np.mean([np.square(g[k], dtype=np.float64) for g in grads], axis=0) for k in w}
 
 
@@ -53,7 +54,8 @@ def test_squares_of_whole_batches():
         return jnp.mean(jax.vmap(_loss, (None, 0))(params, batch))
 
     got = jp.scores.diagonal_fisher(mean, params, batches, per_example=False)["w"]
-    grads = [jax.grad(lambda w, b=b: mean(params | {"w": w}, b))(params["w"]) for b in batches]
+    grad = jax.jit(jax.grad(lambda w, batch: mean(params | {"w": w}, batch)))
+    grads = [grad(params["w"], batch) for batch in batches]
     np.testing.assert_allclose(got, np.mean(np.square(grads), axis=0), rtol=1e-5)
 
 

@@ -25,7 +25,9 @@ def _trees(dtype=jnp.float32, leading=()):
             return rng.normal(size=(*leading, *shape))
 
         tree = jax.tree.map(make, shapes, is_leaf=lambda x: isinstance(x, tuple))
-        return jax.tree.map(lambda x: jnp.asarray(np.abs(x) if positive else x, dtype), tree)
+        return jax.tree.map(
+            lambda x: jax.device_put((np.abs(x) if positive else x).astype(dtype)), tree
+        )
 
     return draw(positive=False), draw(positive=True)
 

@@ -56,31 +56,38 @@ CLOSED_OVER = {
 }
 
 
-@pytest.mark.parametrize("name", CLOSED_OVER)
 @pytest.mark.parametrize("loop", [False, True])
-def test_values_that_a_compiled_function_closes_over(name, loop):
+def test_values_that_a_compiled_function_closes_over(loop):
     params = {"w": jnp.array([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])}
-    score = CLOSED_OVER[name]
+
+    def scores():
+        return {name: score(params)["w"] for name, score in CLOSED_OVER.items()}
 
     def compiled(x):
         if loop:
-            return jax.lax.scan(lambda x, _: (x, score(params)["w"]), x, length=2)[1][0]
-        return score(params)["w"] * x
+            return jax.lax.scan(lambda x, _: (x, scores()), x, length=2)[1]
+        return jax.tree.map(lambda score: score[None] * x, scores())
 
-    got = jax.jit(compiled)(jnp.ones(()))
-    np.testing.assert_allclose(got, score(params)["w"], rtol=1e-6)
+    got, want = jax.jit(compiled)(jnp.ones(())), scores()
+    for name in CLOSED_OVER:
+        np.testing.assert_allclose(got[name][0], want[name], rtol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["taylor", "snip", "grasp", "fisher", "movement", "wanda"])
-def test_traced_values_beside_closed_over_ones(name):
+@pytest.mark.parametrize("traced", ["weights", "the others"])
+def test_traced_values_beside_closed_over_ones(traced):
     params = {"w": jnp.array([[1.0, 2.0], [3.0, 4.0]])}
-    score = getattr(jp.scores, name)
-    np.testing.assert_allclose(
-        jax.jit(lambda other: score(params, other))(params)["w"], score(params, params)["w"]
-    )
-    np.testing.assert_allclose(
-        jax.jit(lambda p: score(p, params))(params)["w"], score(params, params)["w"]
-    )
+    names = ("taylor", "snip", "grasp", "fisher", "movement", "wanda")
+
+    def scores(weights, others):
+        return {name: getattr(jp.scores, name)(weights, others)["w"] for name in names}
+
+    if traced == "weights":
+        got = jax.jit(lambda weights: scores(weights, params))(params)
+    else:
+        got = jax.jit(lambda others: scores(params, others))(params)
+    want = scores(params, params)
+    for name in names:
+        np.testing.assert_allclose(got[name], want[name], err_msg=name)
 
 
 def test_bad_values_that_a_compiled_function_closes_over_do_not_raise():

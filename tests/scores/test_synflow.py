@@ -12,7 +12,7 @@ import jaxprune as jp
 def _layers(dtype=jnp.float32):
     rng = np.random.default_rng(0)
     shapes = {"w0": (3, 5), "b0": (5,), "w1": (5, 4), "w2": (4, 2)}
-    return {k: jnp.asarray(rng.normal(size=s), dtype) for k, s in shapes.items()}
+    return {k: jax.device_put(rng.normal(size=s).astype(dtype)) for k, s in shapes.items()}
 
 
 def _apply(params, x):

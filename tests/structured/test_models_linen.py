@@ -1,6 +1,8 @@
 """Every architecture of the experiments, small, and the largest as shapes only."""
 
-import time
+import functools
+import os
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,14 +11,14 @@ import pytest
 
 import jaxprune as jp
 from experiments import models
-from tests.structured.checks import check_shrunk, prunable_fraction, random_params
+from tests.structured.checks import check_shrunk, normal, prunable_fraction, random_params
 
 
 def images(side, batch=2, channels=3):
-    return jax.random.normal(jax.random.key(1), (batch, side, side, channels))
+    return normal(batch, side, side, channels)
 
 
-TOKENS = jnp.arange(16).reshape(2, 8) % 11
+TOKENS = np.arange(16, dtype=np.int32).reshape(2, 8) % 11
 
 
 def variables_of(model, x):
@@ -153,7 +155,7 @@ CASES = {
     ),
     "gru": (
         models.Recurrent(5, None, widths=(8,), cell="gru"),
-        jax.random.normal(jax.random.key(1), (2, 5, 3)),
+        normal(2, 5, 3),
         {"layer0/hn": 8},
         (False,),
     ),
@@ -175,12 +177,19 @@ CASES = {
 }  # fmt: skip
 
 
+@functools.cache
+def grouped(name, train):
+    """The function of an architecture, random variables, its input and its groups."""
+    model, x, *_ = CASES[name]
+    apply, variables = apply_of(model, train), random_params(variables_of(model, x))
+    return apply, variables, x, jp.structured.channel_groups(apply, variables, x)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_groups(name):
-    model, x, expected, modes = CASES[name]
-    variables = variables_of(model, x)
+    _, _, expected, modes = CASES[name]
     for train in modes:
-        groups = jp.structured.channel_groups(apply_of(model, train), variables, x)
+        *_, groups = grouped(name, train)
         assert {short(g.name): g.size for g in groups} == expected
         assert unexpectedly_fixed(groups) == []
 
@@ -214,12 +223,11 @@ def test_derivatives_of_all(name, train, fraction):
 
 
 def check(name, train, fraction, gradients):
-    model, x, _, _ = CASES[name]
-    params = random_params(variables_of(model, x))
+    apply, params, x, groups = grouped(name, train)
     # By fourteen batch norms rounding grows; in float64 the two agree to 1e-11.
     rtol = 1e-4 if name == "vgg16" and train else 1e-5
     small = check_shrunk(
-        apply_of(model, train), params, (x,), fraction, gradients=gradients, rtol=rtol
+        apply, params, (x,), fraction, groups=groups, gradients=gradients, rtol=rtol
     )
     assert size(small) < size(params)
 
@@ -230,10 +238,9 @@ def size(tree):
 
 @pytest.mark.parametrize("name", ["small cnn", "vit, mean", "lstm"])
 def test_other_batch_sizes_and_export(name):
-    model, x, _, _ = CASES[name]
-    params = random_params(variables_of(model, x))
+    apply, params, x, groups = grouped(name, False)
     check_shrunk(
-        apply_of(model, False), params, (x,), 0.7, gradients=False, other=(x[:1],), export=True
+        apply, params, (x,), 0.7, groups=groups, gradients=False, other=(x[:1],), export=True
     )
 
 
@@ -264,7 +271,6 @@ def test_full_size(name):
     _, n_groups, n_channels = FULL[name]
     model, variables, x = full(name)
     groups = jp.structured.channel_groups(apply_of(model, True), variables, x)
-    print(name, len(groups), sum(g.size for g in groups))
     assert unexpectedly_fixed(groups) == []
     # All that products make can go, but for the logits.
     made = prunable_fraction(groups)
@@ -283,20 +289,56 @@ def _named(tree):
     ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet110", "resnet50"])
-def test_time(name):
-    model, variables, x = full(name)
-    took = []
-    while len(took) < 3 and min(took, default=5) >= 5:  # other work slows it, never speeds it up
-        jax.clear_caches()
-        apply = apply_of(model, True)
-        jax.eval_shape(apply, variables, x)
-        start = time.process_time()
-        jp.structured.channel_groups(apply, variables, x)
-        took.append(time.process_time() - start)
-    print(f"{name}: {took} s")
-    assert min(took) < 5
+def lines_run(f):
+    """How many lines of jaxprune a call runs: what it costs, whatever else the machine does."""
+    package, count = os.path.dirname(jp.__file__), 0
+
+    def line(frame, event, arg):
+        nonlocal count
+        count += event == "line"
+        return line
+
+    before = sys.gettrace()
+    sys.settrace(lambda frame, *_: line if frame.f_code.co_filename.startswith(package) else None)
+    try:
+        f()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+# Of a depth and a factor of the widths.
+GROWING = {
+    "basic": lambda n, k: models.ResNet(10, n, widths=(4 * k, 6 * k, 8 * k)),
+    "bottleneck": lambda n, k: models.ImageNetResNet(
+        10, (n, n), bottleneck=True, widths=(3 * k, 4 * k)
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "depth"),
+    [
+        ("basic", 2),
+        *(
+            pytest.param(kind, depth, marks=pytest.mark.slow)
+            for kind, depth in (("basic", 9), ("bottleneck", 2), ("bottleneck", 8))
+        ),
+    ],
+)
+def test_twice_the_depth_or_width_is_at_most_twice_the_work(kind, depth):
+    x = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
+
+    def work(n, k):
+        model = GROWING[kind](n, k)
+        variables = variables_of(model, x)
+        return lines_run(lambda: jp.structured.channel_groups(apply_of(model, True), variables, x))
+
+    work(1, 1)  # what is evaluated once in a process
+    once = work(depth, 1)
+    assert once > 0
+    assert work(2 * depth, 1) < 2.2 * once
+    assert work(depth, 2) < 2.2 * once
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from transform_cases import EXACT, stacked
 
 from jaxprune.transforms import get_mask
 
@@ -13,8 +14,7 @@ STEPS = 40
 LR, MOMENTUM, DECAY = 0.1, 0.9, 0.01
 SHAPES = {"a": (6, 8), "b": (8, 4)}
 
-# Compiling takes most of the time of these tests.
-FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+FAST = EXACT
 
 
 def inner():
@@ -57,19 +57,26 @@ def kernels(tree):
     return {name: np.asarray(tree[name]["kernel"]) for name in SHAPES}
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=FAST)
 def train(tx, params, state, batches):
     """The user's loop; also returns parameters and mask of every step."""
-
-    def step(carry, batch):
-        params, state = carry
-        updates, state = tx.update(gradients(params, *batch), state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), (params, get_mask(state))
-
-    return jax.lax.scan(step, (params, state), batches)
+    path, masks = [], []
+    for batch in zip(*batches, strict=True):
+        params, state = _trainer(tx)(params, state, *batch)
+        path.append(params)
+        masks.append(get_mask(state))
+    return (params, state), (stacked(path), stacked(masks))
 
 
+@functools.cache
+def _trainer(tx):
+    def step(params, state, x, y):
+        updates, state = tx.update(gradients(params, x, y), state, params)
+        return optax.apply_updates(params, updates), state
+
+    return jax.jit(step, compiler_options=FAST)
+
+
+@functools.cache
 def stepper(tx):
     """The compiled step of a user's loop: ``(grads, state, params) -> (params, state)``."""
 
@@ -78,10 +85,6 @@ def stepper(tx):
         return optax.apply_updates(params, updates), state
 
     return jax.jit(step, compiler_options=FAST)
-
-
-def first_mask(tx, params):
-    return jax.jit(lambda p: get_mask(tx.init(p)), compiler_options=FAST)(params)
 
 
 def oracle(params, mask, move, *, instead_of_step=False, forget=(), steps=STEPS):

@@ -1,12 +1,14 @@
 """`fixed_mask` and `zero_updates` as optax transformations: tracing, forwarding, refusals."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import optax.contrib
 import pytest
-from transform_cases import CASES, make_mask, make_params, masking, pruned_entries
+from transform_cases import CASES, EXACT, make_mask, make_params, masking, pruned_entries
 
 from jaxprune.transforms import PruneMask, fixed_mask, get_mask, set_mask, zero_updates
 
@@ -34,7 +36,7 @@ def signature(tree):
 # Tracing
 
 
-@pytest.mark.parametrize("name", ["nesterov", "lars"])
+@pytest.mark.parametrize("name", ["nesterov", pytest.param("lars", marks=pytest.mark.slow)])
 def test_jit_changes_nothing(name):
     tx, params, grads = CASES[name].masked(make_mask()), make_params(), make_params(3)
     state = tx.init(params)
@@ -105,12 +107,14 @@ def test_vmap_over_stacked_models_and_masks():
             params = optax.apply_updates(params, updates)
         return params, get_mask(state)
 
-    params, found = jax.vmap(two_steps)(stack(*models), stack(*masks))
+    both = jax.jit(jax.vmap(two_steps), compiler_options=EXACT)
+    alone = jax.jit(two_steps, compiler_options=EXACT)
+    params, found = both(stack(*models), stack(*masks))
     assert_same(found, stack(*masks))
     for i, (model, mask) in enumerate(zip(models, masks, strict=True)):
         here = jax.tree.map(lambda x, i=i: x[i], params)
         assert not pruned_entries(here, mask).any()
-        assert_same(here, two_steps(model, mask)[0], rtol=1e-6)
+        assert_same(here, alone(model, mask)[0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("make", [lambda m: momentum(m), zero_updates])
@@ -169,8 +173,8 @@ def test_line_search_gets_its_arguments():
     with jax.numpy_dtype_promotion("standard"):  # the line search is optax's
         tx = fixed_mask(inner, mask)
         grad = jax.grad(loss)(params)
-        updates, _ = tx.update(
-            grad, tx.init(params), params, value=loss(params), grad=grad, value_fn=loss
+        updates, _ = jax.jit(functools.partial(tx.update, value_fn=loss), compiler_options=EXACT)(
+            grad, tx.init(params), params, value=loss(params), grad=grad
         )
     assert optax.apply_updates(params, updates)["w"][0, 1] == 0
     assert updates["w"][0, 0] < 0
@@ -326,6 +330,9 @@ CONTRIB = {
 def test_no_other_optimizer_is_refused(name):
     tx, params = masking(CONTRIB[name], make_mask()), make_params()
     with jax.numpy_dtype_promotion("standard"):
-        updates = jax.jit(lambda p: tx.update(p, tx.init(p), p, value=jnp.float32(1.0))[0])(params)
+        step = jax.jit(
+            lambda p: tx.update(p, tx.init(p), p, value=jnp.float32(1.0))[0], compiler_options=EXACT
+        )
+        updates = step(params)
         end = optax.apply_updates(params, updates)
     assert not pruned_entries(end, make_mask()).any()

@@ -88,7 +88,13 @@ RUNS = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        n if n in ("bimp", "window_uniform") else pytest.param(n, marks=pytest.mark.slow)
+        for n in RUNS
+    ],
+)
 def test_forty_steps_follow_the_definition(name):
     options, targets, each = RUNS[name]
     tx = gmp(mo.inner(), 0.9, total_steps=mo.STEPS, **options)
@@ -110,8 +116,10 @@ def test_it_starts_within_a_mask():
 
 @pytest.mark.parametrize(
     ("allocation", "counts"),
-    [(jp.masks.erk(), [[9, 8], [4, 4]]), (jp.masks.lamp(), [[9, 8], [3, 5]])],
-    ids=["erk", "lamp"],
+    [
+        pytest.param(jp.masks.erk(), [[9, 8], [4, 4]], id="erk", marks=pytest.mark.slow),
+        pytest.param(jp.masks.lamp(), [[9, 8], [3, 5]], id="lamp"),
+    ],
 )
 def test_allocations_spread_every_target(allocation, counts):
     @functools.partial(jax.jit, compiler_options=mo.FAST)

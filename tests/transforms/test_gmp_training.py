@@ -58,19 +58,13 @@ def test_no_wrapper_is_forgotten():
 def trained(name):
     """Parameters, state and mask after every step; they begin dense."""
     tx = tc.relaxed(INSIDE[name]()) if name in INSIDE else pruned(tc.CASES[name].plain)
-
-    def step(carry, batch):
-        params, state = carry
-        updates, state = tx.update(tc.grads_at(params, batch), state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), (params, state, get_mask(state))
-
-    params = tc.make_params()
-    run = jax.jit(
-        lambda *carry: jax.lax.scan(step, carry, tc.make_batches(STEPS))[1],
-        compiler_options=tc.UNFUSED if name in tc.NEEDS_UNFUSED else tc.EXACT,
-    )
-    return jax.tree.map(np.asarray, run(params, tx.init(params)))
+    step = tc.compiled_step(tx, by_hand=False)
+    params, seen = tc.make_params(), []
+    state = tx.init(params)
+    for batch in zip(*tc.make_batches(STEPS), strict=True):
+        params, state = step(params, state, batch, None)
+        seen.append((params, state, get_mask(state)))
+    return tc.stacked(seen)
 
 
 def at(tree, i):
@@ -131,9 +125,7 @@ def test_kept_weights_move_as_in_the_hand_written_loop(name):
     length = next(iter(due))
     for end in range(length, STEPS + 1, length):
         batches = jax.tree.map(lambda x, end=end: x[end - length : end], tc.make_batches(STEPS))
-        (params, state), by_hand = tc.train(
-            plain, params, state, mask=mask, name=name, batches=batches
-        )
+        (params, state), by_hand = tc.train(plain, params, state, mask=mask, batches=batches)
         last = length - 1 if end in due else length
         for i in range(last):
             assert_same(at(masks, end - length + i), mask)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from transform_cases import EXACT
+from transform_cases import EXACT, stacked
 
 import jaxprune as jp
 from jaxprune.transforms._gsm import gsm
@@ -101,14 +101,16 @@ def assert_follows(method, optimizer, params, batches, expected):
 def train(tx, params, batches):
     """The parameters after every step."""
 
-    def step(carry, batch):
-        params, state = carry
-        updates, state = tx.update(jax.grad(loss)(params, *batch), state, params)
-        params = optax.apply_updates(params, updates)
-        return (params, state), params
+    @quick_jit
+    def step(params, state, x, y):
+        updates, state = tx.update(jax.grad(loss)(params, x, y), state, params)
+        return optax.apply_updates(params, updates), state
 
-    batches = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), batches)
-    return quick_jit(lambda p: jax.lax.scan(step, (p, tx.init(p)), batches)[1])(params)
+    state, path = tx.init(params), []
+    for batch in zip(*(x.astype(np.float32) for x in batches), strict=True):
+        params, state = step(params, state, *batch)
+        path.append(params)
+    return stacked(path)
 
 
 def test_one_step_by_hand():

@@ -32,8 +32,10 @@ EDITORS = {
     "multipliers": lambda **options: lc(0.6, mu=growing, interval=2, multipliers=True, **options),
 }
 every_editor = pytest.mark.parametrize("name", EDITORS)
-# Where every case costs compilations: the one without a state, and the one with the largest.
-main_editors = pytest.mark.parametrize("name", ["gsm", "multipliers"])
+# Where every case costs compilations: the one with the largest state, and the one without any.
+main_editors = pytest.mark.parametrize(
+    "name", ["multipliers", pytest.param("gsm", marks=pytest.mark.slow)]
+)
 
 
 def is_masked_node(x):
@@ -165,7 +167,7 @@ def slow_alternation(params, batches, sparsity, mu_at, interval, multipliers, lr
     return history
 
 
-@pytest.mark.parametrize("nesterov", [True, False])
+@pytest.mark.parametrize("nesterov", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_forty_steps_of_selective_decay(nesterov):
     params, batches = make_params(), make_batches(40)
     decay, slow = (raised, lambda t: 0.02 * 1.1 ** (t // 5)) if nesterov else (0.03, lambda t: 0.03)
@@ -176,7 +178,7 @@ def test_forty_steps_of_selective_decay(nesterov):
     assert_follows(jp.methods.lc(0.7, weight_decay=decay), optimizer, params, batches, expected)
 
 
-@pytest.mark.parametrize("multipliers", [False, True])
+@pytest.mark.parametrize("multipliers", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_forty_steps_of_the_alternation(multipliers):
     params, batches = make_params(), make_batches(40)
     rules = {"mu": growing, "interval": 4, "multipliers": multipliers}

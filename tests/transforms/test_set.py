@@ -232,9 +232,9 @@ def test_the_same_masks_on_eight_devices():
 @pytest.mark.parametrize(
     "name",
     [
-        "adam",
         "lamb",
         "under_apply_if_finite",
+        pytest.param("adam", marks=pytest.mark.slow),
         pytest.param("muon", marks=pytest.mark.slow),
         pytest.param("schedule_free", marks=pytest.mark.slow),
     ],

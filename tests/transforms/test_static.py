@@ -120,7 +120,13 @@ def test_the_same_masks_on_eight_devices():
     assert_same_when_sharded(static(optax.sgd(0.1), 0.6, key=KEY), steps=2)
 
 
-@pytest.mark.parametrize("name", ["adam", "adafactor", "muon", "schedule_free"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adafactor",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("adam", "muon", "schedule_free")),
+    ],
+)
 def test_around_other_optimizers(name):
     run_case(name, functools.partial(static, sparsity=0.7, key=KEY))
 

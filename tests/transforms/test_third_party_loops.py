@@ -187,8 +187,20 @@ def plain_dict(tx):
     return path, opt_state, losses
 
 
-LOOPS = [linen, linen_boxed, nnx_, nnx_functional, haiku, equinox, plain_dict]
-each = pytest.mark.parametrize("loop", LOOPS, ids=lambda loop: loop.__name__)
+# One loop of each library in the fast suite; the rest are its variants, and one without any.
+LOOPS = [linen, nnx_, haiku, equinox]
+VARIANTS = [linen_boxed, nnx_functional, plain_dict]
+
+
+def each_of(*loops):
+    return pytest.mark.parametrize(
+        "loop",
+        [pytest.param(f, marks=pytest.mark.slow) if f in VARIANTS else f for f in loops],
+        ids=lambda loop: loop.__name__,
+    )
+
+
+each = each_of(*LOOPS, *VARIANTS)
 
 
 @functools.cache
@@ -238,9 +250,7 @@ def test_the_state_can_be_edited_in_place(loop):
     assert jp.sparsity(get_mask(opt_state)) == SPARSITY
 
 
-@pytest.mark.parametrize(
-    "loop", [linen, linen_boxed, nnx_functional, haiku, equinox], ids=lambda loop: loop.__name__
-)
+@each_of(linen, linen_boxed, nnx_functional, haiku, equinox)
 def test_a_mask_made_of_the_parameters_is_that_of_the_state(loop):
     path, opt_state, _ = run(loop)
     mask = get_mask(opt_state)
