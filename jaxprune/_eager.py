@@ -33,7 +33,10 @@ def copied(tree: PyTree) -> PyTree:
             # A device on the host takes over the buffer that it is given: ours, not the caller's.
             return jax.device_put(x.copy())
         if isinstance(x, jax.Array) and not tracing and is_concrete(x) and x.is_fully_addressable:
-            return jax.device_put(x, may_alias=False)
+            # Of a random key on several devices JAX makes no copy in spite of the word.
+            key = jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+            if not (key and len(x.devices()) > 1):
+                return jax.device_put(x, may_alias=False)
         return jnp.array(x, copy=True)
 
     return jax.tree.map(one, tree)
