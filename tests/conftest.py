@@ -1,8 +1,10 @@
 """Strict numerics for every test: promotions, rank changes and warnings are errors."""
 
+import collections
 import hashlib
 import importlib.metadata
 import os
+import pathlib
 
 # Before JAX is imported: sharded cases run on eight host devices. LLVM does not optimise, because
 # tests compile much and compute little: a third of their time.
@@ -17,11 +19,9 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # `make clean` removes all. Worker processes, and those that tests start, inherit the variables.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _key = importlib.metadata.version("jaxlib") + os.environ["XLA_FLAGS"]
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.path.join(
-        os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-        ".test_programs",
-        hashlib.sha256(_key.encode()).hexdigest()[:16],
-    )
+    _folder = pathlib.Path(__file__).absolute().parents[1] / ".test_programs"
+    _folder /= hashlib.sha256(_key.encode()).hexdigest()[:16]
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.fspath(_folder)
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -43,7 +43,22 @@ def pytest_configure(config):
     settings.load_profile("default lane" if default else "full lane")
 
 
-@pytest.hookimpl(trylast=True)
+def _cases_of_the_default_lane():
+    """How many leading cases of a parametrised test are in the default lane, by its name."""
+    lines = (pathlib.Path(__file__).parent / "default_lane.txt").read_text().splitlines()
+    rows = (line.rsplit(maxsplit=1) for line in lines if not line.startswith("#"))
+    return {name: int(number) for name, number in rows}
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items):
+    cases, seen = _cases_of_the_default_lane(), collections.Counter()
+    for item in items:
+        name = item.nodeid.split("[")[0]
+        seen[name] += item.get_closest_marker("slow") is None
+        if seen[name] > cases.get(name, seen[name]):
+            item.add_marker(pytest.mark.slow)
+    result = yield  # here those of the other lane are left out
     # The long ones first: else the last of them runs while the other worker has nothing to do.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+    return result

@@ -70,6 +70,7 @@ def test_a_turn_of_the_search_is_one_message(points, within):
     assert found.others == ()
 
 
+@pytest.mark.slow
 def test_large_leaves_are_sampled_first():
     found = _scaling.messages(LARGE, dtype="bfloat16", points=15, within=False)
     assert found.search == (2 * 15 * 4,)
@@ -77,6 +78,7 @@ def test_large_leaves_are_sampled_first():
     assert found.others == ()
 
 
+@pytest.mark.slow
 def test_turns_are_those_of_the_search():
     n = 4 * 1024
     scores = {"w/kernel": jnp.arange(1.0, n + 1).reshape(64, -1)}
@@ -92,6 +94,7 @@ def test_turns_are_those_of_the_search():
     assert found.ties == math.log(n, 4)
 
 
+@pytest.mark.slow
 def test_leaves_of_their_own_are_searched_side_by_side():
     equal = {f"{i}/kernel": jnp.ones((64, 64)) for i in range(3)}
     together, alone = (

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from experiments.data import load, make_batch_at, normalise
 from experiments.models import ResNet, create, init, make_eval_fn, make_loss_fn
@@ -99,6 +100,7 @@ def test_evaluation_prepares_raw_images():
     np.testing.assert_array_equal(got["loss"][0], expected["loss"][0])
 
 
+@pytest.mark.slow
 def test_small_cnn_learns_the_digits():
     digits = load("digits")
     model = create("small_cnn", 10)

@@ -78,6 +78,7 @@ def test_methods_of_one_phase_resume_too(tmp_path, method):
     torture.compare(tmp_path / "calm", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_lines_after_the_checkpoint_are_cut_off(tmp_path, calm):
     folder = tmp_path / "run"
     with pytest.raises(Preempted):
@@ -88,6 +89,7 @@ def test_lines_after_the_checkpoint_are_cut_off(tmp_path, calm):
     torture.compare(calm, folder)
 
 
+@pytest.mark.slow
 def test_a_log_that_lost_lines_is_refused(tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(Preempted):
@@ -213,6 +215,7 @@ def test_nothing_follows_a_nan_loss(tmp_path, broken_batch, capsys):
     assert [row["loss"] is None for row in rows if "loss" in row] == [False] * 14 + [True] * 6
 
 
+@pytest.mark.slow
 @loud_when_collected
 def test_a_full_disk_is_one_clear_error(tmp_path, calm):
     folder = tmp_path / "small"

@@ -131,6 +131,7 @@ def test_a_stack_of_stacks_split_over_devices():
         assert_same(masks[i, j], make(stack[i, j]))
 
 
+@pytest.mark.slow
 def test_vmap_over_sparsities_or_previous_masks_alone():
     sparsities = jnp.asarray([0.25, 0.5, 0.75], jnp.float32)
     masks = jax.vmap(lambda s: jp.masks.make(SCORES, s))(sparsities)
@@ -283,6 +284,7 @@ def test_keys_leave_room_for_what_is_gone_and_what_must_stay(dtype):
     assert coded == [0, 1, keys[2], top, 0, keys[5]]
 
 
+@pytest.mark.slow
 def test_scores_made_by_a_reshape_of_something_split():
     # The partitioner then cuts the scores in a way that no axis of the mesh has a name for.
     for shape, spec in [((8,), P("x", None)), ((4, 2), P("x", "y"))]:

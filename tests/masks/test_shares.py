@@ -112,7 +112,6 @@ def of_segments(segments, total):
     return tuple(_limbs.from_limbs(x) for x in limbs)
 
 
-@settings(max_examples=60)
 @given(
     problems(leaves=st.sampled_from([1, 6, 40])), st.lists(st.floats(0, 1), min_size=3, max_size=3)
 )

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from jaxprune.metrics import _timing, compare_latency, latency, median_interval
+from jaxprune.metrics import compare_latency, latency, median_interval
 
 
 @pytest.fixture
 def clock(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(_timing.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr("time.perf_counter", lambda: now[0])
     return now
 
 

@@ -136,6 +136,7 @@ class EquinoxTransformer(eqx.Module):
         return x + jax.vmap(self.mlp)(x)
 
 
+@pytest.mark.slow
 def test_equinox_convolutions_with_group_norm():
     keys = jax.random.split(jax.random.key(0), 4)
     module = eqx.nn.Sequential([
@@ -191,6 +192,7 @@ def test_equinox_batch_norm():
     check_shrunk(apply, variables, (x,), 0.5, groups=groups)
 
 
+@pytest.mark.slow
 def test_equinox_transformer():
     module = EquinoxTransformer(jax.random.key(0))
     # Heads, features of queries and of values, and two hidden layers. The norm takes the variance
@@ -257,6 +259,7 @@ def test_haiku_convolutions_with_batch_norm(train):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_haiku_transformer():
     def net(tokens):
         x = hk.Embed(7, 6)(tokens)
@@ -352,9 +355,19 @@ LAYERS = {
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_linen_layers(name):
+    check_layer(name, gradients=name in ("batch norm", "grouped convolution", "gru"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LAYERS)
+def test_derivatives_of_linen_layers(name):
+    check_layer(name, gradients=True)
+
+
+def check_layer(name, gradients):
     layer, expected = LAYERS[name]
     apply, variables = of_linen(Between(layer()), sequences(2, 8))
-    check(apply, variables, sequences(2, 8), expected=expected)
+    check(apply, variables, sequences(2, 8), expected=expected, gradients=gradients)
 
 
 def test_weight_norm_of_linen():

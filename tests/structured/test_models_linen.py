@@ -51,17 +51,24 @@ CASES = {
         {**{f"conv{i}": n for i, n in enumerate(VGG_WIDTHS)}, "dense_hidden": 12},
         (True, False),
     ),
-    "resnet": (
-        models.ResNet(10, 2, widths=(4, 6, 8)),
-        images(8),
-        # Option A: all stages' channels hang together where the shortcuts carry them on; those
-        # that a shortcut pads are the later stages' own.
-        {
-            "conv_in": 8,
-            **{f"stage{s}_block{b}/conv0": n for s, n in enumerate((4, 6, 8)) for b in (0, 1)},
-        },
-        (True, False),
-    ),
+    **{
+        name: (
+            models.ResNet(10, blocks, widths=(4, 6, 8)),
+            images(8),
+            # Option A: all stages' channels hang together where the shortcuts carry them on; those
+            # that a shortcut pads are the later stages' own.
+            {
+                "conv_in": 8,
+                **{
+                    f"stage{s}_block{b}/conv0": n
+                    for s, n in enumerate((4, 6, 8))
+                    for b in range(blocks)
+                },
+            },
+            (True, False),
+        )
+        for name, blocks in (("resnet", 1), ("resnet, deeper", 2))
+    },
     "imagenet resnet, basic": (
         models.ImageNetResNet(10, (1, 2), widths=(4, 6)),
         images(16),
@@ -129,17 +136,20 @@ CASES = {
          "block0/mlp_in": 24, "block0/attention/out": 6},
         (True,),
     ),
-    "gpt": (
-        models.GPT(11, max_length=12, width=12, depth=2, heads=3, dropout=0.1),
-        TOKENS,
-        {
-            **{f"block{b}/{name}": n for b in (0, 1)
-               for name, n in (("attention/key:1", 3), ("attention/key:2", 4),
-                               ("attention/value", 4), ("mlp_in", 48))},
-            "block0/attention/out": 12,
-        },
-        (True,),
-    ),
+    **{
+        name: (
+            models.GPT(11, max_length=12, width=12, depth=depth, heads=3, dropout=0.1),
+            TOKENS,
+            {
+                **{f"block{b}/{name}": n for b in range(depth)
+                   for name, n in (("attention/key:1", 3), ("attention/key:2", 4),
+                                   ("attention/value", 4), ("mlp_in", 48))},
+                "block0/attention/out": 12,
+            },
+            (True,),
+        )
+        for name, depth in (("gpt", 1), ("gpt, deeper", 2))
+    },
     "gpt, untied": (
         models.GPT(11, max_length=12, width=6, depth=1, heads=2, tied=False),
         TOKENS,
@@ -185,7 +195,10 @@ def grouped(name, train):
     return apply, variables, x, jp.structured.channel_groups(apply, variables, x)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * name.endswith("deeper")) for name in CASES],
+)
 def test_groups(name):
     _, _, expected, modes = CASES[name]
     for train in modes:
@@ -207,10 +220,18 @@ def unexpectedly_fixed(groups):
 
 MODES = [(name, train) for name, case in CASES.items() for train in case[3]]
 # To compile the derivatives of the others takes long.
-SMALL = {"resnet", "vit, mean", "gpt, untied", "gru", "lenet5", "mlp"}
+SMALL = {"resnet", "vit, mean", "gru", "mlp"}
 
 
-@pytest.mark.parametrize(("name", "train"), MODES)
+def is_slow(name, train):
+    """One mode of each architecture is in the default lane, and a residual network in both."""
+    return name.endswith("deeper") or (train != CASES[name][3][0] and name != "resnet")
+
+
+@pytest.mark.parametrize(
+    ("name", "train"),
+    [pytest.param(*mode, marks=[pytest.mark.slow] * is_slow(*mode)) for mode in MODES],
+)
 def test_shrunk_is_masked(name, train):
     check(name, train, 0.5, gradients=train == CASES[name][3][0] and name in SMALL)
 
@@ -236,7 +257,9 @@ def size(tree):
     return sum(x.size for x in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("name", ["small cnn", "vit, mean", "lstm"])
+@pytest.mark.parametrize(
+    "name", ["small cnn", *(pytest.param(n, marks=pytest.mark.slow) for n in ("vit, mean", "lstm"))]
+)
 def test_other_batch_sizes_and_export(name):
     apply, params, x, groups = grouped(name, False)
     check_shrunk(
