@@ -40,6 +40,7 @@ def fake(monkeypatch):
     return ran
 
 
+@pytest.mark.slow
 def test_the_table_has_mean_and_deviation_over_seeds(tmp_path, fake):
     text = table.run(small(tmp_path), Console(file=io.StringIO()))
     assert "| cycles | sparsity | epochs a cycle | FT | ALLR |" in text
@@ -48,6 +49,7 @@ def test_the_table_has_mean_and_deviation_over_seeds(tmp_path, fake):
     assert (tmp_path / "out" / "table.md").read_text().strip() == text
 
 
+@pytest.mark.slow
 def test_a_stopped_run_goes_on_where_it_was(tmp_path, fake):
     grid, console = small(tmp_path), Console(file=io.StringIO())
     table.run(grid, console)

@@ -72,6 +72,7 @@ def test_the_folder_holds_everything(tmp_path):
     assert said == sorted(said)
 
 
+@pytest.mark.slow
 def test_again_gives_the_same_numbers(tmp_path):
     config = small(tmp_path)
     kept = []
@@ -85,6 +86,7 @@ def test_again_gives_the_same_numbers(tmp_path):
     assert kept[0] == kept[1]
 
 
+@pytest.mark.slow
 def test_another_seed_gives_other_numbers(tmp_path):
     first = job.run(small(tmp_path), console=quiet())
     second = job.run(small(tmp_path / "other", seed=1), console=quiet())
@@ -92,11 +94,13 @@ def test_another_seed_gives_other_numbers(tmp_path):
     assert not np.array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_bimp_spends_the_same_total(tmp_path):
     result = job.run(small(tmp_path, method="bimp"), console=quiet())
     assert sum(len(r.learning_rates) for r in result.records) == 5 * (1293 // 256)
 
 
+@pytest.mark.slow
 def test_options_reach_the_run(tmp_path):
     config = small(
         tmp_path,
@@ -135,6 +139,7 @@ def test_dense_schedules():
         assert float(dense_schedule(config, 10)(39)) == pytest.approx(last)
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_readable_folder(tmp_path, monkeypatch, capsys):
     def interrupt(self, name):
         if name == "cycle 2":
@@ -234,7 +239,7 @@ MILD["sfp"] = {"pattern": "channels"}  # this network has no convolutions
 @pytest.mark.parametrize(
     "method",
     [
-        method if method in ("gmp", "str", "rigl") else pytest.param(method, marks=pytest.mark.slow)
+        method if method == "gmp" else pytest.param(method, marks=pytest.mark.slow)
         for method in ONE_PHASE
     ],
 )

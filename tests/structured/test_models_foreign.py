@@ -317,13 +317,13 @@ class Between(nn.Module):
 
 LAYERS = {
     # name: (layer, sizes of the groups)
+    "batch norm": (lambda: nn.BatchNorm(use_running_average=False), [8]),
     "group norm": (lambda: nn.GroupNorm(num_groups=4), [4, 2]),
     "group norm, two passes": (lambda: nn.GroupNorm(num_groups=4, use_fast_variance=False), [4]),
     "instance norm": (lambda: nn.InstanceNorm(), [8]),
     "layer norm": (lambda: nn.LayerNorm(), [8]),
     "layer norm, two passes": (lambda: nn.LayerNorm(use_fast_variance=False), []),
     "rms norm": (lambda: nn.RMSNorm(), [8]),
-    "batch norm": (lambda: nn.BatchNorm(use_running_average=False), [8]),
     "batch norm at inference": (lambda: nn.BatchNorm(use_running_average=True), [8]),
     "transposed convolution": (lambda: nn.ConvTranspose(6, (2,), strides=(2,)), [8, 6]),
     "depthwise convolution": (lambda: nn.Conv(8, (3,), feature_group_count=8), [8]),

@@ -45,12 +45,6 @@ VGG_WIDTHS = (4, 4, 6, 6, 8, 8, 8, 8, 8, 8, 8, 8, 8)
 
 CASES = {
     # name: (model, input, {group: size}, train modes)
-    "vgg16": (
-        models.VGG16(10, widths=VGG_WIDTHS, hidden_width=12),
-        images(16, batch=4),
-        {**{f"conv{i}": n for i, n in enumerate(VGG_WIDTHS)}, "dense_hidden": 12},
-        (True, False),
-    ),
     **{
         name: (
             models.ResNet(10, blocks, widths=(4, 6, 8)),
@@ -69,6 +63,12 @@ CASES = {
         )
         for name, blocks in (("resnet", 1), ("resnet, deeper", 2))
     },
+    "vgg16": (
+        models.VGG16(10, widths=VGG_WIDTHS, hidden_width=12),
+        images(16, batch=4),
+        {**{f"conv{i}": n for i, n in enumerate(VGG_WIDTHS)}, "dense_hidden": 12},
+        (True, False),
+    ),
     "imagenet resnet, basic": (
         models.ImageNetResNet(10, (1, 2), widths=(4, 6)),
         images(16),

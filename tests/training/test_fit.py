@@ -160,6 +160,7 @@ def test_batch_statistics_travel_beside_the_mask(method):
     assert evaluate(result.state) == result.records[-1].evaluation
 
 
+@pytest.mark.slow
 def test_the_final_state_can_be_retrained():
     end = jax.tree.map(jnp.copy, trained("gsm")[0].state)
     state, _ = problem.loop(nesterov)(end, [0.01] * 3)
