@@ -68,6 +68,7 @@ def test_a_stopped_run_ends_with_the_same_files(tmp_path, calm, chunks):
         assert (folder / picture).read_bytes() == (calm / picture).read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["gmp", *slow("str")])
 def test_methods_of_one_phase_resume_too(tmp_path, method):
     options = {"method": method, **({"initial": -4.0} if method == "str" else {})}
@@ -239,6 +240,7 @@ def test_a_full_disk_is_one_clear_error(tmp_path, calm):
         torture.compare(calm, folder / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"devices": 8}, *slow({"devices": 2, "parallel": "pmap"})])
 def test_several_devices_agree_with_one(tmp_path, calm, options):
     result = go(tmp_path / "run", **options)
@@ -329,6 +331,7 @@ def test_a_checkpoint_that_does_not_fit_is_one_clear_error(tmp_path, monkeypatch
     assert "Error: the checkpoint of step 5 does not fit" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_streamed_run_resumes_in_the_middle_of_an_epoch(tmp_path):
     options = {
         "data": "tiny",
@@ -387,6 +390,7 @@ def test_only_photographs_are_evaluated_by_workers(
     assert workers == [2, evaluating, evaluating]
 
 
+@pytest.mark.slow
 def test_a_profile_shows_that_no_step_waits_for_the_host(tmp_path):
     go(tmp_path / "run", profile=True, epochs=4, batch_size=32)
     (trace,) = (tmp_path / "run" / "profile").rglob("*.xplane.pb")

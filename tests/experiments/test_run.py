@@ -297,6 +297,7 @@ def test_options_that_a_method_does_not_take(tmp_path, options, message):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_options_that_a_method_takes(tmp_path):
     config = small(tmp_path, method="ac_dc", sparsity=0.5, interval=1.0, allocation="uniform")
     result = job.run(config, console=quiet())

@@ -19,6 +19,7 @@ def assert_ends(result):
     assert int(result.state.step) == 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "devices",
     [
@@ -51,6 +52,7 @@ def test_other_devices_go_on_with_the_same_bits(ended_on_8, devices):
         assert a.sharding.is_equivalent_to(b.sharding, a.ndim)
 
 
+@pytest.mark.slow
 def test_rewinding_to_the_start_works_on_a_mesh(tmp_path):
     committed = jax.device_put(meshed.state(), jax.devices()[0])
     for rewind in (0, committed):

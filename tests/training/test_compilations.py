@@ -66,6 +66,7 @@ def test_more_cycles_compile_nothing_more(hidden, options):
     assert run(network(hidden), **options) <= PROGRAMS
 
 
+@pytest.mark.slow
 def test_more_leaves_compile_nothing_more():
     assert run(network(53, depth=6), cycles=2) <= PROGRAMS
 

@@ -415,6 +415,7 @@ def test_batch_statistics_travel_and_are_recalibrated():
     assert train.compiled._cache_size() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_eight_devices_compile_once_too(compiled, caplog):
     step = problem.step(mesh=problem.mesh())
