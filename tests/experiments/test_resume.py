@@ -103,6 +103,7 @@ def test_a_log_that_lost_lines_is_refused(tmp_path):
         go(folder, resume=True)
 
 
+@pytest.mark.slow
 def test_resume_refuses_what_it_cannot_do(tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(FileNotFoundError, match=r"holds no run to resume\. Leave --resume out"):
@@ -203,6 +204,7 @@ def test_a_run_that_goes_back_after_a_nan_logs_every_step_once(tmp_path, calm, b
     assert None not in [row["loss"] for row in rows if row["kind"] == "train"]
 
 
+@pytest.mark.slow
 def test_nothing_follows_a_nan_loss(tmp_path, broken_batch, capsys):
     broken_batch(14)
     options = ["--batch-size", "128", "--epochs", "4"]

@@ -407,7 +407,7 @@ PAIRS = [
 ]
 
 
-SOME = [("globally", "none"), ("globally, capped", "mixed 2:4"), ("uniform", "channels")]
+SOME = [("globally, capped", "mixed 2:4"), ("uniform", "channels")]
 COMPILED = [pytest.param(*pair, marks=() if pair in SOME else pytest.mark.slow) for pair in PAIRS]
 
 

@@ -240,6 +240,7 @@ def test_leaves_of_many_rows(monkeypatch):
             np.testing.assert_array_equal(~np.asarray(ours), mask)
 
 
+@pytest.mark.slow
 def test_many_rows_on_eight_devices(monkeypatch):
     monkeypatch.setattr(_passes, "split_rows", small_rows)
     monkeypatch.setattr(_ties, "split_rows", small_rows)

@@ -102,6 +102,7 @@ traced_count = jax.jit(jp.masks.count, static_argnums=1)
 SIZES = [1, 3, 1000, 2**16 - 1, 2**24 + 1, 2**31 + 7, 2**32 - 1, 2**32 + 3, 3 * 2**40 + 12345]
 
 
+@pytest.mark.slow
 @settings(max_examples=1000)
 @given(st.sampled_from(SIZES), st.floats(0, 1, exclude_max=True, width=32))
 def test_traced_count_is_exact(n, sparsity):

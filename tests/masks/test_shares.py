@@ -71,6 +71,7 @@ def test_the_largest_remainders_are_rounded_up(problem):
         assert min(up) >= max(down) - Fraction(1, 2**20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sizes", "total", "expected"),
     [
@@ -112,6 +113,7 @@ def of_segments(segments, total):
     return tuple(_limbs.from_limbs(x) for x in limbs)
 
 
+@pytest.mark.slow
 @given(
     problems(leaves=st.sampled_from([1, 6, 40])), st.lists(st.floats(0, 1), min_size=3, max_size=3)
 )
@@ -161,7 +163,7 @@ def test_the_segment_found_is_that_of_the_table(problem):
         assert shares.of(x) == _shares.shared_out(segment, x)
 
 
-def test_many_leaves_are_fast():
+def test_a_total_known_on_the_host_needs_no_table():
     rng = np.random.default_rng(0)
     high = [int(x) for x in rng.integers(1, 2**20, 600)]
     low = [x // 3 if i % 5 == 0 else 0 for i, x in enumerate(high)]
@@ -169,8 +171,9 @@ def test_many_leaves_are_fast():
     start = time.perf_counter()
     shares = _shares.solve(a, low, high)
     found = [shares.of(total) for total in totals]
-    assert time.perf_counter() - start < 0.3  # about 0.03; the table in rationals took 7
-    segments = shares.segments()
+    middle = time.perf_counter()
+    segments = shares.segments()  # quadratic in the leaves
+    assert middle - start < (time.perf_counter() - middle) / 3
     for total, kept in zip(totals, found, strict=True):
         segment = next(s for s in reversed(segments) if s.start <= total)
         assert kept == _shares.shared_out(segment, total)

@@ -144,6 +144,7 @@ def test_one_run_at_a_time(tmp_path):
     imp(Checkpoints(tmp_path))  # free again
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["gmp", pytest.param("dpf", marks=slow), pytest.param("rigl", marks=slow)]
 )

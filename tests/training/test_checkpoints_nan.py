@@ -46,6 +46,7 @@ def test_a_nan_loss_goes_back_and_on_with_other_batches(tmp_path):
     assert int(result.state.step) == TOTAL + 3  # steps 30 to 32 were skipped
 
 
+@pytest.mark.slow
 def test_going_back_has_an_end(tmp_path):
     train = nan_at(*range(6, 40))
     with pytest.raises(FloatingPointError, match="Went back 3 times already"):

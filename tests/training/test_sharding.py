@@ -62,6 +62,7 @@ def test_twenty_steps_agree_and_masks_are_identical(name, reference):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", devices("8 sharded", "8 by pmap"))
 def test_a_whole_run_agrees_in_counts_and_accuracy(name):
     result = jp.training.imp(

@@ -83,6 +83,7 @@ def test_eight_devices():
     assert placed.addressable_shards[0].data.shape[0] == 4
 
 
+@pytest.mark.slow
 def test_a_step_by_pmap():
     step = problem.pmap_step()
     assert_trains_like(streamed(Stream(), step, chunk_steps=10), at_hand(step))

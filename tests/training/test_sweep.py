@@ -98,6 +98,7 @@ RUNS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_every_run_of_imp_is_as_if_it_were_alone(number, caplog):
     runs, loops = RUNS[:number], [loop(seed) for seed in range(number)]

@@ -67,6 +67,7 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(parts):
     assert difference(whole, both) < 0.02
 
 
+@pytest.mark.slow
 def test_accumulation_on_devices_moves_no_example():
     options = {"accumulate": 2}
     alone = jp.training.make_train_step(meshed.make_loss_fn(), meshed.sgd, **options)
