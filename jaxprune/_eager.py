@@ -26,7 +26,7 @@ _programs: dict[Any, Any] = {}
 
 def copied(tree: PyTree) -> PyTree:
     """Copies every array, so that a step may donate one and leave the other. Compiles nothing."""
-    tracing = is_tracing()
+    tracing = _host.is_tracing()
 
     def one(x: Any) -> Any:
         if isinstance(x, np.ndarray) and not tracing:
@@ -44,7 +44,7 @@ def copied(tree: PyTree) -> PyTree:
 
 def full(shape: tuple[int, ...], value: Any, dtype: Any) -> jax.Array:
     """An array full of a value, tied to no device. Compiles nothing."""
-    if is_tracing():
+    if _host.is_tracing():
         return jnp.full(shape, value, dtype)
     return jax.device_put(np.full(shape, value, dtype))
 
@@ -54,15 +54,10 @@ def full_like(like: Any, value: Any, dtype: Any) -> jax.Array:
 
     Compiles nothing if that is a single CPU device.
     """
-    if _host.view(like) is None or is_tracing():
+    if _host.view(like) is None or _host.is_tracing():
         return jnp.full_like(like, value, dtype=dtype)
     where = like.sharding if isinstance(like, jax.Array) and like.committed else None
     return jax.device_put(np.full(like.shape, value, dtype), where)
-
-
-def is_tracing() -> bool:
-    """Whether operations are recorded now, those on known values, too."""
-    return isinstance(jax.device_put(np.zeros((), bool)), Tracer)
 
 
 def is_concrete(x: Any) -> bool:
@@ -74,7 +69,7 @@ def is_untied(tree: PyTree) -> bool:
     """Whether all arrays are known, tied to no device, and nothing is traced."""
     leaves = jax.tree.leaves(tree)
     arrays = all(isinstance(x, (jax.Array, np.ndarray)) for x in leaves)
-    return arrays and places(leaves) == frozenset() and not is_tracing()
+    return arrays and places(leaves) == frozenset() and not _host.is_tracing()
 
 
 def computed(f: Callable[..., Any], *args: Any) -> Any:

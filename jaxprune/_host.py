@@ -17,6 +17,11 @@ _ALIGNMENT = 64  # bytes: XLA takes an array that begins at a multiple as it is
 _PIECE = 1 << 16  # entries
 
 
+def is_tracing() -> bool:
+    """Whether operations are recorded now, those on known values, too."""
+    return isinstance(jax.device_put(np.zeros((), bool)), Tracer)
+
+
 def view(x: Any) -> np.ndarray | None:
     """The values of an array where NumPy reads them without a copy: not to be written, nor kept.
 
@@ -37,7 +42,12 @@ def view(x: Any) -> np.ndarray | None:
 
 
 def views(arrays: Sequence[Any]) -> list[np.ndarray] | None:
-    """The views of arrays that stand for the same values in JAX; `None` if one has none."""
+    """The views of arrays that stand for the same values in JAX.
+
+    `None` if one has none, or while something is traced: then operations on known values are, too.
+    """
+    if is_tracing():
+        return None
     found: list[np.ndarray] = []
     for x in arrays:
         here = view(x)
