@@ -16,8 +16,9 @@ demo: $(VENV)/.experiments
 test: lint types contracts
 	$(PYTEST) -m "not slow"
 
+# With the emitter of kernels that XLA has by default (see tests/conftest.py).
 test-full: lint types contracts
-	$(PYTEST)
+	XLA_FLAGS="--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0" $(PYTEST)
 	$(MAKE) test-newer
 
 # The default tests on the newest Python that is found, whose JAX may be newer than Python 3.11's.

@@ -8,9 +8,13 @@ import pathlib
 
 # Before JAX is imported: sharded cases run on eight host devices. LLVM does not optimise, because
 # tests compile much and compute little: a third of their time.
+# XLA's older emitter of kernels halves that again; other releases may not know its flags. The full
+# lane goes without, because users do.
+_OLDER = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault(
     "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0",
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+    + (_OLDER if importlib.metadata.version("jaxlib").startswith("0.10.") else ""),
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -19,9 +23,10 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # `make clean` removes all. Worker processes, and those that tests start, inherit the variables.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _key = importlib.metadata.version("jaxlib") + os.environ["XLA_FLAGS"]
-    _folder = pathlib.Path(__file__).absolute().parents[1] / ".test_programs"
-    _folder /= hashlib.sha256(_key.encode()).hexdigest()[:16]
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.fspath(_folder)
+    _name = hashlib.sha256(_key.encode()).hexdigest()[:16]
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = os.fspath(
+        pathlib.Path(__file__).absolute().parents[1] / ".test_programs" / _name
+    )
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
