@@ -36,8 +36,9 @@ def check(apply, params, *inputs, expected, other=None, fraction=0.5, **options)
 # Flax NNX.
 
 
-def of_nnx(module):
-    """The module's state, and a pure function of it that returns the new state, too."""
+def of_nnx(make):
+    """The state of a module, and a pure function of it that returns the new state, too."""
+    module = nnx.jit(make)()
     graph, state = nnx.split(module)
 
     def apply(state, x):
@@ -80,10 +81,13 @@ class NNXTransformer(nnx.Module):
 
 @pytest.mark.parametrize("train", [True, False])
 def test_nnx_convolutions_with_batch_norm(train):
-    module = NNXNet(nnx.BatchNorm, nnx.Rngs(0))
-    module.train() if train else module.eval()
+    def make():
+        module = NNXNet(nnx.BatchNorm, nnx.Rngs(0))
+        module.train() if train else module.eval()
+        return module
+
     # A group of the second convolution is four channels of the first and three of its own.
-    groups, small = check(*of_nnx(module), images(), expected=[2, 4, 3], gradients=not train)
+    groups, small = check(*of_nnx(make), images(), expected=[2, 4, 3], gradients=not train)
     assert small["norm"]["mean"].shape == small["norm"]["scale"].shape
     made = [m.path for g in groups for m in g.members]
     assert {"first/kernel/value", "norm/mean/value", "norm/var/value"} <= set(made)
@@ -91,7 +95,7 @@ def test_nnx_convolutions_with_batch_norm(train):
 
 def test_nnx_convolutions_with_group_norm():
     norm = functools.partial(nnx.GroupNorm, num_groups=4, use_fast_variance=True)
-    apply, state = of_nnx(NNXNet(norm, nnx.Rngs(0)))
+    apply, state = of_nnx(lambda: NNXNet(norm, nnx.Rngs(0)))
     groups = jp.structured.channel_groups(apply, state, images())
     assert len(groups) == 3
     check_shrunk(apply, random_params(state), (images(),), 0.5, groups=groups)
@@ -101,7 +105,7 @@ def test_nnx_transformer():
     tokens = jnp.arange(10).reshape(2, 5) % 7
     # Features of the stream, heads, features of queries and of values, and the hidden layer.
     check(
-        *of_nnx(NNXTransformer(nnx.Rngs(0))), tokens, expected=[6, 3, 4, 4, 10],
+        *of_nnx(lambda: NNXTransformer(nnx.Rngs(0))), tokens, expected=[6, 3, 4, 4, 10],
         gradients=False,
     )  # fmt: skip
 

@@ -330,11 +330,38 @@ def lines_run(f):
     return count
 
 
+def chain(n, k):
+    """Normalised layers that give back new statistics, in no framework: quick to trace."""
+    struct = lambda *shape: jax.ShapeDtypeStruct(shape, jnp.float32)  # noqa: E731
+    width = 8 * k
+    params = {
+        "first": struct(3, width),
+        "layers": {f"l{i}": {"w": struct(width, width), "mean": struct(width)} for i in range(n)},
+        "last": struct(width, 2),
+    }
+
+    def apply(params, x):
+        x, stats = x.reshape(-1, 3) @ params["first"], {}
+        for name, layer in params["layers"].items():
+            x = jnp.tanh(x @ layer["w"])
+            mean = x.mean(0)
+            x, stats[name] = x - mean[None], {"mean": 0.9 * layer["mean"] + 0.1 * mean}
+        return x @ params["last"], {"layers": stats}
+
+    return apply, params
+
+
+def network(model):
+    return apply_of(model, True), variables_of(model, IMAGES)
+
+
+IMAGES = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
 # Of a depth and a factor of the widths.
 GROWING = {
-    "basic": lambda n, k: models.ResNet(10, n, widths=(4 * k, 6 * k, 8 * k)),
-    "bottleneck": lambda n, k: models.ImageNetResNet(
-        10, (n, n), bottleneck=True, widths=(3 * k, 4 * k)
+    "chain": chain,
+    "basic": lambda n, k: network(models.ResNet(10, n, widths=(4 * k, 6 * k, 8 * k))),
+    "bottleneck": lambda n, k: network(
+        models.ImageNetResNet(10, (n, n), bottleneck=True, widths=(3 * k, 4 * k))
     ),
 }
 
@@ -342,20 +369,15 @@ GROWING = {
 @pytest.mark.parametrize(
     ("kind", "depth"),
     [
-        ("basic", 2),
-        *(
-            pytest.param(kind, depth, marks=pytest.mark.slow)
-            for kind, depth in (("basic", 9), ("bottleneck", 2), ("bottleneck", 8))
-        ),
+        ("chain", 16),
+        pytest.param("basic", 9, marks=pytest.mark.slow),
+        pytest.param("bottleneck", 8, marks=pytest.mark.slow),
     ],
 )
 def test_twice_the_depth_or_width_is_at_most_twice_the_work(kind, depth):
-    x = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
-
     def work(n, k):
-        model = GROWING[kind](n, k)
-        variables = variables_of(model, x)
-        return lines_run(lambda: jp.structured.channel_groups(apply_of(model, True), variables, x))
+        apply, variables = GROWING[kind](n, k)
+        return lines_run(lambda: jp.structured.channel_groups(apply, variables, IMAGES))
 
     work(1, 1)  # what is evaluated once in a process
     once = work(depth, 1)
