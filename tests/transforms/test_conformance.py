@@ -123,8 +123,9 @@ def inner():
 
 @functools.cache
 def made(name):
-    """One instance, so that it is traced once."""
-    return REGISTRY[name](inner())
+    """One instance, so that it is traced once; its mask is none of a trace that asks for it."""
+    with jax.ensure_compile_time_eval():
+        return REGISTRY[name](inner())
 
 
 def mask_of(name, state):
