@@ -76,12 +76,14 @@ def run_case(name, wrap, due=(), *, counts_constant=True, instead_of_step=False)
     assert not tc.moments_of_pruned(own, stayed).any()
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(own[0]))
     alone = _times(alone, stayed)
-    _assert_close_at(~moved, (own[0], _times(state, stayed)), alone)
+    # Muon iterates on whole matrices, and sums of many terms round as they are fused.
+    atol = 1e-6 if name == "muon" else 1e-8
+    _assert_close_at(~moved, (own[0], _times(state, stayed)), alone, atol)
     if instead_of_step:
         rested = jax.tree.map(lambda x: np.roll(x, 1, axis=0), own)
-        _assert_close_at(moved, own, _times(rested, stayed))
+        _assert_close_at(moved, own, _times(rested, stayed), atol)
     else:
-        _assert_close_at(moved, own[0], alone[0])
+        _assert_close_at(moved, own[0], alone[0], atol)
 
     old, new = ([m.reshape(tc.STEPS, -1) for m in jax.tree.leaves(t)] for t in (before, after))
     changed = np.any(np.hstack(old) != np.hstack(new), axis=1)
@@ -100,9 +102,9 @@ def _times(tree, mask):
     )
 
 
-def _assert_close_at(steps, a, b):
+def _assert_close_at(steps, a, b, atol):
     jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x[steps], y[steps], rtol=1e-5, atol=1e-8), a, b
+        lambda x, y: np.testing.assert_allclose(x[steps], y[steps], rtol=1e-5, atol=atol), a, b
     )
 
 
