@@ -245,8 +245,8 @@ def test_derivatives_of_all(name, train, fraction):
 
 def check(name, train, fraction, gradients):
     apply, params, x, groups = grouped(name, train)
-    # By fourteen batch norms rounding grows; in float64 the two agree to 1e-11.
-    rtol = 1e-4 if name == "vgg16" and train else 1e-5
+    # By many batch norms of few values rounding grows; in float64 the two agree to 1e-11.
+    rtol = 1e-4 if name in ("vgg16", "mobilenet") and train else 1e-5
     small = check_shrunk(
         apply, params, (x,), fraction, groups=groups, gradients=gradients, rtol=rtol
     )
