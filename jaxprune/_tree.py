@@ -370,11 +370,9 @@ def _flags_here(x: np.ndarray) -> tuple[Any, Any, Any]:
     if not x.size:
         return False, False, False
     finite = _host.is_finite(x)
-    return (
-        not finite and np.isnan(x).any(),
-        not finite and np.isinf(x).any(),
-        np.min(x) < 0 if finite else (x < 0).any(),
-    )
+    with np.errstate(invalid="ignore"):  # of narrow formats NumPy warns where it meets a NaN
+        negative = np.min(x) < 0 if finite else (x < 0).any()
+    return not finite and np.isnan(x).any(), not finite and np.isinf(x).any(), negative
 
 
 def check_finite(tree: PyTree, *, what: str = "weights") -> None:

@@ -343,3 +343,21 @@ def test_float64_scores():
     with jax.enable_x64(True):
         scores = jnp.array([1.0, 1.0 + 1e-12, 1.0 - 1e-12, 2.0], jnp.float64)
         assert jp.masks.make([scores], 0.5)[0].tolist() == [False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float16", "bfloat16", "float32", "float8_e5m2", "float8_e4m3fn"]
+)
+@pytest.mark.parametrize("size", [1, 300, 70_000])
+def test_a_nan_is_found_on_the_host_in_every_format_and_at_every_place(dtype, size):
+    for place in {0, size // 2, size - 1}:
+        scores = np.linspace(0, 1, size, dtype=np.float32)
+        scores[place] = -np.nan
+        leaves = {"w": jnp.asarray(scores).astype(dtype), "v": jnp.ones((4,), dtype)}
+        mask, info = jp.masks.make_with_info(leaves, 0.5)
+        assert info.nan.tolist() == [False, True]  # v, w
+        assert bool(mask["w"][place])
+        with pytest.raises(ValueError, match="'w' hold NaN"):
+            info.check()
+        with pytest.raises(ValueError, match="'w' hold NaN"):
+            jp.prune(leaves, 0.5, where=lambda path, leaf: True)
