@@ -152,8 +152,13 @@ def lowest(rows: Rows, keys: jax.Array, take: jax.Array, zero: jax.Array) -> lis
         return up, down
 
     end, _ = jax.lax.while_loop(lambda b: jnp.any(b[0] < b[1]), step, (low, high))
-    marks = (rows.keys < own) | ((rows.keys == own) & (column < end[:, None]))
-    return _taken_apart(rows, marks.reshape(-1), zero)
+
+    def marks(end: jax.Array) -> jax.Array:
+        return (rows.keys < own) | ((rows.keys == own) & (column < end[:, None]))
+
+    # A branch of its own, or XLA would compute the marks anew in every kernel that cuts a leaf out.
+    made = jax.lax.cond(zero == 0, marks, lambda end: jnp.zeros(rows.keys.shape, bool), end)
+    return _taken_apart(rows, made.reshape(-1), zero)
 
 
 def _taken_apart(rows: Rows, flat: jax.Array, zero: jax.Array) -> list[jax.Array]:
@@ -170,6 +175,6 @@ def _taken_apart(rows: Rows, flat: jax.Array, zero: jax.Array) -> list[jax.Array
         if isinstance(place, int):
             part = flat[place : place + size]
         else:
-            part = jax.lax.dynamic_slice(flat, (place,), (size,))
+            part = jax.lax.dynamic_slice(flat, (place,), (size,), allow_negative_indices=False)
         out.append(part.reshape(shape))
     return out

@@ -61,7 +61,10 @@ def lamp(scores: PyTree, *, within: PyTree | None = None) -> PyTree:
 @jax.jit
 def _rescaled(scores: list[Any], within: list[Any]) -> list[jax.Array]:
     return [
-        _rescale(u if kept is None else jnp.where(kept, u, jnp.zeros_like(u)))
+        # Flat, so that leaves of one size share a program, whatever their shapes.
+        _rescale((u if kept is None else jnp.where(kept, u, jnp.zeros_like(u))).ravel()).reshape(
+            u.shape
+        )
         for u, kept in zip(scores, within, strict=True)
     ]
 
@@ -69,7 +72,7 @@ def _rescaled(scores: list[Any], within: list[Any]) -> list[jax.Array]:
 @jax.jit
 def _rescale(scores: Any) -> jax.Array:
     (u,) = _operands.widened(scores)
-    flat = jnp.abs(u.ravel())  # -0.0 sorts with +0.0
+    flat = jnp.abs(u)  # -0.0 sorts with +0.0
     index = jax.lax.iota(jnp.uint32, flat.size)
     ascending, order = jax.lax.sort((flat, index), num_keys=1, is_stable=True)
     largest = ascending[-1:]
@@ -79,4 +82,4 @@ def _rescale(scores: Any) -> jax.Array:
     sums = jax.lax.cummax(jax.lax.cumsum(squares, reverse=True), reverse=True)
     ratios = jax.lax.cummax(squares / jnp.where(sums > 0, sums, jnp.ones_like(sums)))
     ratios = jnp.minimum(ratios, jnp.ones_like(ratios))
-    return jnp.zeros_like(flat).at[order].set(ratios, unique_indices=True).reshape(u.shape)
+    return jnp.zeros_like(flat).at[order].set(ratios, unique_indices=True)

@@ -1,10 +1,18 @@
 """Random: the baseline that every criterion must beat."""
 
+import math
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree, Where
+
+# Leaves up to this size that are equally large are drawn in one go, which compiles one draw for all
+# of them. The copy that it takes would weigh with larger ones.
+_LARGEST = 1 << 19
 
 
 def random(key: jax.Array, params: PyTree, *, where: Where | None = None) -> PyTree:
@@ -39,8 +47,27 @@ def random(key: jax.Array, params: PyTree, *, where: Where | None = None) -> PyT
       with the right learning rate, retrained random pruning rivals the published criteria.
     """
     leaves, treedef = jax.tree.flatten(_tree.prunable(params, where))
-    drawn = [
-        jax.random.uniform(jax.random.fold_in(key, i), leaf.shape, jnp.float32)
-        for i, leaf in enumerate(leaves)
-    ]
-    return jax.tree.unflatten(treedef, drawn)
+    return treedef.unflatten(_drawn(key, tuple(leaf.shape for leaf in leaves)))
+
+
+@partial(jax.jit, static_argnames="shapes")
+def _drawn(key: jax.Array, shapes: tuple[tuple[int, ...], ...]) -> list[jax.Array]:
+    keys = jax.vmap(partial(jax.random.fold_in, key))(np.arange(len(shapes)))
+    drawn: dict[int, jax.Array] = {}
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for i, shape in enumerate(shapes):
+        size = math.prod(shape)
+        groups.setdefault((size,) if size <= _LARGEST else shape, []).append(i)
+    for shape, members in groups.items():
+        if math.prod(shape) > _LARGEST:
+            drawn |= {i: _uniform(keys[i], shape) for i in members}
+            continue
+        rows = jax.vmap(partial(_uniform, shape=shape))(keys[np.asarray(members)])
+        drawn |= {i: rows[j].reshape(shapes[i]) for j, i in enumerate(members)}
+    return [drawn[i] for i in range(len(shapes))]
+
+
+# Traced once for leaves of one shape.
+@partial(jax.jit, static_argnames="shape")
+def _uniform(key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+    return jax.random.uniform(key, shape, jnp.float32)

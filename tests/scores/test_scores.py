@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
+from tests.programs import counted
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
@@ -28,6 +29,18 @@ def test_random_depends_on_key_and_leaf_but_not_on_the_others():
     assert a.min() >= 0
     assert a.max() < 1
     assert abs(a.mean() - 0.5) < 0.03
+
+
+@pytest.mark.parametrize("key", [jax.random.key(3), jax.random.PRNGKey(3)])
+def test_random_draws_each_leaf_from_its_own_key_in_one_program(key):
+    shapes = [(4, 6), (1, 24), (3, 5, 2), (24,), (1025, 512), (512, 1025), (0, 3)]
+    params = [jnp.ones(shape) for shape in shapes]
+    with counted() as programs:
+        scores = jp.scores.random(key, params, where=lambda path, leaf: True)
+    assert programs.number <= 1
+    for i, (score, shape) in enumerate(zip(scores, shapes, strict=True)):
+        expected = jax.random.uniform(jax.random.fold_in(key, i), shape, jnp.float32)
+        np.testing.assert_array_equal(score, expected)
 
 
 def test_bad_input():
