@@ -31,8 +31,9 @@ def test_random_depends_on_key_and_leaf_but_not_on_the_others():
     assert abs(a.mean() - 0.5) < 0.03
 
 
-@pytest.mark.parametrize("key", [jax.random.key(3), jax.random.PRNGKey(3)])
-def test_random_draws_each_leaf_from_its_own_key_in_one_program(key):
+@pytest.mark.parametrize("make_key", [jax.random.key, jax.random.PRNGKey])
+def test_random_draws_each_leaf_from_its_own_key_in_one_program(make_key):
+    key = make_key(3)
     shapes = [(4, 6), (1, 24), (3, 5, 2), (24,), (1025, 512), (512, 1025), (0, 3)]
     params = [jnp.ones(shape) for shape in shapes]
     with counted() as programs:
