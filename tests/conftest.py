@@ -6,15 +6,13 @@ import importlib.metadata
 import os
 import pathlib
 
-# Before JAX is imported: sharded cases run on eight host devices. LLVM does not optimise, because
-# tests compile much and compute little: a third of their time.
-# XLA's older emitter of kernels halves that again; other releases may not know its flags. The full
-# lane goes without, because users do.
-_OLDER = " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+from tests import quick
+
+# Before JAX is imported: sharded cases run on eight host devices, and compiling is quick. The full
+# lane sets flags of its own, with the emitter of kernels that users have.
+_FLAGS = {"xla_force_host_platform_device_count": 8, **quick.OPTIONS}
 os.environ.setdefault(
-    "XLA_FLAGS",
-    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
-    + (_OLDER if importlib.metadata.version("jaxlib").startswith("0.10.") else ""),
+    "XLA_FLAGS", " ".join(f"--{name}={str(value).lower()}" for name, value in _FLAGS.items())
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

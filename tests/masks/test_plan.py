@@ -7,6 +7,7 @@ import pytest
 from numpy.testing import assert_array_equal
 
 from jaxprune import masks
+from tests import quick
 
 TARGETS = (0.2, 0.55, 0.7)
 ALLOCATIONS = {
@@ -23,8 +24,6 @@ COMBINATIONS = [
     ("globally", "block"),
     ("uniform", "channels"),
 ]
-# Half of the time goes into LLVM, and none of it matters here: masks hold no arithmetic.
-QUICK = {"xla_backend_optimization_level": 0}
 
 
 def make_scores(seed=0):
@@ -59,7 +58,7 @@ def test_compiled_code_makes_the_masks_of_make(allocation, pattern):
         traced.append(1)
         return plan.make(scores, index, within=within)
 
-    compiled = jax.jit(make, compiler_options=QUICK)
+    compiled = jax.jit(make, compiler_options=quick.OPTIONS)
     within = expected = dense()
     before = 0
     for i, target in enumerate(TARGETS):
@@ -74,7 +73,7 @@ def test_compiled_code_makes_the_masks_of_make(allocation, pattern):
 
 def test_totals_are_exact():
     plan = masks.plan(jax.eval_shape(make_scores), TARGETS)
-    make = jax.jit(plan.make, compiler_options=QUICK)
+    make = jax.jit(plan.make, compiler_options=quick.OPTIONS)
     total = 3 * 3 * 2 * 8 + 12 * 10
     assert [gone(make(make_scores(), i)) for i in range(3)] == [round(t * total) for t in TARGETS]
 
@@ -94,7 +93,7 @@ def test_a_target_for_each_n_m_pattern_is_none():
         return pattern(path, leaf) if path == "a" else None
 
     plan = masks.plan(scores, (None,), pattern=only_a)
-    found = jax.jit(plan.make, compiler_options=QUICK)(scores, 0)
+    found = jax.jit(plan.make, compiler_options=quick.OPTIONS)(scores, 0)
     assert_same(found, masks.make(scores, None, pattern=only_a))
     masks.check({"a": found["a"]}, pattern)
     assert found["b"].all()

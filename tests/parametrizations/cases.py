@@ -12,14 +12,9 @@ import optax
 import jaxprune as jp
 from jaxprune import parametrizations
 from tests.parametrizations import oracle
+from tests.quick import OPTIONS
 
 STEPS = oracle.STEPS
-# Many programs are compiled here and each runs for a moment: what XLA compiles fastest with.
-QUICK = {
-    "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
 NM = jp.masks.nm(1, 2, layout="flax")
 
 
@@ -101,7 +96,7 @@ CASES: dict[str, Case] = {
 
 
 def quick(function: Any) -> Any:
-    return jax.jit(function, compiler_options=QUICK)
+    return jax.jit(function, compiler_options=OPTIONS)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxprune as jp
+from tests.quick import OPTIONS
 
 
 def normal(*shape, seed=1):
@@ -128,10 +129,7 @@ def check_shrunk(
 
 def quick(f):
     """Compiled with as little effort as possible: compiling is what these tests wait for."""
-    options = {"xla_backend_optimization_level": 0}
-    if jax.__version_info__ < (0, 11):  # later ones have no such option
-        options["xla_cpu_use_fusion_emitters"] = False
-    return jax.jit(f, compiler_options=options)
+    return jax.jit(f, compiler_options=OPTIONS)
 
 
 def gradient_of(apply, params, inputs):

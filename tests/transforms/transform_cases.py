@@ -11,6 +11,7 @@ import optax
 import optax.contrib
 
 from jaxprune.transforms import fixed_mask
+from tests import quick
 
 STEPS = 50
 LR = 0.02
@@ -180,14 +181,7 @@ def grads_at(params: Any, batch: Any) -> Any:
     return jax.grad(loss)(params)
 
 
-# Without LLVM's optimizations a multiply and an add stay two roundings, so two programs that do
-# the same arithmetic give the same bits. The rest is for speed: compiling takes most of the time of
-# these tests, and XLA's older emitter of loops and one module of code need a third of it.
-EXACT = {
-    "xla_backend_optimization_level": 0,
-    "xla_cpu_use_fusion_emitters": False,
-    "xla_cpu_parallel_codegen_split_count": 1,
-}
+EXACT = quick.OPTIONS  # the same arithmetic gives the same bits
 # Here fusion itself reorders: the norms are sums over what the mask is fused into.
 UNFUSED = EXACT | {"xla_disable_hlo_passes": "fusion,cpu-instruction-fusion"}
 NEEDS_UNFUSED = ("lamb",)
