@@ -14,7 +14,7 @@ Three notions carry the whole library:
 import math
 import re
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -323,76 +323,85 @@ def known(flag: Any) -> bool:
     return not is_traced(flag) and bool(flag)
 
 
-class Findings(NamedTuple):
-    """What `findings` sees in a floating leaf."""
-
-    path: str
-    nan: bool
-    infinite: bool
-    negative: bool
-
-
-def findings(tree: PyTree) -> list[Findings]:
-    """Looks for NaN, infinities and negative numbers in all floating leaves at once.
+def check_finite(tree: PyTree, *, what: str = "weights") -> None:
+    """Raises if a floating leaf holds a NaN or an infinity. Traced leaves are not checked.
 
     One compiled program for all leaves and one transfer, or none where they are on the CPU.
 
-    Returns:
-      One entry a floating leaf; none for leaves that are traced or are only shapes.
+    Raises:
+      ValueError: naming the first such leaf.
     """
-    named = [
+    named = _known_floating(tree)
+    check_worst([path for path, _ in named], _asked(worst, _worst_here, named), what=what)
+
+
+def check_worst(paths: Sequence[str], found: Sequence[Any], *, what: str = "weights") -> None:
+    """Raises if what `worst` found in the leaves of these paths is a NaN or an infinity.
+
+    Raises:
+      ValueError: naming the first such leaf.
+    """
+    for path, code in zip(paths, _values(found), strict=False):
+        if code:
+            raise ValueError(
+                f"the {what} at {path!r} hold {'NaN' if code == _NAN else 'inf'}. Prune a state "
+                "from before training diverged."
+            )
+
+
+_INFINITE, _NAN = 1, 2
+
+
+def worst(x: jax.Array) -> jax.Array:
+    """Whether a floating array holds NaN (2), else infinities (1), else neither (0); uint8."""
+    # A maximum of integers: one reduction, which a partitioner knows, too.
+    infinite = jnp.isinf(x).astype(jnp.uint8)
+    return jnp.max(jnp.where(jnp.isnan(x), jnp.uint8(_NAN), infinite), initial=0)
+
+
+def _worst_here(x: np.ndarray) -> int:
+    if _host.is_finite(x):
+        return 0
+    return _NAN if np.isnan(x).any() else _INFINITE
+
+
+def negative(tree: PyTree) -> list[str]:
+    """The paths of the floating leaves that hold a negative number. Traced leaves are not seen."""
+    named = _known_floating(tree)
+    found = _values(_asked(_is_negative, _is_negative_here, named))
+    return [path for (path, _), negative in zip(named, found, strict=False) if negative]
+
+
+def _is_negative(x: jax.Array) -> jax.Array:
+    return jnp.any(x < 0)
+
+
+def _is_negative_here(x: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore"):  # of narrow formats NumPy warns where it meets a NaN
+        return bool((x < 0).any())
+
+
+def _known_floating(tree: PyTree) -> list[tuple[str, Any]]:
+    return [
         (path, leaf)
         for path, leaf in named_leaves(tree)
         if is_floating(leaf) and not isinstance(leaf, jax.ShapeDtypeStruct) and not is_traced(leaf)
     ]
+
+
+def _asked(
+    compiled: Callable[[jax.Array], jax.Array],
+    here: Callable[[np.ndarray], Any],
+    named: Sequence[tuple[str, Any]],
+) -> Sequence[Any]:
+    """Something about each leaf: by one program for all, or on the host."""
     leaves = [leaf for _, leaf in named]
-    here = _host.views(leaves)
-    if here is None:
-        found = _eager.together(flags, [_eager.Row(x) for x in leaves])
-    else:
-        found = [_flags_here(x) for x in here]
-    return findings_of([path for path, _ in named], found)
+    views = _host.views(leaves)
+    if views is None:
+        return _eager.together(compiled, [_eager.Row(x) for x in leaves])
+    return [here(x) for x in views]
 
 
-def findings_of(paths: Sequence[str], found: Sequence[Any]) -> list[Findings]:
-    """The findings of what `flags` gave for the leaves of these paths; none while it is traced."""
+def _values(found: Sequence[Any]) -> Sequence[Any]:
     # Inside `jit` an operation on a concrete array that the function closes over is traced, too.
-    known_now = [] if is_traced(found) else jax.device_get(found)
-    return [Findings(path, *map(bool, each)) for path, each in zip(paths, known_now, strict=False)]
-
-
-def flags(x: jax.Array) -> jax.Array:
-    """Whether a floating array holds NaN, infinities and negative numbers, bool ``[3]``."""
-    return jnp.stack([jnp.any(jnp.isnan(x)), jnp.any(jnp.isinf(x)), jnp.any(x < 0)])
-
-
-def _flags_here(x: np.ndarray) -> tuple[Any, Any, Any]:
-    if not x.size:
-        return False, False, False
-    finite = _host.is_finite(x)
-    with np.errstate(invalid="ignore"):  # of narrow formats NumPy warns where it meets a NaN
-        negative = np.min(x) < 0 if finite else (x < 0).any()
-    return not finite and np.isnan(x).any(), not finite and np.isinf(x).any(), negative
-
-
-def check_finite(tree: PyTree, *, what: str = "weights") -> None:
-    """Raises if a floating leaf holds a NaN or an infinity. Traced leaves are not checked.
-
-    Raises:
-      ValueError: naming the first such leaf.
-    """
-    check_findings(findings(tree), what=what)
-
-
-def check_findings(found: Sequence[Findings], *, what: str = "weights") -> None:
-    """Raises if there is a NaN or an infinity among the findings.
-
-    Raises:
-      ValueError: naming the first such leaf.
-    """
-    for leaf in found:
-        if leaf.nan or leaf.infinite:
-            raise ValueError(
-                f"the {what} at {leaf.path!r} hold {'NaN' if leaf.nan else 'inf'}. Prune a state "
-                "from before training diverged."
-            )
+    return [] if is_traced(found) else jax.device_get(found)

@@ -66,12 +66,11 @@ def resolve(pattern: Pattern | None, scores: PyTree) -> tuple[PatternSpec | None
         for (path, leaf), spec in zip(named, specs, strict=True)
         if spec is not None and spec.kept is None and spec.norm == "l2"
     }
-    for found in _tree.findings(squared):
-        if found.negative:
-            raise ValueError(
-                f"the scores of {found.path!r} are negative somewhere; the norm 'l2' squares them, "
-                "which would lose their order. Use norm='l1', their sum, or 'max'."
-            )
+    for path in _tree.negative(squared):
+        raise ValueError(
+            f"the scores of {path!r} are negative somewhere; the norm 'l2' squares them, which "
+            "would lose their order. Use norm='l1', their sum, or 'max'."
+        )
     return specs
 
 

@@ -42,14 +42,12 @@ def lamp(scores: PyTree, *, within: PyTree | None = None) -> PyTree:
     References:
       Lee et al., Layer-adaptive Sparsity for the Magnitude-based Pruning, ICLR 2021, section 2.
     """
-    found = _tree.findings(scores)
-    _tree.check_findings(found, what="scores")
-    for leaf in found:
-        if leaf.negative:
-            raise ValueError(
-                f"the scores at {leaf.path!r} are negative somewhere; LAMP squares them, which "
-                "would lose their order. Pass nonnegative scores such as `magnitude`."
-            )
+    _tree.check_finite(scores, what="scores")
+    for path in _tree.negative(scores):
+        raise ValueError(
+            f"the scores at {path!r} are negative somewhere; LAMP squares them, which would lose "
+            "their order. Pass nonnegative scores such as `magnitude`."
+        )
     arrays, treedef = jax.tree.flatten(scores)
     if within is None:
         return treedef.unflatten(_rescaled(arrays, [None] * len(arrays)))

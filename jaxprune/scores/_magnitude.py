@@ -38,7 +38,7 @@ def magnitude(params: PyTree, *, where: Where | None = None) -> PyTree:
     if here is None:
         scored = _eager.together(_scored, [_eager.Row(x) for x in arrays])
         paths = [path for path, _ in _tree.named_leaves(leaves)]
-        _tree.check_findings(_tree.findings_of(paths, [flags for _, flags in scored]))
+        _tree.check_worst(paths, [worst for _, worst in scored])
         scores = [score for score, _ in scored]
     else:
         _tree.check_finite(leaves)
@@ -47,4 +47,4 @@ def magnitude(params: PyTree, *, where: Where | None = None) -> PyTree:
 
 
 def _scored(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    return jnp.abs(x), _tree.flags(x)
+    return jnp.abs(x), _tree.worst(x)
