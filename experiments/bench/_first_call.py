@@ -61,13 +61,16 @@ def _torch(shapes: Shapes) -> dict[str, Any]:
     torch = importlib.import_module("torch")
     prune = importlib.import_module("torch.nn.utils.prune")
     modules = []
+    device = "cuda" if torch.cuda.is_available() else "cpu"
     for weight in _weights(shapes).values():
         module = torch.nn.Module()
-        module.weight = torch.nn.Parameter(torch.from_numpy(weight))
+        module.weight = torch.nn.Parameter(torch.from_numpy(weight).to(device))
         modules.append((module, "weight"))
 
     def call() -> None:
         prune.global_unstructured(modules, pruning_method=prune.L1Unstructured, amount=SPARSITY)
+        if device == "cuda":
+            torch.cuda.synchronize()
 
     return {"seconds": _timed(call), "programs": None}
 

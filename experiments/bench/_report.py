@@ -160,11 +160,13 @@ def markdown(document: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{k} {v or 'not installed'}" for k, v in machine["versions"].items())
     before, after = document["load_before"], document["load_after"]
     load = f"load {before[0]} before, {after[0]} after" if before and after else "load unknown"
+    untimed = "" if machine["backend"] == "cpu" else ", each after an untimed one"
     lines += [
         "",
         f"{100 * settings['sparsity']:g} % sparsity (2:4: 50 %), {settings['dtype']} scores, "
         f"medians of {settings['repeats']} runs (sort, partition and torch: "
-        f"{settings['slow_repeats']}) after compilation; numpy and torch work in float32.",
+        f"{settings['slow_repeats']}) after compilation{untimed}; numpy and torch work in "
+        "float32.",
         f"{machine['cpus']} × {machine['cpu']}, device {machine['device']}; {load}. {versions}; "
         f"Python {machine['python']}; commit {machine['commit'] or 'unknown'}.",
     ]

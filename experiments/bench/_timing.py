@@ -92,7 +92,7 @@ def compiled(function: Callable[..., Any], *arguments: Any) -> Compiled:
 
 
 def interleaved(
-    methods: Sequence[Method], *, repeats: int, slow_repeats: int
+    methods: Sequence[Method], *, repeats: int, slow_repeats: int, warm: bool = False
 ) -> dict[str, Times | str]:
     """Times methods in turns, so that a disturbance of the machine hits all of them alike.
 
@@ -102,6 +102,8 @@ def interleaved(
       methods: the methods.
       repeats: runs of each.
       slow_repeats: runs of those that are slow.
+      warm: whether each timed run follows an untimed one of the same method. An accelerator that
+        has waited for the host is many times slower at first.
 
     Returns:
       By name the times, or the reason why a slow method failed.
@@ -121,9 +123,11 @@ def interleaved(
             wanted = slow_repeats if method.slow else repeats
             if method.name in failed or turn >= wanted:
                 continue
-            argument = method.fresh()
             gc.disable()
             try:
+                if warm:
+                    method.run(method.fresh())
+                argument = method.fresh()
                 begin = time.perf_counter()
                 result = method.run(argument)
                 elapsed = time.perf_counter() - begin

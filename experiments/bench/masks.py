@@ -118,7 +118,10 @@ def measure(name: str, settings: Settings) -> list[_report.Row]:
     jax.block_until_ready(scores)
     methods, reasons = _prepare(scores, targets, settings)
     times = _timing.interleaved(
-        methods, repeats=settings.repeats, slow_repeats=settings.slow_repeats
+        methods,
+        repeats=settings.repeats,
+        slow_repeats=settings.slow_repeats,
+        warm=jax.default_backend() != "cpu",
     )
     outcomes = {**reasons, **times}
     compiled = {method.name: method.compiled for method in methods}

@@ -8,9 +8,11 @@ import jax.numpy as jnp
 
 from jaxprune.masks import _limbs
 
-# Points a pass: each pass multiplies the resolution by one more than this. Comparing is free on an
-# accelerator, which waits for memory; on a CPU three is the fastest (measured on 25.5 M scores).
-_POINTS_CPU, _POINTS_ACCELERATOR = 3, 15
+# Points a pass: each pass multiplies the resolution by one more than this. On a CPU three is the
+# fastest (measured on 25.5 M scores). On an accelerator comparing is nearly free, but from seven
+# points on XLA writes the comparisons to memory (H200, 1e9 scores, milliseconds with 3, 5, 7, 9, 15
+# points: 14.1, 13.1, 23.7, 24.8, 33.2).
+_POINTS_CPU, _POINTS_ACCELERATOR = 3, 5
 
 
 class Bracket(NamedTuple):

@@ -263,6 +263,11 @@ def test_methods_take_turns_and_fresh_arguments():
     assert [argument for name, argument in order if name == "a"] == [0, 1, 2]
     assert [len(times[name].seconds) for name in "abc"] == [2, 2, 1]
 
+    order.clear()
+    times = _timing.interleaved([method("a"), method("b")], repeats=1, slow_repeats=1, warm=True)
+    assert order == [(name, i + j) for i in (0, 2) for name in "ab" for j in (0, 1)]
+    assert [len(times[name].seconds) for name in "ab"] == [1, 1]
+
 
 def test_counts_that_change_between_runs_are_an_error():
     counts = iter([5, 6])
