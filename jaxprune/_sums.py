@@ -1,9 +1,13 @@
 """Counting the True entries of arrays, in the one form that XLA fuses on every backend."""
 
+import math
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+
+# On a CPU arrays from this size on are summed in two steps, over rows of at most so many entries.
+_LARGE, _ROW = 1 << 19, 1 << 12
 
 
 def count_true(flags: Sequence[jax.Array], axes: tuple[int, ...]) -> list[jax.Array]:
@@ -30,3 +34,23 @@ def count_true(flags: Sequence[jax.Array], axes: tuple[int, ...]) -> list[jax.Ar
     )
     # XLA drops an operand that nobody reads, and with it the form that is fused.
     return list(jax.lax.optimization_barrier(sums))[:1] if alone else list(sums)
+
+
+def count_all(flags: Sequence[jax.Array]) -> list[jax.Array]:
+    """Counts all True entries of several bool arrays of one shape, in one pass.
+
+    XLA's CPU backend gives a sum to a single number to one thread, and one thread does not keep the
+    memory busy. So large arrays are cut into rows there, which it spreads over all threads.
+
+    Args:
+      flags: the arrays, below 2**32 entries each.
+
+    Returns:
+      One uint32 scalar each.
+    """
+    size, every = flags[0].size, tuple(range(flags[0].ndim))
+    row = math.gcd(size, _ROW)
+    if jax.default_backend() != "cpu" or size < _LARGE or row < 1 << 8:
+        return count_true(flags, every)
+    of_rows = count_true([flag.reshape(-1, row) for flag in flags], (1,))
+    return [jnp.sum(number, dtype=jnp.uint32) for number in of_rows]

@@ -1,5 +1,7 @@
 """Scores as unsigned integers of the same order."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +47,11 @@ def sort_keys(scores: jax.Array, state: jax.Array | None = None) -> jax.Array:
     # GONE and FORCED are their own keys.
     key = jnp.where(state == CANDIDATE, key, state.astype(unsigned))
     return jnp.where(state == IMMUNE, ~unsigned(0), key)
+
+
+def of_leaf(arrays: Sequence[jax.Array], dtype: jnp.dtype) -> jax.Array:
+    """The keys of scores, compared in a floating dtype, and of the state beside them, if any."""
+    return sort_keys(widen(arrays[0], dtype), *arrays[1:])
 
 
 def sort_keys_on_host(scores: np.ndarray) -> np.ndarray:

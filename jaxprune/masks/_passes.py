@@ -158,23 +158,18 @@ def _digits_below(
         *arrays, points = jax.lax.optimization_barrier(args)
         if stride > 1:
             arrays = [x.reshape(-1)[::stride] for x in arrays]
-        keys = leaf_keys(arrays, dtype)
+        keys = _keys.of_leaf(arrays, dtype)
         return digits_true([keys < points[j] for j in range(points.shape[0])], wide=wide)
 
     return local([0], *arrays, points) if whole else sum_over_shards(local, arrays, [points], 2)
 
 
-def leaf_keys(arrays: Sequence[jax.Array], dtype: jnp.dtype) -> jax.Array:
-    """The keys of a leaf's `Leaf.arrays`."""
-    return _keys.sort_keys(_keys.widen(arrays[0], dtype), *arrays[1:])
-
-
 def digits_true(flags: list[jax.Array], *, wide: bool) -> jax.Array:
     """Counts the True of several arrays of one shape in one pass, ``[arrays, digits]``."""
     rows = split_rows(flags[0].shape)[0] if wide else 0
-    sums = _sums.count_true(flags, tuple(range(rows, flags[0].ndim)))
     if not wide:
-        return jnp.stack(sums)[:, None]
+        return jnp.stack(_sums.count_all(flags))[:, None]
+    sums = _sums.count_true(flags, tuple(range(rows, flags[0].ndim)))
     each = [_limbs.to_digits(_limbs.one_limb(s)).reshape(-1, 4) for s in sums]
     return jnp.stack([_limbs.sum_digits(digits) for digits in each])
 

@@ -1,8 +1,8 @@
 """Many small leaves laid out as the rows of one array, so that one compiled kernel serves them all.
 
-A leaf fills as many rows as it needs; what is left of its last row holds the largest key, which no
-count includes. A row belongs to one leaf, so counts of rows add up to counts of leaves, and the
-program has the same size for three leaves and for a thousand.
+A leaf fills as many rows as it needs; what is left of its last row is filled up with zeros, which
+are taken off every count. A row belongs to one leaf, so counts of rows add up to counts of leaves,
+and the program has the same size for three leaves and for a thousand.
 """
 
 import math
@@ -17,7 +17,7 @@ from jaxprune import _sums
 from jaxprune.masks import _keys
 from jaxprune.masks._unstack import unstack
 
-# Leaves up to this size are laid out. The copy takes 8 bytes a weight: larger ones go without.
+# Leaves up to this size are laid out. The copy takes 4 bytes a weight: larger ones go without.
 LARGEST = 1 << 19
 _FEWEST = 3  # fewer leaves are cheaper to compile one by one
 _LENGTHS = tuple(1 << i for i in range(4, 13))
@@ -29,14 +29,20 @@ class Rows(NamedTuple):
     """Small leaves as rows.
 
     Attributes:
-      keys: ``[rows, length]``, see `_keys.sort_keys`.
+      arrays: the scores ``[rows, length]`` and, where there is one, the state.
+      dtype: the floating dtype in which scores are compared.
+      fill: the key of what rows are filled up with, ``[1]``.
+      filled: how many such entries each member has, ``[members]``.
       members: the places of the leaves in the list of all.
       member: which of ``members`` each row belongs to, ``[rows]``.
       first: the first row of each member, ``[members]``.
       shapes: the shape of each member.
     """
 
-    keys: jax.Array
+    arrays: list[jax.Array]
+    dtype: jnp.dtype
+    fill: jax.Array
+    filled: np.ndarray
     members: tuple[int, ...]
     member: np.ndarray
     first: np.ndarray
@@ -69,19 +75,30 @@ def _lay_out(leaves: Sequence[Any], members: tuple[int, ...]) -> Rows:
     sizes = np.asarray([leaves[i].scores.size for i in members])
     length = min(_LENGTHS, key=lambda n: int(np.sum(-(-sizes // n))) * (n + 32))
     rows = -(-sizes // length)
-    keys = _joined([_keys.widen(leaves[i].scores, leaves[i].dtype) for i in members], length)
-    state = None
+    dtype = leaves[members[0]].dtype
+    arrays = [_joined([_keys.widen(leaves[i].scores, dtype) for i in members], length)]
     if leaves[members[0]].state is not None:
-        state = _joined([leaves[i].state for i in members], length)
-    keys = _keys.sort_keys(keys, state)
-    member = np.repeat(np.arange(len(members)), rows)
-    first = np.cumsum(rows) - rows
-    used = np.minimum(sizes[member] - (np.arange(len(member)) - first[member]) * length, length)
-    column = jax.lax.broadcasted_iota(jnp.int32, keys.shape, 1)
-    keys = jnp.where(column < used[:, None].astype(np.int32), keys, ~jnp.zeros((), keys.dtype))
-    keys = jax.lax.optimization_barrier(keys)  # made once, not in every pass
-    shapes = tuple(leaves[i].scores.shape for i in members)
-    return Rows(keys, members, member, first, shapes)
+        arrays.append(_joined([leaves[i].state for i in members], length))
+    return Rows(
+        arrays=arrays,
+        dtype=dtype,
+        fill=_keys.of_leaf([jnp.zeros((1,), x.dtype) for x in arrays], dtype),
+        filled=(rows * length - sizes).astype(np.uint32),
+        members=members,
+        member=np.repeat(np.arange(len(members)), rows),
+        first=np.cumsum(rows) - rows,
+        shapes=tuple(leaves[i].scores.shape for i in members),
+    )
+
+
+def _keys_now(rows: Rows, *asked: jax.Array) -> tuple[jax.Array, ...]:
+    """The keys, and what is asked of them.
+
+    They are made anew in every pass, for which what is asked must be known: XLA would make them
+    once and hold them in memory, which takes longer than the passes.
+    """
+    *arrays, asked = jax.lax.optimization_barrier((*rows.arrays, asked))
+    return _keys.of_leaf(arrays, rows.dtype), *asked
 
 
 def _joined(arrays: Sequence[jax.Array], length: int) -> jax.Array:
@@ -105,9 +122,13 @@ def count_below(rows: Rows, points: jax.Array, pool_of: np.ndarray) -> jax.Array
         own = points[pool_of[0]][None]
     else:
         own = points[pool_of[rows.member]]
-    own = own.astype(rows.keys.dtype)
-    flags = [rows.keys < own[:, j : j + 1] for j in range(points.shape[1])]
-    return _by_member(rows, jnp.stack(_sums.count_true(flags, (1,)), axis=1))
+    keys, own = _keys_now(rows, own.astype(rows.fill.dtype))
+    flags = [keys < own[:, j : j + 1] for j in range(points.shape[1])]
+    counts = _by_member(rows, jnp.stack(_sums.count_true(flags, (1,)), axis=1))
+    if not rows.filled.any():
+        return counts
+    fill = rows.fill[None] < points[pool_of].astype(rows.fill.dtype)
+    return counts - fill.astype(jnp.uint32) * rows.filled[:, None]
 
 
 def _by_member(rows: Rows, numbers: jax.Array) -> jax.Array:
@@ -126,13 +147,14 @@ def lowest(rows: Rows, keys: jax.Array, take: jax.Array, zero: jax.Array) -> lis
     Returns:
       One bool array a member, of its shape.
     """
-    own = keys.astype(rows.keys.dtype)[rows.member][:, None]
-    (tied,) = _sums.count_true([rows.keys == own], (1,))
+    own = keys.astype(rows.fill.dtype)[rows.member][:, None]
+    now, at = _keys_now(rows, own)
+    (tied,) = _sums.count_true([now == at], (1,))
     before = jnp.cumsum(tied, dtype=jnp.uint32) - tied
     before = before - before[rows.first][rows.member]  # equal entries in earlier rows of the member
     take = take[rows.member]
     take = jnp.minimum(jnp.maximum(take, before) - before, tied)
-    length = rows.keys.shape[1]
+    length = rows.arrays[0].shape[1]
     column = np.arange(length, dtype=np.uint32)[None]
     none = take & 0
     low = jnp.where(take < tied, none, none + length)
@@ -142,9 +164,8 @@ def lowest(rows: Rows, keys: jax.Array, take: jax.Array, zero: jax.Array) -> lis
         low, high = bracket
         stride = jnp.maximum((high - low) // (_POINTS + 1), 1)
         points = [low + jnp.minimum(stride * (j + 1), high - low) for j in range(_POINTS)]
-        counts = _sums.count_true(
-            [(rows.keys == own) & (column < point[:, None]) for point in points], (1,)
-        )
+        now, at, *points = _keys_now(rows, own, *points)
+        counts = _sums.count_true([(now == at) & (column < p[:, None]) for p in points], (1,))
         up, down, going = low, high, low < high
         for point, count in zip(points, counts, strict=True):
             up = jnp.where(going & (count <= take), jnp.maximum(up, point), up)
@@ -154,16 +175,17 @@ def lowest(rows: Rows, keys: jax.Array, take: jax.Array, zero: jax.Array) -> lis
     end, _ = jax.lax.while_loop(lambda b: jnp.any(b[0] < b[1]), step, (low, high))
 
     def marks(end: jax.Array) -> jax.Array:
-        return (rows.keys < own) | ((rows.keys == own) & (column < end[:, None]))
+        now, at, end = _keys_now(rows, own, end)
+        return (now < at) | ((now == at) & (column < end[:, None]))
 
     # A branch of its own, or XLA would compute the marks anew in every kernel that cuts a leaf out.
-    made = jax.lax.cond(zero == 0, marks, lambda end: jnp.zeros(rows.keys.shape, bool), end)
+    made = jax.lax.cond(zero == 0, marks, lambda end: jnp.zeros(rows.arrays[0].shape, bool), end)
     return _taken_apart(rows, made.reshape(-1), zero)
 
 
 def _taken_apart(rows: Rows, flat: jax.Array, zero: jax.Array) -> list[jax.Array]:
-    """The members' entries of an array laid out like ``rows.keys``, flat."""
-    length = rows.keys.shape[1]
+    """The members' entries of an array laid out in rows, flat."""
+    length = rows.arrays[0].shape[1]
     starts = rows.first * length
     places: Sequence[Any] = starts.tolist()
     if len(rows.members) > _SLICES:

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.masks import _limbs
-from jaxprune.masks._passes import Leaf, digits_true, leaf_keys, split_rows
+from jaxprune.masks import _keys, _limbs
+from jaxprune.masks._passes import Leaf, digits_true, split_rows
 from jaxprune.masks._shards import sum_over_shards
 from jaxprune.masks._unstack import unstack
 
@@ -127,7 +127,7 @@ def _digits_before(
 
     def local(offsets: Sequence[Any], *args: jax.Array) -> jax.Array:
         *parts, key, at, zero = jax.lax.optimization_barrier(args)
-        keys, full = leaf_keys(parts, dtype), shape
+        keys, full = _keys.of_leaf(parts, dtype), shape
         if not rows and not any(isinstance(offset, jax.Array) for offset in offsets):
             keys, full, offsets = keys.reshape(-1), (keys.size,), [0]  # one index, if whole
         # Adding the zero ties the positions to this pass: XLA would hold them in memory, too.
@@ -143,7 +143,7 @@ def _digits_before(
 
 def marked(leaf: Leaf, key: jax.Array, end: jax.Array) -> jax.Array:
     """Marks the entries of a leaf below a key, and those equal to it before a position."""
-    keys = leaf_keys(leaf.arrays, leaf.dtype)
+    keys = _keys.of_leaf(leaf.arrays, leaf.dtype)
     place = _places(keys.shape)
     return (keys < key) | ((keys == key) & _is_before(place, *end))
 
