@@ -24,13 +24,16 @@ def count_true(flags: Sequence[jax.Array], axes: tuple[int, ...]) -> list[jax.Ar
     Returns:
       One uint32 array each.
     """
-    ones = [flag.astype(jnp.uint32) for flag in flags]
-    alone = len(ones) == 1
+    return _sum([flag.astype(jnp.uint32) for flag in flags], axes)
+
+
+def _sum(numbers: list[jax.Array], axes: tuple[int, ...]) -> list[jax.Array]:
+    alone = len(numbers) == 1
     if alone:
-        ones = [*ones, jnp.zeros_like(ones[0])]
-    zero = jnp.uint32(0)
+        numbers = [*numbers, jnp.zeros_like(numbers[0])]
+    zeros = [jnp.uint32(0)] * len(numbers)
     sums = jax.lax.reduce(
-        ones, [zero] * len(ones), lambda a, b: [x + y for x, y in zip(a, b, strict=True)], axes
+        numbers, zeros, lambda a, b: [x + y for x, y in zip(a, b, strict=True)], axes
     )
     # XLA drops an operand that nobody reads, and with it the form that is fused.
     return list(jax.lax.optimization_barrier(sums))[:1] if alone else list(sums)
@@ -52,5 +55,4 @@ def count_all(flags: Sequence[jax.Array]) -> list[jax.Array]:
     row = math.gcd(size, _ROW)
     if jax.default_backend() != "cpu" or size < _LARGE or row < 1 << 8:
         return count_true(flags, every)
-    of_rows = count_true([flag.reshape(-1, row) for flag in flags], (1,))
-    return [jnp.sum(number, dtype=jnp.uint32) for number in of_rows]
+    return _sum(count_true([flag.reshape(-1, row) for flag in flags], (1,)), (0,))

@@ -52,7 +52,7 @@ class Passes(NamedTuple):
 
     Attributes:
       sample: of the search of the sample.
-      search: of the search of the threshold.
+      search: of the search of the threshold; the last counts what lies below it and equals it.
       ties: of the searches of a position among equal scores, of all leaves together.
     """
 
@@ -123,7 +123,8 @@ def read_messages(text: str) -> Messages:
     for line in text.splitlines():
         if line and not line[0].isspace() and line.endswith("{"):
             computation = "" if line.startswith("ENTRY") else re.split(r"[\s(]", line)[0].strip("%")
-        if body := re.search(r" while\(.*body=%?([\w.\-]+)", line):
+        # XLA's own loops, such as those of a scatter, are named after what they are made of.
+        if body := re.search(r' while\(.*body=%?([\w.\-]+).*op_name="[^"]*/while"', line):
             loops.append(body[1])
         if choice := re.search(r" conditional\(.*?((?:branch|true)_computations?=.*)", line):
             # Only the search for ties has any: a branch a leaf, which reads it or leaves it out.

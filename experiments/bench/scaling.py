@@ -133,9 +133,8 @@ def estimate(
     """Multiplies counts, sizes and assumptions."""
     n, largest = network.weights, max(map(math.prod, network.shapes.values()))
     scale = len(network.shapes) / len(network.compiled)  # bytes go with the number of leaves
-    # The search; one pass for what equals the threshold; one to verify the sample; one over the
-    # earlier mask; one that writes.
-    full = turns.search + 1 + (turns.sample > 0) + within + 1
+    # The search; one pass to verify the sample; one over the earlier mask; one that writes.
+    full = turns.search + (turns.sample > 0) + within + 1
     width = itemsize + within
     read = (full * width + 1) * n / devices + turns.ties * width * largest / devices
     number = (

@@ -25,19 +25,31 @@ class Bracket(NamedTuple):
 
 def narrow(count: Callable[[jax.Array], jax.Array], k: jax.Array, bracket: Bracket) -> Bracket:
     """Narrows brackets until each holds one key, or its lower end has exactly k keys below."""
-    number = _POINTS_CPU if jax.default_backend() == "cpu" else _POINTS_ACCELERATOR
-
-    def unfinished(b: Bracket) -> jax.Array:
-        return (b.low < b.high) & jnp.any(b.below != k, axis=-1)
 
     def step(b: Bracket) -> Bracket:
-        stride = jnp.maximum((b.high - b.low) // (number + 1), 1)
-        offsets = stride[:, None] * jnp.arange(1, number + 1, dtype=stride.dtype)[None]
-        # Where the bracket is shorter than the points, the last ones repeat its upper end.
-        points = b.low[:, None] + jnp.minimum(offsets, (b.high - b.low)[:, None])
-        return keep(b, points, count(points), k, unfinished(b))
+        points = inside(b)
+        return keep(b, points, count(points), k, unfinished(b, k))
 
-    return jax.lax.while_loop(lambda b: jnp.any(unfinished(b)), step, bracket)
+    return jax.lax.while_loop(lambda b: jnp.any(unfinished(b, k)), step, bracket)
+
+
+def unfinished(b: Bracket, k: jax.Array) -> jax.Array:
+    """Which brackets are to be narrowed further, ``[pools]``."""
+    return (b.low < b.high) & jnp.any(b.below != k, axis=-1)
+
+
+def inside(b: Bracket) -> jax.Array:
+    """The points to count at next, ``[pools, points]``, ascending."""
+    number = points_a_pass()
+    stride = jnp.maximum((b.high - b.low) // (number + 1), 1)
+    offsets = stride[:, None] * jnp.arange(1, number + 1, dtype=stride.dtype)[None]
+    # Where the bracket is shorter than the points, the last ones repeat its upper end.
+    return b.low[:, None] + jnp.minimum(offsets, (b.high - b.low)[:, None])
+
+
+def points_a_pass() -> int:
+    """At how many points a pass counts."""
+    return _POINTS_CPU if jax.default_backend() == "cpu" else _POINTS_ACCELERATOR
 
 
 def keep(

@@ -9,7 +9,7 @@ decides speed and never the result.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,17 +62,8 @@ def smallest(leaves: _passes.Leaves, k: jax.Array) -> Selection:
     low = nothing[:, 0].astype(top.dtype)
     bracket = _bracket.Bracket(low, jnp.asarray(top) | low, nothing)
     bracket = _sampled(leaves, k, bracket)
-    found = _bracket.narrow(lambda points: _passes.sum_by_pool(leaves, points, pools), k, bracket)
-    threshold = found.low
-
-    # One pass more: how many keys of each leaf lie below the threshold, are equal, and are NaN.
-    pool_of = leaves.pools
-    following = jnp.where(threshold == top, threshold, threshold + 1)
-    nan_key = np.zeros_like(top)
-    for leaf in each:
-        nan_key[leaf.pool] = _keys.nan_key(leaf.dtype)
-    points = jnp.stack([threshold, following, jnp.asarray(nan_key)], axis=1)
-    counts = _passes.count_each(leaves, points)
+    found, counts = _counted(leaves, k, bracket, jnp.asarray(top))
+    threshold, pool_of = found.low, leaves.pools
     below, upto = counts[:, 0], counts[:, 1]
     sizes = _limbs.fit(_limbs.stack_limbs([leaf.scores.size for leaf in each]), each[0].wide)
     nan = _limbs.less(counts[:, 2], jnp.asarray(sizes))
@@ -84,6 +75,41 @@ def smallest(leaves: _passes.Leaves, k: jax.Array) -> Selection:
     zero = jnp.any(found.low > found.high).astype(jnp.uint32)
     removed = _marks(leaves, threshold, take, tied, zero)
     return Selection(removed, _limbs.add(below, take), nan)
+
+
+def _counted(
+    leaves: _passes.Leaves, k: jax.Array, bracket: _bracket.Bracket, top: jax.Array
+) -> tuple[_bracket.Bracket, jax.Array]:
+    """Narrows the brackets down to the thresholds, and counts each leaf at what is known then.
+
+    Returns:
+      The brackets, and how many keys of each leaf are less than the threshold, than the key that
+      follows it, and than that of a NaN, ``[leaves, 3, limbs]``.
+    """
+    pool_of, number = leaves.pools, _bracket.points_a_pass()
+    nan_key = np.zeros(top.shape, top.dtype)
+    for leaf in leaves.each:
+        nan_key[leaf.pool] = _keys.nan_key(leaf.dtype)
+
+    def last(threshold: jax.Array) -> jax.Array:
+        following = jnp.where(threshold == top, threshold, threshold + 1)
+        points = [threshold, following, jnp.asarray(nan_key)]
+        return jnp.stack([*points, *points[-1:] * (number - len(points))], axis=1)
+
+    # The last pass is a turn of the search: code of its own would cost a kernel more a leaf.
+    def turn(state: tuple[Any, jax.Array, jax.Array]) -> tuple[Any, jax.Array, jax.Array]:
+        b, _, _ = state
+        open_ = _bracket.unfinished(b, k)
+        searching = jnp.any(open_)
+        points = jnp.where(searching, _bracket.inside(b), last(b.low))
+        counts = _passes.count_each(leaves, points)
+        sums = _limbs.sum_segments(counts, pool_of, k.shape[0])
+        return _bracket.keep(b, points, sums, k, open_), counts, searching
+
+    none = jnp.repeat((k & 0)[pool_of][:, None], number, axis=1)
+    state = (bracket, none, jnp.any(none == 0))
+    found, counts, _ = jax.lax.while_loop(lambda state: state[2], turn, state)
+    return found, counts[:, :3]
 
 
 def _marks(

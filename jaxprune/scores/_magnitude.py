@@ -35,7 +35,9 @@ def magnitude(params: PyTree, *, where: Where | None = None) -> PyTree:
     leaves = _tree.prunable(params, where)
     arrays, treedef = jax.tree.flatten(leaves)
     here = _host.views(arrays)
-    if here is None:
+    if _tree.is_traced(arrays):  # nothing can be said of their values
+        scores = [jnp.abs(x) for x in arrays]
+    elif here is None:
         scored = _eager.together(_scored, [_eager.Row(x) for x in arrays])
         paths = [path for path, _ in _tree.named_leaves(leaves)]
         _tree.check_worst(paths, [worst for _, worst in scored])
