@@ -1,7 +1,7 @@
 """Which of several equal entries go: those before a position, found by counting."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -83,9 +83,9 @@ def _search(
         digits = []
         for i, own in enumerate(unstack(jnp.concatenate(table, axis=1))):
             leaf, at, going = leaves[i], own[: 2 * _POINTS].reshape(2, _POINTS), own[2 * _POINTS]
-            each = partial(_digits_before, dtype=leaf.dtype, wide=leaf.wide, whole=leaf.whole)
+            branches = _read_or_skip(leaf.dtype, wide=leaf.wide, whole=leaf.whole)
             args = (leaf.arrays, keys[i], at, own[-1:])
-            digits.append(jax.lax.cond(going > 0, each, _no_digits(leaf.wide), *args))
+            digits.append(jax.lax.cond(going > 0, *branches, *args))
         return _limbs.from_digits(jnp.stack(digits))
 
     def step(bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -102,12 +102,15 @@ def _search(
     return jax.lax.while_loop(lambda b: jnp.any(b[0] < b[1]), step, (low, high))[0]
 
 
-def _no_digits(wide: bool) -> Any:
-    def none(arrays: Any, key: Any, at: jax.Array, zero: Any) -> jax.Array:
+@lru_cache  # the same functions for leaves of one kind, which are then traced once a shape
+def _read_or_skip(
+    dtype: jnp.dtype, *, wide: bool, whole: bool
+) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
+    def skip(arrays: Any, key: Any, at: jax.Array, zero: Any) -> jax.Array:
         del arrays, key, zero
         return jnp.repeat(at[0][:, None] & 0, 4 if wide else 1, axis=1)
 
-    return none
+    return partial(_digits_before, dtype=dtype, wide=wide, whole=whole), skip
 
 
 @partial(jax.jit, static_argnames=("dtype", "wide", "whole"))
@@ -143,7 +146,14 @@ def _digits_before(
 
 def marked(leaf: Leaf, key: jax.Array, end: jax.Array) -> jax.Array:
     """Marks the entries of a leaf below a key, and those equal to it before a position."""
-    keys = _keys.of_leaf(leaf.arrays, leaf.dtype)
+    return _marked(leaf.arrays, key, end, dtype=leaf.dtype)
+
+
+@partial(jax.jit, static_argnames="dtype")
+def _marked(
+    arrays: list[jax.Array], key: jax.Array, end: jax.Array, *, dtype: jnp.dtype
+) -> jax.Array:
+    keys = _keys.of_leaf(arrays, dtype)
     place = _places(keys.shape)
     return (keys < key) | ((keys == key) & _is_before(place, *end))
 
