@@ -22,8 +22,7 @@ def check_not_sparser(
     """
     if targets[0] is None or _tree.is_traced(mask, params):
         return
-    by_path = dict(_tree.named_leaves(params))
-    pairs = [(m, by_path[path]) for path, m in _tree.named_leaves(mask)]
+    pairs = [(m, w) for _, m, (w,) in _tree.beside(mask, params)]
     if any(isinstance(x, jax.ShapeDtypeStruct) for pair in pairs for x in pair):
         return
     total = _tree.size(mask)

@@ -208,6 +208,61 @@ def map_partial(f: Callable[..., Any], partial: PyTree, *trees: PyTree, what: st
     )
 
 
+def beside(
+    partial: PyTree, *trees: PyTree, what: str = "mask"
+) -> list[tuple[str, Any, tuple[Any, ...]]]:
+    """The leaves of a partial tree, each with what full trees of the same parameters hold there.
+
+    By their places: two leaves may have one readable path, such as the leaf "b" of "a" and one
+    whose key is "a/b".
+
+    Args:
+      partial: a tree with `None` where a leaf is not prunable.
+      *trees: trees of the parameters' structure.
+      what: the word for ``partial`` in errors.
+
+    Returns:
+      Path, leaf, and the leaves of ``trees``, for each leaf that ``partial`` has.
+
+    Raises:
+      ValueError: if structure or shapes differ; the message names the first differing path.
+    """
+    found: list[tuple[Any, tuple[Any, ...]]] = []
+
+    def note(leaf: Any, *others: Any) -> None:
+        if leaf is not None:
+            found.append((leaf, others))
+
+    map_partial(note, partial, *trees, what=what)
+    paths = (path for path, _ in named_leaves(partial))
+    return [(path, leaf, others) for path, (leaf, others) in zip(paths, found, strict=True)]
+
+
+def pairs(a: PyTree, b: PyTree) -> list[tuple[str, Any, Any]] | None:
+    """The leaves of two partial trees side by side: path and both, or `None` if they have others.
+
+    Containers may differ, and so may what stands for "no leaf here".
+    """
+    ours, theirs = (
+        [(path, leaf) for path, leaf in named_leaves(tree) if not is_absent(leaf)]
+        for tree in (a, b)
+    )
+    if [path for path, _ in ours] != [path for path, _ in theirs]:
+        return None
+    return [(path, x, y) for (path, x), (_, y) in zip(ours, theirs, strict=True)]
+
+
+def is_function(x: Any, like: PyTree) -> bool:
+    """Whether a function was passed where a tree like ``like`` may be, too.
+
+    Told by the structure: the model of some frameworks is a tree and can be called.
+    """
+    if not callable(x):
+        return False
+    structure = jax.tree.structure(like, is_leaf=is_absent)
+    return jax.tree.structure(x, is_leaf=is_absent) != structure
+
+
 def check_matches(partial: PyTree, params: PyTree, *, what: str = "mask") -> None:
     """Raises if the leaves of ``partial`` do not sit, with their shapes, in ``params``.
 

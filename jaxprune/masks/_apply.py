@@ -4,14 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxprune import _eager, _host, _tree
+from jaxprune._mask import check_bool, or_zero
 from jaxprune._tree import PyTree, Where
-from jaxprune.masks._allocation import Allocation
 from jaxprune.masks._make import make_and_apply
-from jaxprune.masks._pattern import Pattern
+from jaxprune.masks.allocations import Allocation
+from jaxprune.masks.patterns import Pattern
 from jaxprune.scores import magnitude
 
 
@@ -36,13 +35,7 @@ def apply_mask(params: PyTree, mask: PyTree) -> PyTree:
       >>> jp.apply_mask({"w": jnp.array([1.0, 2.0])}, {"w": jnp.array([True, False])})
       {'w': Array([1., 0.], dtype=float32)}
     """
-    for path, leaf in _tree.named_leaves(mask):
-        if getattr(leaf, "dtype", None) != np.bool_:
-            raise TypeError(
-                f"a mask holds booleans (True = kept), but the leaf {path!r} has dtype "
-                f"{getattr(leaf, 'dtype', type(leaf).__name__)}."
-            )
-
+    check_bool(mask)
     pairs: list[tuple[Any, Any]] = []
 
     def note(m: Any, p: Any) -> Any:
@@ -60,13 +53,9 @@ def _choose(masks: list[Any], leaves: list[Any]) -> list[jax.Array]:
     here = _host.views([*masks, *leaves])
     if here is None:
         pairs = zip(masks, leaves, strict=True)
-        return _eager.together(_or_zero, [_eager.Row(m, p) for m, p in pairs])
+        return _eager.together(or_zero, [_eager.Row(m, p) for m, p in pairs])
     columns = (here[: len(masks)], here[len(masks) :], leaves)
     return [_host.to_jax(_host.where(m, p), leaf) for m, p, leaf in zip(*columns, strict=True)]
-
-
-def _or_zero(mask: jax.Array, x: jax.Array) -> jax.Array:
-    return jnp.where(mask, x, jnp.zeros_like(x))
 
 
 def prune(
@@ -115,7 +104,7 @@ def prune(
     if scores is None:
         scores = magnitude(params, where=where)  # finite: it looks
     else:
-        scores = scores(params) if callable(scores) else scores
+        scores = scores(params) if _tree.is_function(scores, params) else scores
         scored = _tree.map_partial(
             lambda s, p: None if s is None else p, scores, params, what="score tree"
         )

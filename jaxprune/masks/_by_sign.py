@@ -4,9 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune import _selection
+from jaxprune._selection import limbs, ordering
 from jaxprune._tree import PyTree
-from jaxprune.masks import _engine, _keys, _limbs, _make, _passes, _shares
-from jaxprune.masks._allocation import one_each
+from jaxprune.masks import _engine, _make
+from jaxprune.masks.allocations import _shares
+from jaxprune.masks.allocations._allocation import one_each
 
 
 def drop_by_sign(values: PyTree, fraction: float, *, within: PyTree) -> PyTree:
@@ -40,10 +43,10 @@ def drop_by_sign(values: PyTree, fraction: float, *, within: PyTree) -> PyTree:
     leaves, treedef = jax.tree.flatten(jax.lax.stop_gradient(values))
     before = jax.tree.leaves(within)
     wide = 2 * sum(leaf.size for leaf in leaves) >= 1 << 32
-    dtypes = [_keys.common_dtype([leaf.dtype]) for leaf in leaves]
-    keys = [_keys.sort_keys(_keys.widen(x, d)) for x, d in zip(leaves, dtypes, strict=True)]
-    zeros = [_keys.key_dtype(d).type(1 << (8 * d.itemsize - 1)) for d in dtypes]
-    nans = [_keys.key_dtype(d).type(_keys.nan_key(d)) for d in dtypes]
+    dtypes = [ordering.common_dtype([leaf.dtype]) for leaf in leaves]
+    keys = [ordering.sort_keys(ordering.widen(x, d)) for x, d in zip(leaves, dtypes, strict=True)]
+    zeros = [ordering.key_dtype(d).type(1 << (8 * d.itemsize - 1)) for d in dtypes]
+    nans = [ordering.key_dtype(d).type(ordering.nan_key(d)) for d in dtypes]
 
     parts = [
         [m & (k > z) & (k < n) for m, k, z, n in zip(before, keys, zeros, nans, strict=True)],
@@ -53,9 +56,9 @@ def drop_by_sign(values: PyTree, fraction: float, *, within: PyTree) -> PyTree:
     sizes = [jnp.abs(leaf) for leaf in leaves] * 2
     counts = []
     for there, size in zip(flags, sizes, strict=True):
-        number = _limbs.full(_passes.count_true(there, wide=wide))
-        gone = _limbs.subtract(jnp.asarray(_limbs.to_limbs(size.size)), number)
-        counts.append(_limbs.add(gone, _share(fraction, number)))
+        number = limbs.full(_selection.count_true(there, wide=wide))
+        gone = limbs.subtract(jnp.asarray(limbs.to_limbs(size.size)), number)
+        counts.append(limbs.add(gone, _share(fraction, number)))
     kept, *_ = _engine.masks_of(
         sizes, flags, counts, None, one_each(len(flags)), False, (None,) * len(flags)
     )
@@ -73,7 +76,7 @@ def _share(fraction: float, number: jax.Array) -> jax.Array:
     # would be off.
     fixed = round(fraction * (1 << 52))
     digits = np.array([(fixed >> (16 * i)) & 0xFFFF for i in range(4)], np.uint32)
-    product = _shares._multiply(jnp.asarray(digits), _limbs.to_digits(number))
+    product = _shares._multiply(jnp.asarray(digits), limbs.to_digits(number))
     product = product.at[1].add(jnp.uint32(1 << 15))
     carried, carry = [], jnp.uint32(0)
     for i in range(8):
@@ -86,4 +89,4 @@ def _share(fraction: float, number: jax.Array) -> jax.Array:
     whole = jnp.stack([quotient[2] | (quotient[3] << 16), quotient[0] | (quotient[1] << 16)])
     half = jnp.uint32(1 << 19)
     up = (rest > half) | ((rest == half) & (quotient[0] & 1 == 1))
-    return _limbs.add(whole, _limbs.one_limb(up.astype(jnp.uint32)))
+    return limbs.add(whole, limbs.one_limb(up.astype(jnp.uint32)))

@@ -7,9 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _host, _tree
-from jaxprune.masks import _groups, _keys, _limbs, _nm, _on_host, _passes, _select
-from jaxprune.masks._pattern import PatternSpec
+from jaxprune import _host, _selection, _tree
+from jaxprune._mask import or_zero
+from jaxprune._selection import limbs, ordering
+from jaxprune.masks import _on_host
+from jaxprune.masks.patterns import PatternSpec, _groups, _nm
 
 
 def masks_of(
@@ -76,21 +78,21 @@ def _compiled(
         _groups.scores_of(leaf, mask, spec) if spec is not None and whole else (leaf, mask)
         for leaf, mask, spec, whole in zip(scores, before, specs, grouped, strict=True)
     ]
-    dtypes = [_keys.common_dtype([leaf.dtype]) for leaf, _ in entries_of]
+    dtypes = [ordering.common_dtype([leaf.dtype]) for leaf, _ in entries_of]
     for members in pools:
-        common = _keys.common_dtype([entries_of[i][0].dtype for i in members])
+        common = ordering.common_dtype([entries_of[i][0].dtype for i in members])
         for i in members:
             dtypes[i] = common
     leaves = [
-        _passes.Leaf(leaf, mask, pool_of.get(i, 0), dtype, wide)
+        _selection.Leaf(leaf, mask, pool_of.get(i, 0), dtype, wide)
         for i, ((leaf, mask), dtype) in enumerate(zip(entries_of, dtypes, strict=True))
     ]
 
-    entries = _limbs.fit(_limbs.stack_limbs([leaf.scores.size for leaf in leaves]), wide)
+    entries = limbs.fit(limbs.stack_limbs([leaf.scores.size for leaf in leaves]), wide)
     gone = jnp.zeros_like(entries)
     if within is not None:
-        first = jnp.full((max(len(pools), 1), 1), _keys.GONE + 1, jnp.uint32)
-        gone = _passes.count_each(_passes.arrange(leaves, together=together), first)[:, 0]
+        first = jnp.full((max(len(pools), 1), 1), ordering.GONE + 1, jnp.uint32)
+        gone = _selection.count_each(_selection.arrange(leaves, together=together), first)[:, 0]
 
     counted = [i for i in range(number) if i in pool_of]
     masks: list[Any] = [None] * number
@@ -99,27 +101,27 @@ def _compiled(
     kept, nan = [], []  # with the places of the leaves that they are of
     if counted:
         place = np.asarray(counted)
-        asked = _limbs.fit(jnp.stack([jnp.asarray(k) for k in counts]), wide)
+        asked = limbs.fit(jnp.stack([jnp.asarray(k) for k in counts]), wide)
         members = np.asarray([pool_of[i] for i in counted])
-        gone_of_pool = _limbs.sum_segments(gone[place], members, len(pools))
+        gone_of_pool = limbs.sum_segments(gone[place], members, len(pools))
         candidates, found_nan = [leaves[i] for i in counted], None
         least = most = None
         if limits is not None:
-            least, most = (_limbs.fit(limit[place], wide) for limit in limits)
+            least, most = (limbs.fit(limit[place], wide) for limit in limits)
             if not shared:
                 candidates, found_nan = _limited(
                     candidates, least, most, gone[place], together=together
                 )
             elif within is not None:
                 asked = _evened(asked, gone_of_pool, least, most)
-        chosen = _select.smallest(
-            _passes.arrange(candidates, together=together), _limbs.maximum(asked, gone_of_pool)
+        chosen = _selection.smallest(
+            _selection.arrange(candidates, together=together), limbs.maximum(asked, gone_of_pool)
         )
         nan.append((counted, chosen.nan if found_nan is None else found_nan))
         if least is not None and most is not None:
-            outside = _limbs.less(chosen.counts, least) | _limbs.less(most, chosen.counts)
+            outside = limbs.less(chosen.counts, least) | limbs.less(most, chosen.counts)
             beyond = beyond.at[place].set(outside)
-        left = _limbs.subtract(jnp.asarray(entries)[place], chosen.counts)
+        left = limbs.subtract(jnp.asarray(entries)[place], chosen.counts)
         plain = [j for j, i in enumerate(counted) if specs[i] is None]
         if plain:
             kept.append(([counted[j] for j in plain], left[np.asarray(plain)]))
@@ -127,33 +129,36 @@ def _compiled(
             masks[i], spec = ~removed.reshape(leaves[i].scores.shape), specs[i]
             if spec is not None:
                 masks[i] = _groups.spread_over(masks[i], scores[i], before[i], spec)
-                kept.append(([i], _passes.count_true(masks[i], wide=wide)[None]))
+                kept.append(([i], _selection.count_true(masks[i], wide=wide)[None]))
     fixed = [i for i, spec in enumerate(specs) if spec is not None and spec.kept is not None]
     if fixed:
         own = [leaves[i]._replace(pool=j) for j, i in enumerate(fixed)]
-        keys = np.asarray([[_keys.nan_key(leaf.dtype)] for leaf in own], _select.wide_dtype(own))
-        numbers = _passes.count_each(_passes.arrange(own, together=together), jnp.asarray(keys))
-        nan.append((fixed, _limbs.less(numbers[:, 0], jnp.asarray(entries)[np.asarray(fixed)])))
+        keys = np.asarray(
+            [[ordering.nan_key(leaf.dtype)] for leaf in own], _selection.wide_dtype(own)
+        )
+        numbers = _selection.count_each(
+            _selection.arrange(own, together=together), jnp.asarray(keys)
+        )
+        nan.append((fixed, limbs.less(numbers[:, 0], jnp.asarray(entries)[np.asarray(fixed)])))
         for i in fixed:
             spec = specs[i]
             assert spec is not None
             masks[i] = _nm.keep_best(scores[i], before[i], spec, dtypes[i])
-            kept.append(([i], _passes.count_true(masks[i], wide=wide)[None]))
+            kept.append(([i], _selection.count_true(masks[i], wide=wide)[None]))
 
-    sizes = _limbs.fit(_limbs.stack_limbs([leaf.size for leaf in scores]), wide)
+    sizes = limbs.fit(limbs.stack_limbs([leaf.size for leaf in scores]), wide)
     kept_before = jnp.asarray(sizes)
     if within is not None:
-        kept_before = _limbs.subtract(kept_before, gone)
+        kept_before = limbs.subtract(kept_before, gone)
         if any(grouped):  # there what is gone are groups
             of_groups = [i for i in range(number) if grouped[i]]
-            true = [_passes.count_true(within[i], wide=wide) for i in of_groups]
+            true = [_selection.count_true(within[i], wide=wide) for i in of_groups]
             kept_before = kept_before.at[np.asarray(of_groups)].set(jnp.stack(true))
     fields = (asked, gone_of_pool, _in_order(kept), kept_before)
     pruned = [
-        jnp.where(mask, x, jnp.zeros_like(x))
-        for mask, x in zip(masks if weights else [], weights or [], strict=True)
+        or_zero(mask, x) for mask, x in zip(masks if weights else [], weights or [], strict=True)
     ]
-    return masks, pruned, [*map(_limbs.full, fields), _in_order(nan), beyond]
+    return masks, pruned, [*map(limbs.full, fields), _in_order(nan), beyond]
 
 
 def _in_order(parts: list[tuple[list[int], jax.Array]]) -> jax.Array:
@@ -172,44 +177,44 @@ def _evened(asked: jax.Array, gone: jax.Array, least: jax.Array, most: jax.Array
     """
     one = np.zeros((asked.shape[0],), np.int32)  # one segment: all leaves
     none = jnp.zeros_like(asked)
-    may = ~_limbs.less(most, gone)[:, None]
-    lacking = jnp.where(may, _limbs.subtract(_limbs.maximum(asked, gone), asked), none)
-    end = _limbs.maximum(gone, least)
-    room = _limbs.subtract(_limbs.maximum(asked, end), end)
-    lack, rooms = _limbs.sum_segments(lacking, one, 1), _limbs.sum_segments(room, one, 1)
-    earlier = _limbs.sum_before(room, one)
-    give = _limbs.minimum(_limbs.subtract(_limbs.maximum(lack, earlier), earlier), room)
-    evened = _limbs.subtract(_limbs.add(asked, lacking), give)
-    few = jnp.asarray(_limbs.fit(_limbs.stack_limbs([len(one)]), asked.shape[-1] == 2))
-    rounding = ~_limbs.less(few, lack) & ~_limbs.less(rooms, lack)
+    may = ~limbs.less(most, gone)[:, None]
+    lacking = jnp.where(may, limbs.subtract(limbs.maximum(asked, gone), asked), none)
+    end = limbs.maximum(gone, least)
+    room = limbs.subtract(limbs.maximum(asked, end), end)
+    lack, rooms = limbs.sum_segments(lacking, one, 1), limbs.sum_segments(room, one, 1)
+    earlier = limbs.sum_before(room, one)
+    give = limbs.minimum(limbs.subtract(limbs.maximum(lack, earlier), earlier), room)
+    evened = limbs.subtract(limbs.add(asked, lacking), give)
+    few = jnp.asarray(limbs.fit(limbs.stack_limbs([len(one)]), asked.shape[-1] == 2))
+    rounding = ~limbs.less(few, lack) & ~limbs.less(rooms, lack)
     return jnp.where(rounding[:, None], evened, asked)
 
 
 def _limited(
-    leaves: list[_passes.Leaf],
+    leaves: list[_selection.Leaf],
     least: jax.Array,
     most: jax.Array,
     gone: jax.Array,
     *,
     together: bool,
-) -> tuple[list[_passes.Leaf], jax.Array]:
+) -> tuple[list[_selection.Leaf], jax.Array]:
     """Marks in each leaf what must go (its lowest) and what must stay (all but its lowest).
 
     Returns:
       The leaves with these marks as their state, and which leaves hold a NaN.
     """
-    each = _passes.arrange(
+    each = _selection.arrange(
         [leaf._replace(pool=i) for i, leaf in enumerate(leaves)], together=together
     )
     forced, allowed = (
-        _select.smallest(each, _limbs.maximum(limit, gone)) for limit in (least, most)
+        _selection.smallest(each, limbs.maximum(limit, gone)) for limit in (least, most)
     )
     out = []
     for leaf, must, may in zip(leaves, forced.removed, allowed.removed, strict=True):
         must, may = (flags.reshape(leaf.scores.shape) for flags in (must, may))
-        code = jnp.where(must, jnp.uint8(_keys.FORCED), jnp.uint8(_keys.CANDIDATE))
-        code = jnp.where(may, code, jnp.uint8(_keys.IMMUNE))
+        code = jnp.where(must, jnp.uint8(ordering.FORCED), jnp.uint8(ordering.CANDIDATE))
+        code = jnp.where(may, code, jnp.uint8(ordering.IMMUNE))
         if leaf.state is not None:
-            code = jnp.where(leaf.state, code, jnp.uint8(_keys.GONE))
+            code = jnp.where(leaf.state, code, jnp.uint8(ordering.GONE))
         out.append(leaf._replace(state=code))
     return out, forced.nan

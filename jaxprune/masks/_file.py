@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _tree
+from jaxprune._mask import check_bool
 from jaxprune._tree import PyTree
 from jaxprune._version import __version__
 from jaxprune.masks._like import check_like, check_unique, fill_like
-from jaxprune.metrics._sparsity import check_booleans
 
 _FORMAT = "jaxprune.mask"
 _VERSION = "1"
@@ -69,7 +69,7 @@ def save(
     from safetensors.numpy import save_file
 
     path = pathlib.Path(path)
-    check_booleans(mask)
+    check_bool(mask)
     named = _tree.named_leaves(mask)
     if not named:
         raise ValueError("the mask has no prunable leaf, so there is nothing to save.")

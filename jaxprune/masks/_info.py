@@ -6,8 +6,8 @@ import warnings
 import jax
 import numpy as np
 
-from jaxprune.masks._allocation import OnCollapse
-from jaxprune.masks._limbs import from_limbs
+from jaxprune._selection.limbs import from_limbs
+from jaxprune.masks.allocations import OnCollapse
 
 
 @jax.tree_util.register_dataclass

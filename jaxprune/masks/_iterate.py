@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 from jaxprune import _tree
+from jaxprune._count import check_sparsity
 from jaxprune._tree import PyTree
-from jaxprune.masks._allocation import Allocation
 from jaxprune.masks._apply import apply_mask
-from jaxprune.masks._count import check_sparsity
 from jaxprune.masks._make import make_with_info
+from jaxprune.masks.allocations import Allocation
 
 
 def prune_iteratively(

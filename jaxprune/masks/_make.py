@@ -4,16 +4,16 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxprune import _tree
 from jaxprune._checks import check_function
+from jaxprune._mask import check_bool
+from jaxprune._selection import limbs
 from jaxprune._tree import PyTree
-from jaxprune.masks import _engine, _groups, _limbs, _nm, _pattern
-from jaxprune.masks._allocation import Allocation, Pools
-from jaxprune.masks._globally import globally
+from jaxprune.masks import _engine
 from jaxprune.masks._info import PruneInfo
-from jaxprune.masks._pattern import Pattern, PatternSpec
+from jaxprune.masks.allocations import Allocation, Pools, globally
+from jaxprune.masks.patterns import Pattern, PatternSpec, _groups, _nm, _pattern
 
 
 def make(
@@ -240,10 +240,7 @@ def check_trees(scores: PyTree, within: PyTree | None) -> None:
 
 def _check_same_leaves(within: PyTree, scores: PyTree) -> None:
     ours, theirs = _tree.named_leaves(within), _tree.named_leaves(scores)
-    for path, leaf in ours:
-        dtype = getattr(leaf, "dtype", type(leaf).__name__)
-        if dtype != np.bool_:
-            raise TypeError(f"a mask holds boolean arrays, but `within` is {dtype} at {path!r}.")
+    check_bool(within, what="a mask `within`")
     differing = sorted({path for path, _ in ours} ^ {path for path, _ in theirs})
     if differing:
         raise ValueError(
@@ -281,12 +278,12 @@ def counts_of(
             "`counts` give one a pool."
         )
     members = [tuple(i for i in pool if not fixed[i]) for pool in pools.leaves]
-    limbs = [_limbs.to_limbs(c) for c, pool in zip(counts, members, strict=True) if pool]
+    numbers = [limbs.to_limbs(c) for c, pool in zip(counts, members, strict=True) if pool]
     limits = None
     if pools.limits is not None:
         least, most = pools.limits(sizes)
-        limits = (_limbs.stack_limbs(least), _limbs.stack_limbs(most))
-    return pools._replace(leaves=tuple(pool for pool in members if pool)), limbs, limits
+        limits = (limbs.stack_limbs(least), limbs.stack_limbs(most))
+    return pools._replace(leaves=tuple(pool for pool in members if pool)), numbers, limits
 
 
 def _check_pools(pools: Pools, paths: Sequence[str], fixed: Sequence[bool]) -> None:

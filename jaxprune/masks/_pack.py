@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _eager, _host, _tree
+from jaxprune._mask import check_bool
 from jaxprune._tree import PyTree
 from jaxprune.masks._like import check_like, check_unique, fill_like
-from jaxprune.metrics._sparsity import check_booleans
 
 
 @jax.tree_util.register_dataclass
@@ -68,7 +68,7 @@ def pack(mask: PyTree) -> PackedMask:
       >>> bool(jnp.all(jp.masks.unpack(packed)["kernel"] == mask["kernel"]))
       True
     """
-    check_booleans(mask)
+    check_bool(mask)
     named = _tree.named_leaves(mask)
     check_unique([path for path, _ in named])
     shapes = tuple((path, tuple(leaf.shape)) for path, leaf in named)

@@ -10,10 +10,9 @@ import numpy as np
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
-from jaxprune.masks import _engine, _make, _pattern
-from jaxprune.masks._allocation import Allocation, Pools
-from jaxprune.masks._globally import globally
-from jaxprune.masks._pattern import Pattern
+from jaxprune.masks import _engine, _make
+from jaxprune.masks.allocations import Allocation, Pools, globally
+from jaxprune.masks.patterns import Pattern, _pattern
 
 
 class Plan(NamedTuple):

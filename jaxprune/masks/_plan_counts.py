@@ -9,12 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _tree
+from jaxprune._selection import limbs
 from jaxprune._tree import PyTree
-from jaxprune.masks import _engine, _groups, _limbs, _make, _pattern
-from jaxprune.masks._allocation import Allocation, one_each
-from jaxprune.masks._globally import globally
-from jaxprune.masks._pattern import Pattern, PatternSpec
+from jaxprune.masks import _engine, _make
 from jaxprune.masks._plan import Plan
+from jaxprune.masks.allocations import globally
+from jaxprune.masks.allocations._allocation import Allocation, one_each
+from jaxprune.masks.patterns import Pattern, PatternSpec, _groups, _pattern
 
 
 class LeafCounts(NamedTuple):
@@ -79,7 +80,7 @@ def leaf_counts(
                 "keeps depends on scores. Pass one that counts every leaf alone, such as "
                 "jp.masks.erk() or jp.masks.uniform()."
             )
-        removed[members[0]] = _limbs.from_limbs(count)
+        removed[members[0]] = limbs.from_limbs(count)
     return LeafCounts(
         tuple(
             _groups.number(x, None if spec is None or spec.kept is not None else spec)
@@ -127,7 +128,7 @@ def count_removed(
     jax.eval_shape(trace, like)
     leaves = jax.tree.leaves(like)
     fixed = sum(_removed_nm(x, spec) for x, spec in zip(leaves, specs, strict=True))
-    return fixed + sum(_limbs.from_limbs(count) for count in found[0])
+    return fixed + sum(limbs.from_limbs(count) for count in found[0])
 
 
 def plan_counts(
@@ -180,7 +181,7 @@ def plan_counts(
         _make.check_trees(scores, within)
         specs = _pattern.resolve(pattern, scores)
         index = jnp.clip(jnp.asarray(index, jnp.int32), 0, len(targets) - 1)
-        columns = [np.stack([_limbs.to_limbs(each[i]) for each in targets]) for i in counted]
+        columns = [np.stack([limbs.to_limbs(each[i]) for each in targets]) for i in counted]
         leaves, treedef = jax.tree.flatten(scores)
         kept = None if within is None else jax.tree.leaves(within)
         now = [jnp.asarray(column)[index] for column in columns]

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _tree
+from jaxprune._mask import count_true
 from jaxprune._tree import PyTree, Where
 from jaxprune.metrics import sparsity_per_leaf
-from jaxprune.metrics._sparsity import count_true
 
 
 def report(params: PyTree, mask: PyTree | None = None, *, where: Where | None = None) -> str:
@@ -57,35 +57,37 @@ def report(params: PyTree, mask: PyTree | None = None, *, where: Where | None = 
         f"| leaf | shape | dtype | prunable | {column} | sparsity |",
         "|---|---|---|---|---:|---:|",
     ]
-    for path, leaf in named:
+    rows = list(zip(named, prunable, counts, strict=True))
+    for (path, leaf), taken, number in rows:
         shape = "x".join(map(str, np.shape(leaf))) or "scalar"
         dtype = getattr(leaf, "dtype", type(leaf).__name__)
-        if path in prunable:
-            end = f"yes | {_share(column, counts[path], _tree.size(leaf))}"
-        else:
-            end = f"no | {counts.get(path, '')} | |"
+        shown = "" if number is None else number
+        end = f"yes | {_share(column, shown, _tree.size(leaf))}" if taken else f"no | {shown} | |"
         lines.append(f"| {path} | {shape} | {dtype} | {end}")
-    size = sum(_tree.size(leaf) for path, leaf in named if path in prunable)
-    total = _share(column, sum(counts[path] for path in prunable), size)
-    lines.append(f"| all prunable | | | {len(prunable)} of {len(named)} leaves | {total}")
+    size = sum(_tree.size(leaf) for (_, leaf), taken, _ in rows if taken)
+    total = _share(column, sum(number for _, taken, number in rows if taken and number), size)
+    lines.append(f"| all prunable | | | {sum(prunable)} of {len(named)} leaves | {total}")
     return "\n".join(lines)
 
 
 def _count(
     params: PyTree, mask: PyTree | None, where: Where | None
-) -> tuple[str, set[str], dict[str, int]]:
-    """The name of the column, the paths of the prunable leaves, and the count of each leaf."""
-    sizes = {path: _tree.size(leaf) for path, leaf in _tree.named_leaves(params)}
+) -> tuple[str, list[bool], list[int | None]]:
+    """The name of the column; whether each leaf is prunable, and its count, if it has one."""
+    leaves = jax.tree.leaves(params)
+    sizes: list[int | None] = [_tree.size(leaf) for leaf in leaves]
+    partial = _tree.prunable(params, where) if mask is None else mask
+    prunable: list[bool] = []
+    _tree.map_partial(lambda leaf, _: prunable.append(leaf is not None), partial, params)
     if mask is not None:
-        _tree.check_matches(mask, params)
-        kept = {row.path: row.kept for row in sparsity_per_leaf(mask)}
-        return "kept", set(kept), sizes | kept
-    prunable = {path for path, _ in _tree.named_leaves(_tree.prunable(params, where))}
-    floating = [(path, x) for path, x in _tree.named_leaves(params) if _tree.is_floating(x)]
-    if any(_tree.is_traced(x) or isinstance(x, jax.ShapeDtypeStruct) for _, x in floating):
+        kept = (row.kept for row in sparsity_per_leaf(mask))
+        each = zip(prunable, sizes, strict=True)
+        return "kept", prunable, [next(kept) if taken else size for taken, size in each]
+    floating = [x for x in leaves if _tree.is_floating(x)]
+    if any(_tree.is_traced(x) or isinstance(x, jax.ShapeDtypeStruct) for x in floating):
         return "size", prunable, sizes
-    nonzero = count_true([_is_nonzero(x) for _, x in floating])
-    return "nonzero", prunable, dict(zip([path for path, _ in floating], nonzero, strict=True))
+    nonzero = iter(count_true([_is_nonzero(x) for x in floating]))
+    return "nonzero", prunable, [next(nonzero) if _tree.is_floating(x) else None for x in leaves]
 
 
 @jax.jit
@@ -95,6 +97,6 @@ def _is_nonzero(leaf: Any) -> jax.Array:
     return jax.lax.bitcast_convert_type(leaf, unsigned) << 1 != 0
 
 
-def _share(column: str, n: int, size: int) -> str:
+def _share(column: str, n: Any, size: int) -> str:
     """The last two cells of a row."""
     return f"{n} | |" if column == "size" else f"{n} | {(size - n) / max(size, 1):.4f} |"

@@ -5,9 +5,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from jaxprune._mask import check_bool, check_pair
 from jaxprune._tree import PyTree
-from jaxprune.metrics._overlap import check_pair
-from jaxprune.metrics._sparsity import check_booleans
 
 
 def union(a: PyTree, b: PyTree) -> PyTree:
@@ -101,7 +100,7 @@ def complement(mask: PyTree) -> PyTree:
       >>> jp.masks.complement({"kernel": jnp.array([True, False]), "bias": None})
       {'bias': None, 'kernel': Array([False,  True], dtype=bool)}
     """
-    check_booleans(mask)
+    check_bool(mask)
     return jax.tree.map(jnp.logical_not, mask)
 
 

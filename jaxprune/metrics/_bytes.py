@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _tree
+from jaxprune._mask import check_bool, count_true
 from jaxprune._tree import PyTree
-from jaxprune.metrics._sparsity import check_booleans, count_true
 
 
 class LeafBytes(NamedTuple):
@@ -112,7 +112,7 @@ def size_in_bytes(
         raise ValueError(f"zlib_level is 1 (fast) to 9 (small); got {zlib_level}.")
     if mask is not None:
         _tree.check_matches(mask, params)
-        check_booleans(mask)
+        check_bool(mask)
     kept = _kept(params, mask)
     counts = iter(count_true([m for m in kept if m is not None]))
     rows = []

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxprune import _jaxpr, _tree
+from jaxprune._mask import count_true
 from jaxprune._tree import PyTree
-from jaxprune.metrics._sparsity import count_true
 
 
 class LayerMacs(NamedTuple):

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 
 from jaxprune import _host, _tree
+from jaxprune._mask import check_pair, count_true
 from jaxprune._tree import PyTree
-from jaxprune.metrics._sparsity import check_booleans, count_true
 
 
 class LeafOverlap(NamedTuple):
@@ -132,35 +132,3 @@ def hamming(a: PyTree, b: PyTree) -> float:
     if not size:
         raise ValueError("the masks have no prunable weight, so their distance is undefined.")
     return sum(row.union - row.intersection for row in rows) / size
-
-
-def check_pair(a: PyTree, b: PyTree) -> None:
-    """Raises if two masks are not of the same parameters.
-
-    Containers may differ (a dict beside a FrozenDict); paths, shapes and what is prunable may not.
-
-    Raises:
-      ValueError: naming the first path that differs.
-      TypeError: if a leaf is not boolean.
-    """
-    check_booleans(a)
-    check_booleans(b)
-    ours, theirs = _tree.named_leaves(a), _tree.named_leaves(b)
-    paths, others = [path for path, _ in ours], [path for path, _ in theirs]
-    if differing := sorted(set(paths) ^ set(others)):
-        which = "first" if differing[0] in paths else "second"
-        raise ValueError(
-            f"only the {which} mask has a leaf at {differing[0]!r}. Make both masks from the same "
-            "parameters, with the same `where`."
-        )
-    for (path, x), (other, y) in zip(ours, theirs, strict=True):
-        if path != other:
-            raise ValueError(
-                f"the masks hold their leaves in another order: {path!r} where {other!r} is. Use "
-                "the same containers for both."
-            )
-        if x.shape != y.shape:
-            raise ValueError(
-                f"the first mask has shape {x.shape} at {path!r}, the second {y.shape}. Make both "
-                "masks from the same parameters."
-            )

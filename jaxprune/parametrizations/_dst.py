@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import _checks, _eager, _tree
+from jaxprune._mask import or_zero
 from jaxprune._tree import PyTree, Where
 from jaxprune.parametrizations import _leaves
 from jaxprune.parametrizations import _parametrization as _p
@@ -207,7 +208,7 @@ def _step(x: jax.Array) -> jax.Array:
 @jax.custom_jvp
 def _gated(w: jax.Array, x: jax.Array) -> jax.Array:
     """``w H(x)``, differentiated with the long-tailed H'. A selection, so that zeros are exact."""
-    return jnp.where(_step(x), w, jnp.zeros_like(w))
+    return or_zero(_step(x), w)
 
 
 @_gated.defjvp

@@ -3,9 +3,9 @@
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from jaxprune import _tree
+from jaxprune._mask import or_zero
 from jaxprune._tree import PyTree
 
 
@@ -59,7 +59,7 @@ def masked(
 
 
 def _select(w: jax.Array, m: jax.Array) -> jax.Array:
-    return jnp.where(m, w, jnp.zeros_like(w))
+    return or_zero(m, w)
 
 
 # A rule of forward mode: reverse mode follows by transposition, and products with Hessians, which

@@ -1,5 +1,6 @@
 """Batch norm scale: network slimming's importance of an output channel."""
 
+import collections
 import difflib
 from collections.abc import Mapping
 from typing import Any
@@ -51,7 +52,9 @@ def batch_norm_scale(
       Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017,
       section 3.
     """
-    leaves = dict(_tree.named_leaves(params))
+    named = _tree.named_leaves(params)
+    leaves = dict(named)
+    often = collections.Counter(path for path, _ in named)
     if not scales:
         raise ValueError("`scales` is empty. Pass {'path of a kernel': 'path of its scale'}.")
     scored: dict[str, jax.Array] = {}
@@ -60,6 +63,11 @@ def batch_norm_scale(
             if path not in leaves:
                 near = difflib.get_close_matches(path, leaves, n=3, cutoff=0.0)
                 raise ValueError(f"there is no leaf {path!r}; the nearest paths are {near}.")
+            if often[path] > 1:
+                raise ValueError(
+                    f"two leaves have the path {path!r}, so it does not say which is meant. Rename "
+                    "one of their keys."
+                )
             if not _tree.is_floating(leaves[path]):
                 raise TypeError(f"only floating leaves have a score; {path!r} is not floating.")
         _tree.check_finite({scale: leaves[scale]}, what="scales")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import _tree
+from jaxprune._mask import or_zero
 from jaxprune._tree import PyTree
 from jaxprune.scores import _operands
 
@@ -60,9 +61,7 @@ def lamp(scores: PyTree, *, within: PyTree | None = None) -> PyTree:
 def _rescaled(scores: list[Any], within: list[Any]) -> list[jax.Array]:
     return [
         # Flat, so that leaves of one size share a program, whatever their shapes.
-        _rescale((u if kept is None else jnp.where(kept, u, jnp.zeros_like(u))).ravel()).reshape(
-            u.shape
-        )
+        _rescale((u if kept is None else or_zero(kept, u)).ravel()).reshape(u.shape)
         for u, kept in zip(scores, within, strict=True)
     ]
 

@@ -8,7 +8,7 @@ groups of no pool keep all.
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from jaxprune.masks._count import check_sparsity, count
+from jaxprune._count import check_sparsity, count
 from jaxprune.structured._groups import ChannelGroups
 from jaxprune.structured._options import check_choice
 

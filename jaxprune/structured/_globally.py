@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxprune.masks._count import count
+from jaxprune._count import count
 from jaxprune.structured._allocation import Allocation, Pool, needed
 from jaxprune.structured._groups import ChannelGroups
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxprune import _tree
-from jaxprune.masks._count import count
+from jaxprune._count import count
 from jaxprune.structured._allocation import Allocation, Pool, needed
 from jaxprune.structured._groups import ChannelGroups, Group
 

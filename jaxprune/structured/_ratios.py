@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxprune.masks._count import check_sparsity
+from jaxprune._count import check_sparsity
 from jaxprune.structured._allocation import Allocation, Count, Pool, counting, refused
 from jaxprune.structured._groups import ChannelGroups
 from jaxprune.structured._named import numbers_by_group

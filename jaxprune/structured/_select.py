@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxprune import _tree
-from jaxprune.masks._count import check_sparsity
+from jaxprune._count import check_sparsity
 from jaxprune.structured._allocation import Allocation, Pool
 from jaxprune.structured._groups import ChannelGroups, Group
 from jaxprune.structured._named import group_numbers, numbers_by_group

@@ -9,10 +9,9 @@ import numpy as np
 
 from jaxprune import _tree, masks
 from jaxprune._checks import check_fraction
+from jaxprune._mask import check_given
 from jaxprune._tree import PyTree
-from jaxprune.masks import Allocation, Pattern, _pattern
-from jaxprune.masks._plan_counts import LeafCounts
-from jaxprune.transforms import _mask_state
+from jaxprune.masks import Allocation, Pattern
 
 
 def drawn_mask(
@@ -59,24 +58,23 @@ def check_start(
             f"the counts of {name} are static, so within= is a concrete mask; got a traced one. "
             "Make the transformation outside of jit."
         )
-    _mask_state.check_mask(within)
+    check_given(within)
     if pattern is not None:
         masks.check(within, pattern)
 
 
-def counts_in(within: PyTree, shapes: PyTree, pattern: Pattern | None) -> LeafCounts:
+def counts_in(within: PyTree, shapes: PyTree, pattern: Pattern | None) -> masks.LeafCounts:
     """The counts of a concrete mask, in the order of the leaves of ``shapes``."""
-    by_path = dict(_tree.named_leaves(within))
-    named = _tree.named_leaves(shapes)
     entries, removed = [], []
-    for (path, _), spec in zip(named, _pattern.resolve(pattern, shapes), strict=True):
-        mask = np.asarray(by_path[path])
+    leaves = jax.tree.leaves(within)
+    for leaf, spec in zip(leaves, masks.patterns.resolve(pattern, shapes), strict=True):
+        mask = np.asarray(leaf)
         if spec is not None and spec.kept is None:
             with jax.ensure_compile_time_eval():  # this is called where a step is traced
-                mask = np.asarray(_pattern.split(jnp.asarray(mask), spec)).any(-1)
+                mask = np.asarray(masks.patterns.split(jnp.asarray(mask), spec)).any(-1)
         entries.append(mask.size)
         removed.append(mask.size - int(np.count_nonzero(mask)))
-    return LeafCounts(tuple(entries), tuple(removed))
+    return masks.LeafCounts(tuple(entries), tuple(removed))
 
 
 def split_key(key: Any, *, name: str) -> tuple[jax.Array, jax.Array]:

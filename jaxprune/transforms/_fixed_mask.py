@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import optax
 
+from jaxprune._mask import check_given
 from jaxprune._tree import PyTree
 from jaxprune.transforms import _mask_state, _moments, _wrap, _zeros
 from jaxprune.transforms._mask_state import PruneMask
@@ -74,7 +75,7 @@ def fixed_mask(inner: Any, mask: PyTree) -> optax.GradientTransformationExtraArg
       (the mask is fixed during retraining).
     """
     tx = _wrap.as_transformation(inner, name="fixed_mask")
-    _mask_state.check_mask(mask)
+    check_given(mask)
     zeros = _zeros.examiner(tx)
 
     def init(params: PyTree) -> FixedMaskState:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune import _tree
+from jaxprune._mask import or_zero
 from jaxprune._scoring import check_leaves
 from jaxprune._tree import PyTree
 from jaxprune.transforms import _mask_state, _wrap
@@ -109,7 +110,7 @@ def penalty(
             mask = mask_of(tree, updates, extra_args)
             check_leaves(mask, state.theta, name="lc")
             kept = jax.tree.leaves(mask)
-            new = [jnp.where(m, v, jnp.zeros_like(v)) for m, v in zip(kept, shifted, strict=True)]
+            new = [or_zero(m, v) for m, v in zip(kept, shifted, strict=True)]
             if ys:
                 gaps = _gaps(mu, weights, new)
                 ys = [y - gap for y, gap in zip(ys, gaps, strict=True)]

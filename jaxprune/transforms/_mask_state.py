@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from jaxprune import _eager, _tree
+from jaxprune._mask import check_bool
 from jaxprune._tree import PyTree
 
 
@@ -25,18 +26,19 @@ class PruneMask(NamedTuple):
     tree: PyTree
 
 
-def get_mask(opt_state: PyTree) -> PyTree:
+def get_mask(opt_state: PyTree, *, copy: bool = True) -> PyTree:
     """Returns the mask that an optimizer state holds, wherever wrappers have nested it.
 
     Position: none; it reads the state of any optimizer with a jaxprune transform inside. Several
-    partial masks, as under `optax.partition`, are merged leaf by leaf. The arrays are copies, so
-    a later step may donate the state.
+    partial masks, as under `optax.partition`, are merged leaf by leaf.
 
     Traced masks cannot be compared: where two states hold the same leaf inside `jit`, the result
     keeps what both keep.
 
     Args:
       opt_state: any optimizer state.
+      copy: whether the arrays are copies, so that a later step may donate the state. Without, the
+        mask may only be read before that step.
 
     Returns:
       The mask: bool arrays (True = kept), `None` where a leaf is not prunable.
@@ -53,17 +55,17 @@ def get_mask(opt_state: PyTree) -> PyTree:
       >>> transforms.get_mask(tx.init(params))
       {'bias': None, 'kernel': Array([[ True, False]], dtype=bool)}
     """
-    return _eager.copied(held_mask(opt_state))
-
-
-def held_mask(opt_state: PyTree) -> PyTree:
-    """`get_mask` without the copies: only to be read, before the next step donates the state."""
     merged = None
     for node in nodes(opt_state):
         merged = _merge(merged, node.tree)
-    return jax.tree.map(
+    held = jax.tree.map(
         lambda m: None if _tree.is_absent(m) else m, merged, is_leaf=_tree.is_absent
     )
+    return _eager.copied(held) if copy else held
+
+
+def held_mask(opt_state: PyTree) -> PyTree:
+    return get_mask(opt_state, copy=False)
 
 
 def set_mask(opt_state: PyTree, mask: PyTree) -> PyTree:
@@ -168,25 +170,6 @@ def align(mask: PyTree, like: PyTree) -> PyTree:
     _tree.check_matches(aligned, like)
     check_bool(aligned)
     return aligned
-
-
-def check_bool(mask: PyTree) -> None:
-    """Raises a TypeError that names the first leaf of ``mask`` that is not a bool array."""
-    for path, leaf in _tree.named_leaves(mask):
-        dtype = getattr(leaf, "dtype", type(leaf).__name__)
-        if dtype != np.bool_:
-            raise TypeError(
-                f"a mask is made of bool arrays, but at {path!r} it has {dtype}. Compare first, "
-                "e.g. `mask > 0` or `weights != 0`."
-            )
-
-
-def check_mask(mask: PyTree) -> None:
-    """Raises if ``mask``, as a user passes it, has no leaf or one that is not bool."""
-    leaves = jax.tree.leaves(mask)
-    if not leaves:
-        raise ValueError(f"the mask has no leaf: {mask!r:.80}. Make one with jaxprune.masks.make.")
-    check_bool(mask)
 
 
 def is_placeholder(params: PyTree) -> bool:

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from jaxprune import _eager, _tree
+from jaxprune._mask import or_zero
 from jaxprune._tree import PyTree
 from jaxprune.transforms._mask_state import descend
 
@@ -53,13 +54,7 @@ def zero_pruned(inner: Any, inner_state: PyTree, mask: PyTree) -> PyTree:
     def visit(x: Any) -> Any:
         return descend(zero, mask, x.tree) if isinstance(x, Copy) else x
 
-    return _eager.together(zeroed, jax.tree.map(visit, mark(inner, inner_state, mask).state))
-
-
-def zeroed(m: jax.Array, x: jax.Array) -> jax.Array:
-    """An array with zeros where its mask is False."""
-    # A selection, not a product: it also removes NaN and infinity.
-    return jnp.where(m, x, jnp.zeros_like(x))
+    return _eager.together(or_zero, jax.tree.map(visit, mark(inner, inner_state, mask).state))
 
 
 def check_state(inner: Any, inner_state: PyTree, mask: PyTree) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from jaxprune import _tree
+from jaxprune._mask import check_given
 from jaxprune._tree import PyTree
 from jaxprune.transforms import _mask_state, _moments, _wrap, _zeros
 from jaxprune.transforms._mask_state import PruneMask
@@ -176,7 +177,7 @@ def moving(
 def dense_or(within: PyTree | None, shapes: PyTree, params: PyTree) -> PyTree:
     """The mask to start from: ``within``, or everything that has a score."""
     if within is not None:
-        _mask_state.check_mask(within)
+        check_given(within)
         return _mask_state.align(within, params)
     # ones_like of the parameter, not of the shape: the mask lies where the weights lie.
     return _tree.map_partial(

@@ -12,7 +12,6 @@ from jaxprune._checks import check_number, check_steps
 from jaxprune._scoring import check_leaves
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
-from jaxprune.masks._plan_counts import LeafCounts, leaf_counts, plan_counts
 from jaxprune.transforms import _moving
 from jaxprune.transforms._first_mask import check_start, counts_in, drawn_mask, split_key
 from jaxprune.transforms._moving import Move
@@ -65,10 +64,12 @@ def regrowing(
         check_start(within, sparsity, name=name, allocation=allocation, pattern=pattern)
     draw = drawn_mask(random, sparsity, allocation=allocation, pattern=pattern)
 
-    def counts_of(shapes: PyTree) -> LeafCounts:
+    def counts_of(shapes: PyTree) -> masks.LeafCounts:
         if within is not None:
             return counts_in(within, shapes, pattern)
-        return leaf_counts(shapes, sparsity, allocation=allocation or masks.erk(), pattern=pattern)
+        return masks.leaf_counts(
+            shapes, sparsity, allocation=allocation or masks.erk(), pattern=pattern
+        )
 
     def first_mask(params: PyTree) -> PyTree:
         shapes = jax.eval_shape(random, params)
@@ -94,10 +95,10 @@ def regrowing(
                 [r + k for r, k in zip(counts.removed, each, strict=True)]
                 for each in _dropped(counts, fractions)
             ]
-            plan = plan_counts(to_drop, gone, pattern=_whole_groups(pattern))
+            plan = masks.plan_counts(to_drop, gone, pattern=_whole_groups(pattern))
             kept = plan.make(to_drop, now.number, within=now.mask)
         ranked = jax.tree.map(_first, kept, to_grow)
-        return plan_counts(to_grow, [counts.removed], pattern=pattern).make(ranked, 0)
+        return masks.plan_counts(to_grow, [counts.removed], pattern=pattern).make(ranked, 0)
 
     return _moving.moving(
         inner,
@@ -119,15 +120,14 @@ def like_mask(scored: PyTree, mask: PyTree, *, name: str) -> PyTree:
       ValueError: if they have other leaves, or other shapes.
     """
     check_leaves(scored, mask, name=name)
-    by_path = dict(_tree.named_leaves(scored))
-    for path, m in _tree.named_leaves(mask):
-        if by_path[path].shape != m.shape:
+    pairs = _tree.pairs(mask, scored) or []
+    for path, m, score in pairs:
+        if score.shape != m.shape:
             raise ValueError(
-                f"the scores of {name} have shape {by_path[path].shape} at {path!r}, the weight "
-                f"has {m.shape}. Return one score a weight."
+                f"the scores of {name} have shape {score.shape} at {path!r}, the weight has "
+                f"{m.shape}. Return one score a weight."
             )
-    ordered = [by_path[path] for path, _ in _tree.named_leaves(mask)]
-    return jax.tree.unflatten(jax.tree.structure(mask), ordered)
+    return jax.tree.unflatten(jax.tree.structure(mask), [score for *_, score in pairs])
 
 
 def check_window(
@@ -182,7 +182,7 @@ def check_drop_fraction(value: Any) -> float:
     return number
 
 
-def _dropped(counts: LeafCounts, fractions: Sequence[float]) -> list[list[int]]:
+def _dropped(counts: masks.LeafCounts, fractions: Sequence[float]) -> list[list[int]]:
     """How many entries each leaf drops at each move; of a dense leaf all would come back."""
     sizes = list(zip(counts.entries, counts.removed, strict=True))
     return [[round(f * (n - r)) if r else 0 for n, r in sizes] for f in fractions]

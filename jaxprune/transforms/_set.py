@@ -5,12 +5,11 @@ from typing import Any
 import jax
 import optax
 
-from jaxprune import _tree
+from jaxprune import _tree, masks
 from jaxprune import scores as scores_
 from jaxprune._scoring import Scores, Scoring
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
-from jaxprune.masks._by_sign import drop_by_sign
 from jaxprune.transforms import _regrow
 from jaxprune.transforms._moving import Move
 
@@ -129,7 +128,7 @@ def set_(
         return scoring(now.params, grads=now.grads, **now.extra_args)
 
     def drop_signs(now: Move) -> PyTree:
-        return drop_by_sign(_tree.prunable(now.params, where), fraction, within=now.mask)
+        return masks.drop_by_sign(_tree.prunable(now.params, where), fraction, within=now.mask)
 
     def grow(now: Move) -> PyTree:
         assert now.key is not None

@@ -11,7 +11,6 @@ from jaxprune._checks import check_fraction
 from jaxprune._scoring import Scores, Scoring
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
-from jaxprune.masks._plan_counts import count_removed
 from jaxprune.transforms import _mask_state, _moments, _moving, _resets, _wrap
 from jaxprune.transforms._regrow import like_mask
 
@@ -140,7 +139,7 @@ def soft(
             _check_convolutions(params)
         shapes = scoring.shapes(params)
         masks.plan(shapes, (target,), **rules)
-        if target is not None and not count_removed(shapes, target, **rules):
+        if target is not None and not masks.count_removed(shapes, target, **rules):
             raise ValueError(
                 f"soft never prunes: sparsity {target:.6g} is less than half a filter, or group, "
                 "of every leaf. Ask for more."

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune import _eager, _tree
+from jaxprune._mask import or_zero
 from jaxprune._tree import PyTree
 from jaxprune.transforms import _mask_state, _moments
 from jaxprune.transforms._mask_state import PruneMask
@@ -62,7 +63,7 @@ def step(
 def masked(mask: PyTree, tree: PyTree) -> PyTree:
     """``tree`` with zeros where the mask is False."""
     rows = _tree.map_partial(lambda m, x: x if m is None else _eager.Row(m, x), mask, tree)
-    return _eager.together(_moments.zeroed, rows)
+    return _eager.together(or_zero, rows)
 
 
 def to_zero(mask: PyTree, updates: PyTree, params: PyTree) -> PyTree:

@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import jax.numpy as jnp
 import optax
 
 from jaxprune import _tree
+from jaxprune._mask import check_given, or_zero
 from jaxprune._tree import PyTree
 from jaxprune.transforms import _mask_state
 from jaxprune.transforms._mask_state import PruneMask
@@ -42,7 +42,7 @@ def zero_updates(mask: PyTree) -> optax.GradientTransformationExtraArgs:
       >>> optax.apply_updates(params, updates)
       {'kernel': Array([[0.5, 0. ]], dtype=float32)}
     """
-    _mask_state.check_mask(mask)
+    check_given(mask)
 
     def init(params: PyTree) -> PruneMask:
         return _mask_state.store(mask, params)
@@ -53,7 +53,7 @@ def zero_updates(mask: PyTree) -> optax.GradientTransformationExtraArgs:
         del params, extra_args  # zeros need neither
 
         def zero(m: Any, u: Any) -> Any:
-            return u if m is None else jnp.where(m, u, jnp.zeros_like(u))
+            return u if m is None else or_zero(m, u)
 
         return _tree.map_partial(zero, _mask_state.align(state.tree, updates), updates), state
 

@@ -12,7 +12,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxprune as jp
-from jaxprune.masks import _keys, _limbs, _passes, _select, _ties
+from jaxprune._selection import _passes, _smallest, _ties, limbs, ordering
 from tests.masks import oracle
 
 F32 = jnp.dtype(jnp.float32)
@@ -192,24 +192,23 @@ def leaves_of(arrays, pools, wide=False):
 @pytest.mark.parametrize("together", [False, True])
 @pytest.mark.parametrize(("tied", "wide"), [(False, False), (True, False), (True, True)])
 def test_the_sampled_bracket_changes_nothing(monkeypatch, tied, wide, together):
-    monkeypatch.setattr(_select, "_SAMPLED_FROM", 1000)
-    monkeypatch.setattr(_select, "_SAMPLE", 300)
+    monkeypatch.setattr(_smallest, "_SAMPLED_FROM", 1000)
+    monkeypatch.setattr(_smallest, "_SAMPLE", 300)
     rng = np.random.default_rng(1)
     arrays = [rng.normal(size=(60, 50)), rng.normal(size=(2000,)), rng.normal(size=(30, 10, 10))]
     arrays = [np.abs(np.round(x, 1) if tied else x).astype(np.float32) for x in arrays]
     arrays[1] += 3  # the sample of a pool is no fair one where leaves differ; the result is exact
     leaves = leaves_of(arrays, [0, 0, 1], wide)
-    run = jax.jit(lambda k: _select.smallest(_passes.arrange(leaves, together=together), k))
+    run = jax.jit(lambda k: _smallest.smallest(_passes.arrange(leaves, together=together), k))
     for k in [(0, 0), (1, 1), (2500, 900), (4999, 2999), (5000, 3000)]:
-        limbs = jnp.asarray(_limbs.fit(_limbs.stack_limbs(k), wide))
-        found = run(limbs)
+        found = run(jnp.asarray(limbs.fit(limbs.stack_limbs(k), wide)))
         expected = [
             *oracle.remove_lowest(arrays[:2], k[0]),
             *oracle.remove_lowest(arrays[2:], k[1]),
         ]
         for ours, mask in zip(found.removed, expected, strict=True):
             np.testing.assert_array_equal(~np.asarray(ours).reshape(mask.shape), mask)
-        counts = [_limbs.from_limbs(c) for c in _limbs.full(found.counts)]
+        counts = [limbs.from_limbs(c) for c in limbs.full(found.counts)]
         assert counts == [int((~m).sum()) for m in expected]
 
 
@@ -229,9 +228,9 @@ def test_leaves_of_many_rows(monkeypatch):
     arrays = [np.round(rng.random(s), 1).astype(np.float32) for s in [(40, 5), (3, 7, 4, 5), (9,)]]
     arrays.append(np.zeros((6, 3, 8), np.float32))
     leaves = _passes.arrange(leaves_of(arrays, [0, 0, 0, 1], wide=True), together=False)
-    run = jax.jit(lambda k: _select.smallest(leaves, k))
+    run = jax.jit(lambda k: _smallest.smallest(leaves, k))
     for k in [(0, 0), (17, 5), (100, 77), (388, 100), (629, 144)]:
-        found = run(jnp.asarray(_limbs.stack_limbs(k)))
+        found = run(jnp.asarray(limbs.stack_limbs(k)))
         expected = [
             *oracle.remove_lowest(arrays[:3], k[0]),
             *oracle.remove_lowest(arrays[3:], k[1]),
@@ -246,7 +245,7 @@ def test_many_rows_on_eight_devices(monkeypatch):
     monkeypatch.setattr(_ties, "split_rows", small_rows)
     scores, _ = spread(Mesh(np.array(jax.devices()).reshape(2, 4), ("x", "y")))
     run = jax.jit(
-        lambda s, k: _select.smallest(
+        lambda s, k: _smallest.smallest(
             _passes.arrange(
                 [_passes.Leaf(x, None, 0, F32, True) for x in s.values()], together=False
             ),
@@ -254,16 +253,16 @@ def test_many_rows_on_eight_devices(monkeypatch):
         )
     )
     k = round(0.6 * (16 * 24 + 8 * 40))
-    removed = run(scores, jnp.asarray(_limbs.stack_limbs([k]))).removed
+    removed = run(scores, jnp.asarray(limbs.stack_limbs([k]))).removed
     assert_same([~r for r in removed], [ALONE["a"], ALONE["b"]])
 
 
 def test_counts_of_rows_add_up_past_all_limits():
     # 2**17 rows of 2**32 - 1 entries each, without the entries.
-    rows = _limbs.one_limb(jnp.full((1 << 17,), 2**32 - 1, jnp.uint32))
-    digits = _limbs.to_digits(rows)
-    limbs = _limbs.from_digits(_limbs.sum_digits(digits)[None])[0]
-    assert _limbs.from_limbs(limbs) == (1 << 17) * (2**32 - 1)
+    rows = limbs.one_limb(jnp.full((1 << 17,), 2**32 - 1, jnp.uint32))
+    digits = limbs.to_digits(rows)
+    total = limbs.from_digits(limbs.sum_digits(digits)[None])[0]
+    assert limbs.from_limbs(total) == (1 << 17) * (2**32 - 1)
     assert _passes.split_rows((1 << 17, 1 << 17)) == (1, 1 << 17)
     assert _passes.split_rows((80, 1 << 13, 1 << 14)) == (1, 1 << 27)
     assert _passes.split_rows((1 << 31,)) == (0, 1 << 31)
@@ -274,14 +273,21 @@ def test_counts_of_rows_add_up_past_all_limits():
 @pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16, jnp.float32])
 def test_keys_leave_room_for_what_is_gone_and_what_must_stay(dtype):
     dtype = jnp.dtype(dtype)
-    top = np.iinfo(_keys.key_dtype(dtype)).max
+    top = np.iinfo(ordering.key_dtype(dtype)).max
     values = jnp.asarray([-jnp.inf, -1.0, 0.0, 1.0, jnp.inf, jnp.nan], dtype)
-    keys = np.asarray(_keys.sort_keys(values)).astype(object)
+    keys = np.asarray(ordering.sort_keys(values)).astype(object)
     assert np.all(np.diff(keys) > 0)
-    assert keys[0] > _keys.FORCED
-    assert keys[-1] == _keys.nan_key(dtype) < top
-    state = [_keys.GONE, _keys.FORCED, _keys.CANDIDATE, _keys.IMMUNE, _keys.GONE, _keys.CANDIDATE]
-    coded = np.asarray(_keys.sort_keys(values, jnp.asarray(state, jnp.uint8))).tolist()
+    assert keys[0] > ordering.FORCED
+    assert keys[-1] == ordering.nan_key(dtype) < top
+    state = [
+        ordering.GONE,
+        ordering.FORCED,
+        ordering.CANDIDATE,
+        ordering.IMMUNE,
+        ordering.GONE,
+        ordering.CANDIDATE,
+    ]
+    coded = np.asarray(ordering.sort_keys(values, jnp.asarray(state, jnp.uint8))).tolist()
     assert coded == [0, 1, keys[2], top, 0, keys[5]]
 
 

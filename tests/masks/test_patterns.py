@@ -351,7 +351,7 @@ class TestCheck:
             jp.masks.check(tree, channels())
         with pytest.raises(ValueError, match="do not divide"):
             jp.masks.check(tree, block(3, 3))
-        with pytest.raises(TypeError, match="'w' is float32"):
+        with pytest.raises(TypeError, match="'w' has dtype float32"):
             jp.masks.check({"w": jnp.ones((4, 4))}, nm(2, 4, axis=0))
         with pytest.raises(TypeError, match="pattern is a function"):
             jp.masks.check(tree, "2:4")

@@ -62,7 +62,7 @@ def test_bad_arguments():
         jp.prune(PARAMS, 0.5, scores=jp.scores.magnitude(PARAMS), where=lambda p, x: True)
     with pytest.raises(ValueError, match="score tree is of another tree"):
         jp.prune(PARAMS, 0.5, scores={"other": jnp.ones(3)})
-    with pytest.raises(TypeError, match=r"mask holds booleans.*'kernel' has dtype float32"):
+    with pytest.raises(TypeError, match=r"mask holds boolean arrays.*'kernel' has dtype float32"):
         jp.apply_mask(PARAMS, {"kernel": jnp.ones((2, 2)), "bias": None})
 
 

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxprune.masks import _limbs, _shares
+from jaxprune._selection import limbs
+from jaxprune.masks.allocations import _shares
 from tests.masks import oracle
 
 LEAVES = st.integers(1, 40)
@@ -109,8 +110,8 @@ def of_traced(shares, total):
 
 
 def of_segments(segments, total):
-    limbs = _shares.shared_out_traced(segments, jnp.asarray(_limbs.to_limbs(total)))
-    return tuple(_limbs.from_limbs(x) for x in limbs)
+    parts = _shares.shared_out_traced(segments, jnp.asarray(limbs.to_limbs(total)))
+    return tuple(limbs.from_limbs(x) for x in parts)
 
 
 @pytest.mark.slow
@@ -133,8 +134,8 @@ def test_traced_totals_in_jit_past_two_to_the_32():
     shares = _shares.solve([float(n) ** 0.7 for n in sizes], [0, 5, 0, 2**20], sizes)
     compiled = jax.jit(shares.of_traced)
     for total in [2**20 + 5, 2**32 - 1, 2**32, 2**32 + 1, 10**12, sum(sizes) - 1, sum(sizes)]:
-        limbs = compiled(jnp.asarray(_limbs.to_limbs(total)))
-        kept = tuple(_limbs.from_limbs(x) for x in limbs)
+        parts = compiled(jnp.asarray(limbs.to_limbs(total)))
+        kept = tuple(limbs.from_limbs(x) for x in parts)
         assert kept == shares.of(total)
         check(([float(n) ** 0.7 for n in sizes], [0, 5, 0, 2**20], sizes, total), kept)
 
@@ -145,9 +146,10 @@ def test_traced_totals_of_many_leaves_under_vmap():
     low = [x // 3 if i % 5 == 0 else 0 for i, x in enumerate(high)]
     shares = _shares.solve(list(rng.uniform(0.1, 9, 40)), low, high)
     totals = [int(x) for x in rng.integers(sum(low), sum(high) + 1, 64)]
-    limbs = np.asarray(jax.jit(jax.vmap(shares.of_traced))(jnp.asarray(_limbs.stack_limbs(totals))))
-    for total, found in zip(totals, limbs, strict=True):
-        assert tuple(_limbs.from_limbs(x) for x in found) == shares.of(total)
+    counts = jnp.asarray(limbs.stack_limbs(totals))
+    each = np.asarray(jax.jit(jax.vmap(shares.of_traced))(counts))
+    for total, found in zip(totals, each, strict=True):
+        assert tuple(limbs.from_limbs(x) for x in found) == shares.of(total)
 
 
 @settings(max_examples=100)

@@ -105,7 +105,12 @@ def test_few_weights_compress_well_and_random_ones_do_not():
     ("arguments", "options", "error", "message"),
     [
         ((params(), {"kernel": None}), {}, ValueError, "the mask is of another tree"),
-        ((params(), mask() | {"kernel": jnp.ones((3, 7))}), {}, TypeError, "a mask holds booleans"),
+        (
+            (params(), mask() | {"kernel": jnp.ones((3, 7))}),
+            {},
+            TypeError,
+            "a mask holds boolean",
+        ),
         ((params(),), {"zlib_level": 10}, ValueError, r"1 \(fast\) to 9 \(small\); got 10"),
         ((params(),), {"zlib_level": 0}, ValueError, r"to 9 \(small\); got 0"),
         ((params(),), {"zlib_level": 6.0}, TypeError, r"an integer from 1 to 9.*6\.0"),

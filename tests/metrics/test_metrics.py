@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxprune as jp
-from jaxprune.metrics import _sparsity
+from jaxprune import _mask
 from tests.programs import counted
 
 
@@ -41,17 +41,17 @@ def test_sparsity_is_exact_past_float32():
 )
 def test_counts_of_large_leaves(shape, limit, seed):
     leaf = np.random.default_rng(seed).random(shape) < 0.7
-    (digits,) = _sparsity._count_all([jnp.asarray(leaf)], limit)
-    assert _sparsity.from_digits(np.asarray(digits)) == np.count_nonzero(leaf)
+    (digits,) = _mask._count_all([jnp.asarray(leaf)], limit)
+    assert _mask.from_digits(np.asarray(digits)) == np.count_nonzero(leaf)
 
 
 def test_partial_sums_are_added_past_two_to_the_32():
     # A uint32 total of these would be 0.
-    digits = _sparsity._add_digits(jnp.full((2, 3), 2**31, jnp.uint32))
-    assert _sparsity.from_digits(np.asarray(digits)) == 3 * 2**32
+    digits = _mask._add_digits(jnp.full((2, 3), 2**31, jnp.uint32))
+    assert _mask.from_digits(np.asarray(digits)) == 3 * 2**32
     values = np.random.default_rng(0).integers(0, 2**32, 1000, np.uint32)
-    digits = _sparsity._add_digits(jnp.asarray(values))
-    assert _sparsity.from_digits(np.asarray(digits)) == sum(map(int, values))
+    digits = _mask._add_digits(jnp.asarray(values))
+    assert _mask.from_digits(np.asarray(digits)) == sum(map(int, values))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_partial_sums_are_added_past_two_to_the_32():
     [((2**16, 2**16), 2**16), ((2**31, 2), 2), ((2**20, 3, 2**12), 2**12), ((5, 2**31, 2), 10)],
 )
 def test_few_partial_sums_none_of_which_can_wrap(shape, partial_sums):
-    kept = _sparsity._kept_axes(shape, 2**32)
+    kept = _mask._kept_axes(shape, 2**32)
     assert math.prod(shape[i] for i in kept) == partial_sums
     assert math.prod(shape) // partial_sums < 2**32
 
@@ -67,18 +67,18 @@ def test_few_partial_sums_none_of_which_can_wrap(shape, partial_sums):
 @pytest.mark.parametrize("shape", [(2**32,), (2**33 + 1,), (2, 2**34), (2**17, 2**17)])
 def test_large_leaves_compile(shape):
     abstract = jax.ShapeDtypeStruct(shape, bool)
-    compiled = _sparsity._count_all.lower([abstract], 2**32).compile()
+    compiled = _mask._count_all.lower([abstract], 2**32).compile()
     assert compiled.out_info[0].shape == (4,)  # digits, for no uint32 holds the count
 
 
 def test_large_leaves_beside_small_ones_and_spread_over_devices():
     large, small = jnp.ones((7, 9), bool).at[2, 3].set(False), jnp.ones((3,), bool)
-    digits = _sparsity._count_all([large, small], 10)
-    assert [_sparsity.from_digits(np.asarray(x)) for x in digits] == [62, 3]
+    digits = _mask._count_all([large, small], 10)
+    assert [_mask.from_digits(np.asarray(x)) for x in digits] == [62, 3]
     mesh = Mesh(np.array(jax.devices()), ("x",))
     spread = jax.device_put(jnp.ones((8, 9), bool), NamedSharding(mesh, PartitionSpec("x")))
-    (digits,) = _sparsity._count_all([spread], 10)
-    assert _sparsity.from_digits(np.asarray(digits)) == 72
+    (digits,) = _mask._count_all([spread], 10)
+    assert _mask.from_digits(np.asarray(digits)) == 72
 
 
 def test_counts_wherever_leaves_lie():

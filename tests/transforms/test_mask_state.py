@@ -84,7 +84,7 @@ def test_set_mask_refuses_other_masks():
         set_mask(state, changed("conv", "bias", jnp.ones(4, bool)))
     with pytest.raises(ValueError, match=r"another tree.*'dense/other'"):
         set_mask(state, changed("dense", "other", jnp.ones(4, bool)))
-    with pytest.raises(TypeError, match="at 'dense/kernel' it has float32"):
+    with pytest.raises(TypeError, match="'dense/kernel' has dtype float32"):
         set_mask(state, changed("dense", "kernel", jnp.ones((4, 3))))
 
 

@@ -240,7 +240,7 @@ def test_a_mask_of_another_tree():
         made({"w": jnp.ones((2, 2), bool)}).init(params)
     with pytest.raises(ValueError, match=r"shape \(2, 3\) at 'kernel'"):
         made({"kernel": jnp.ones((2, 3), bool)}).init(params)
-    with pytest.raises(TypeError, match=r"at 'kernel' it has float32"):
+    with pytest.raises(TypeError, match=r"'kernel' has dtype float32"):
         made({"kernel": jnp.ones((2, 2))}).init(params)
     with pytest.raises(ValueError, match="the mask has no leaf"):
         made({"kernel": None}).init(params)

@@ -241,7 +241,7 @@ def test_within_is_refused_beside_other_counts():
         rigl(optax.sgd(0.1), None, allocation=jp.masks.erk(), **options)
     with pytest.raises(ValueError, match=r"'kernel' is not 1:2 along axis 0"):
         rigl(optax.sgd(0.1), None, pattern=jp.masks.nm(1, 2, axis=0), **options)
-    with pytest.raises(TypeError, match=r"at 'kernel' it has float32"):
+    with pytest.raises(TypeError, match=r"'kernel' has dtype float32"):
         rigl(optax.sgd(0.1), None, **(options | {"within": {"kernel": jnp.ones((8, 8))}}))
     with pytest.raises(ValueError, match=r"another tree"):
         rigl(optax.sgd(0.1), None, **options).init({"weight": jnp.ones((8, 8))})

@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _tree
-from jaxprune.masks import _limbs
+from jaxprune._selection import limbs
 
-Count: TypeAlias = Any  # a Python integer, or its uint32 [2] limbs (see `_limbs`)
+Count: TypeAlias = Any  # a Python integer, or its uint32 [2] limbs (see `limbs`)
 
 
 def is_concrete(sparsity: Any) -> bool:
@@ -101,10 +101,10 @@ def _traced_count(sparsity: jax.Array, n: int) -> jax.Array:
     half_digit, half_bit = (e - 1) // 16, ((e - 1) % 16).astype(jnp.uint32)
     half = (jax.lax.dynamic_index_in_dim(digits, half_digit, keepdims=False) >> half_bit) & 1 == 1
     up = half & (sticky | (quotient[0] & 1 == 1))
-    limbs = jnp.stack([quotient[2] | (quotient[3] << 16), quotient[0] | (quotient[1] << 16)])
-    limbs = _limbs.add(limbs, _limbs.one_limb(up.astype(jnp.uint32)))
+    taken = jnp.stack([quotient[2] | (quotient[3] << 16), quotient[0] | (quotient[1] << 16)])
+    taken = limbs.add(taken, limbs.one_limb(up.astype(jnp.uint32)))
 
     # Outside [0, 1) compiled code cannot raise: nothing goes at NaN or below 0, all goes from 1.
     negative_or_nan = (bits >> 31 == 1) | (bits > 0x7F800000)
-    limbs = jnp.where(exponent >= 127, jnp.asarray(_limbs.to_limbs(n)), limbs)
-    return jnp.where(negative_or_nan, jnp.zeros_like(limbs), limbs)
+    taken = jnp.where(exponent >= 127, jnp.asarray(limbs.to_limbs(n)), taken)
+    return jnp.where(negative_or_nan, jnp.zeros_like(taken), taken)

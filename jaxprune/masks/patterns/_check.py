@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _tree
+from jaxprune._mask import check_bool
 from jaxprune._tree import PyTree
-from jaxprune.masks import _pattern
-from jaxprune.masks._pattern import Pattern
+from jaxprune.masks.patterns import _pattern
+from jaxprune.masks.patterns._pattern import Pattern
 
 
 def check(mask: PyTree, pattern: Pattern) -> None:
@@ -35,9 +36,7 @@ def check(mask: PyTree, pattern: Pattern) -> None:
       ValueError: 'kernel' is not 1:2 along axis 0: group (0, 0) keeps 2 of 2.
     """
     named = _tree.named_leaves(mask)
-    for path, leaf in named:
-        if leaf.dtype != np.bool_:
-            raise TypeError(f"a mask holds booleans (True = kept); {path!r} is {leaf.dtype}.")
+    check_bool(mask)
     for (path, leaf), spec in zip(named, _pattern.resolve(pattern, mask), strict=True):
         if spec is None:
             continue

@@ -6,9 +6,9 @@ import jax
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
-from jaxprune.masks._allocation import Allocation, OnCollapse, Pools, check_on_collapse
-from jaxprune.masks._proportional import proportional
-from jaxprune.masks._rules import matches
+from jaxprune.masks.allocations._allocation import Allocation, OnCollapse, Pools, check_on_collapse
+from jaxprune.masks.allocations._proportional import proportional
+from jaxprune.masks.allocations._rules import matches
 
 
 def uniform_plus(

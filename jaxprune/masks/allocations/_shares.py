@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.masks import _limbs
+from jaxprune._selection import limbs
 
 _BITS = 62  # of a share's fraction: totals stay below 2**62, so a share errs by less than one
 
@@ -121,31 +121,31 @@ def shared_out(segment: Segment, total: int) -> tuple[int, ...]:
 def shared_out_traced(segments: Sequence[Segment], total: jax.Array) -> jax.Array:
     """What each leaf keeps of a traced total in limbs ``[2]``, as limbs ``[leaves, 2]``."""
     starts = _as_limbs([s.start for s in segments])
-    here = jnp.sum(~_limbs.less(total[None], starts), dtype=jnp.int32) - 1
+    here = jnp.sum(~limbs.less(total[None], starts), dtype=jnp.int32) - 1
     base = _as_limbs([s.base for s in segments])[here]
     high = _as_limbs(segments[0].high)  # of every segment
     share = _as_limbs([s.share for s in segments])[here]
     whole = np.zeros(len(segments[0].base), np.int32)  # one segment: all leaves
-    rest = _limbs.subtract(total, _limbs.sum_segments(base, whole, 1)[0])
+    rest = limbs.subtract(total, limbs.sum_segments(base, whole, 1)[0])
 
-    product = _multiply(_limbs.to_digits(rest), _limbs.to_digits(share))
+    product = _multiply(limbs.to_digits(rest), limbs.to_digits(share))
     # 62 bits are three digits and 14 bits.
     quotient = jnp.stack(
         [((product[..., 3 + i] >> 14) | (product[..., 4 + i] << 2)) & 0xFFFF for i in range(4)],
         axis=-1,
     )
-    kept = _limbs.add(base, _limbs.from_digits(quotient))
-    remainder = _limbs.from_digits(product[..., :4].at[..., 3].set(product[..., 3] & 0x3FFF))
-    open_ = jnp.any(share > 0, axis=-1) & _limbs.less(kept, high)
+    kept = limbs.add(base, limbs.from_digits(quotient))
+    remainder = limbs.from_digits(product[..., :4].at[..., 3].set(product[..., 3] & 0x3FFF))
+    open_ = jnp.any(share > 0, axis=-1) & limbs.less(kept, high)
     remainder = _rounded(remainder[:, 0])
     index = np.arange(len(whole))
     larger = (remainder[:, None] < remainder[None]) | (
         (remainder[:, None] == remainder[None]) & (index[:, None] > index[None])
     )
     rank = jnp.sum(larger & open_[None], axis=1, dtype=jnp.uint32)
-    missing = _limbs.subtract(total, _limbs.sum_segments(kept, whole, 1)[0])
-    more = open_ & _limbs.less(_limbs.one_limb(rank), missing[None])
-    return _limbs.add(kept, _limbs.one_limb(more.astype(jnp.uint32)))
+    missing = limbs.subtract(total, limbs.sum_segments(kept, whole, 1)[0])
+    more = open_ & limbs.less(limbs.one_limb(rank), missing[None])
+    return limbs.add(kept, limbs.one_limb(more.astype(jnp.uint32)))
 
 
 def _as_limbs(values: Any) -> jax.Array:

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxprune import _tree
+from jaxprune import _count, _tree
+from jaxprune._selection import limbs
 from jaxprune._tree import PyTree
-from jaxprune.masks import _count, _limbs
-from jaxprune.masks._rules import per_leaf_numbers
+from jaxprune.masks.allocations._rules import per_leaf_numbers
 
 Limits = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -59,4 +59,4 @@ def total(sparsity: Any, sizes: Sequence[int], limits: Limits) -> _count.Count:
                 f"({least / n:.4g} to {most / n:.4g}). Change the sparsity or the limits."
             )
         return k
-    return _limbs.minimum(_limbs.maximum(k, _limbs.to_limbs(least)), _limbs.to_limbs(most))
+    return limbs.minimum(limbs.maximum(k, limbs.to_limbs(least)), limbs.to_limbs(most))

@@ -5,11 +5,17 @@ from typing import Any
 
 import jax
 
+from jaxprune._count import Count, count
 from jaxprune._tree import PyTree
-from jaxprune.masks import _limits
-from jaxprune.masks._allocation import Allocation, OnCollapse, Pools, check_on_collapse, one_each
-from jaxprune.masks._count import Count, count
-from jaxprune.masks._proportional import proportional
+from jaxprune.masks.allocations import _limits
+from jaxprune.masks.allocations._allocation import (
+    Allocation,
+    OnCollapse,
+    Pools,
+    check_on_collapse,
+    one_each,
+)
+from jaxprune.masks.allocations._proportional import proportional
 
 
 def uniform(

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.masks import _keys, _limbs
-from jaxprune.masks._passes import Leaf, digits_true, split_rows
-from jaxprune.masks._shards import sum_over_shards
-from jaxprune.masks._unstack import unstack
+from jaxprune._selection import limbs, ordering
+from jaxprune._selection._passes import Leaf, digits_true, split_rows
+from jaxprune._selection._shards import sum_over_shards
+from jaxprune._selection._unstack import unstack
 
 _POINTS = 3
 
@@ -38,7 +38,7 @@ def positions(
     rows = np.asarray([n for n, _ in split])
     row_sizes = np.asarray([n for _, n in split], np.uint32)
     # Where the position lies if a leaf gives all or none of its equal entries is known at once.
-    partly = _limbs.less(take, tied)
+    partly = limbs.less(take, tied)
     some = jnp.any(take > 0, axis=-1)
     none = take[:, 0] & 0  # zeros of the type of the data, as in the search for the threshold
     row = none
@@ -86,7 +86,7 @@ def _search(
             branches = _read_or_skip(leaf.dtype, wide=leaf.wide, whole=leaf.whole)
             args = (leaf.arrays, keys[i], at, own[-1:])
             digits.append(jax.lax.cond(going > 0, *branches, *args))
-        return _limbs.from_digits(jnp.stack(digits))
+        return limbs.from_digits(jnp.stack(digits))
 
     def step(bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bracket
@@ -94,7 +94,7 @@ def _search(
         offsets = stride[:, None] * jnp.arange(1, _POINTS + 1, dtype=jnp.uint32)[None]
         points = low[:, None] + jnp.minimum(offsets, (high - low)[:, None])
         open_ = (low < high)[:, None]
-        fits = ~_limbs.less(take[:, None], count(points, open_[:, 0]))
+        fits = ~limbs.less(take[:, None], count(points, open_[:, 0]))
         up = jnp.max(jnp.where(fits & open_, points, low[:, None]), axis=1)
         down = jnp.min(jnp.where(fits | ~open_, high[:, None], points - 1), axis=1)
         return up, down
@@ -130,7 +130,7 @@ def _digits_before(
 
     def local(offsets: Sequence[Any], *args: jax.Array) -> jax.Array:
         *parts, key, at, zero = jax.lax.optimization_barrier(args)
-        keys, full = _keys.of_leaf(parts, dtype), shape
+        keys, full = ordering.of_leaf(parts, dtype), shape
         if not rows and not any(isinstance(offset, jax.Array) for offset in offsets):
             keys, full, offsets = keys.reshape(-1), (keys.size,), [0]  # one index, if whole
         # Adding the zero ties the positions to this pass: XLA would hold them in memory, too.
@@ -153,7 +153,7 @@ def marked(leaf: Leaf, key: jax.Array, end: jax.Array) -> jax.Array:
 def _marked(
     arrays: list[jax.Array], key: jax.Array, end: jax.Array, *, dtype: jnp.dtype
 ) -> jax.Array:
-    keys = _keys.of_leaf(arrays, dtype)
+    keys = ordering.of_leaf(arrays, dtype)
     place = _places(keys.shape)
     return (keys < key) | ((keys == key) & _is_before(place, *end))
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from jaxprune.masks._pattern import Norm, Pattern, PatternSpec, check_words
+from jaxprune.masks.patterns._pattern import Norm, Pattern, PatternSpec, check_words
 
 
 def channels(axis: int | Callable[[str, Any], int] = -1, *, norm: Norm = "l1") -> Pattern:

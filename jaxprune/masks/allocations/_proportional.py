@@ -6,9 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxprune import _count
+from jaxprune._selection import limbs
 from jaxprune._tree import PyTree
-from jaxprune.masks import _count, _limbs, _limits, _shares
-from jaxprune.masks._allocation import OnCollapse, Pools, one_each
+from jaxprune.masks.allocations import _limits, _shares
+from jaxprune.masks.allocations._allocation import OnCollapse, Pools, one_each
 
 
 def proportional(
@@ -39,10 +41,10 @@ def proportional(
         if isinstance(removed, int):
             kept = shares.of(sum(sizes) - removed)
             return tuple(n - k for n, k in zip(sizes, kept, strict=True))
-        total = jnp.asarray(_limbs.to_limbs(sum(sizes)))
-        kept = shares.of_traced(_limbs.subtract(total, removed))
-        each = jnp.stack([jnp.asarray(_limbs.to_limbs(n)) for n in sizes])
-        return tuple(_limbs.subtract(each, kept))
+        total = jnp.asarray(limbs.to_limbs(sum(sizes)))
+        kept = shares.of_traced(limbs.subtract(total, removed))
+        each = jnp.stack([jnp.asarray(limbs.to_limbs(n)) for n in sizes])
+        return tuple(limbs.subtract(each, kept))
 
     pools = one_each(len(jax.tree.leaves(scores)))
     return scores, Pools(pools, counts, on_collapse, limits=limits, shared=True)

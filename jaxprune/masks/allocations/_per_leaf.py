@@ -5,12 +5,17 @@ from typing import Any
 
 import jax
 
-from jaxprune import _tree
+from jaxprune import _count, _tree
 from jaxprune._tree import PyTree
-from jaxprune.masks import _count
-from jaxprune.masks._allocation import Allocation, OnCollapse, Pools, check_on_collapse, one_each
-from jaxprune.masks._proportional import proportional
-from jaxprune.masks._rules import per_leaf_numbers
+from jaxprune.masks.allocations._allocation import (
+    Allocation,
+    OnCollapse,
+    Pools,
+    check_on_collapse,
+    one_each,
+)
+from jaxprune.masks.allocations._proportional import proportional
+from jaxprune.masks.allocations._rules import per_leaf_numbers
 
 
 def per_leaf(sparsities: Any, *, on_collapse: OnCollapse = "error") -> Allocation:

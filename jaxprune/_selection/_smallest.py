@@ -15,9 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune.masks import _bracket, _keys, _limbs, _passes, _rows, _ties
-from jaxprune.masks._shards import vary_as
-from jaxprune.masks._unstack import unstack
+from jaxprune._selection import _bracket, _passes, _rows, _ties, limbs, ordering
+from jaxprune._selection._shards import vary_as
+from jaxprune._selection._unstack import unstack
 
 # Pools are sampled whose leaves have this many entries on average: of smaller ones the passes that
 # are saved cost less than those over the sample. About so many entries of a pool are looked at.
@@ -55,7 +55,7 @@ def smallest(leaves: _passes.Leaves, k: jax.Array) -> Selection:
     pools, each = k.shape[0], leaves.each
     top = np.zeros((pools,), wide_dtype(each))
     for leaf in each:
-        top[leaf.pool] = np.iinfo(_keys.key_dtype(leaf.dtype)).max
+        top[leaf.pool] = np.iinfo(ordering.key_dtype(leaf.dtype)).max
     for leaf in each:
         k = vary_as(k, leaf.scores)
     nothing = k & 0  # zeros of that type, for the search to begin with
@@ -65,16 +65,16 @@ def smallest(leaves: _passes.Leaves, k: jax.Array) -> Selection:
     found, counts = _counted(leaves, k, bracket, jnp.asarray(top))
     threshold, pool_of = found.low, leaves.pools
     below, upto = counts[:, 0], counts[:, 1]
-    sizes = _limbs.fit(_limbs.stack_limbs([leaf.scores.size for leaf in each]), each[0].wide)
-    nan = _limbs.less(counts[:, 2], jnp.asarray(sizes))
-    tied = _limbs.subtract(jnp.where((threshold == top)[pool_of][:, None], sizes, upto), below)
-    missing = _limbs.subtract(k, _limbs.sum_segments(below, pool_of, pools))[pool_of]
-    before = _limbs.sum_before(tied, pool_of)  # equal entries of the pool in earlier leaves
-    take = _limbs.minimum(_limbs.subtract(_limbs.maximum(missing, before), before), tied)
+    sizes = limbs.fit(limbs.stack_limbs([leaf.scores.size for leaf in each]), each[0].wide)
+    nan = limbs.less(counts[:, 2], jnp.asarray(sizes))
+    tied = limbs.subtract(jnp.where((threshold == top)[pool_of][:, None], sizes, upto), below)
+    missing = limbs.subtract(k, limbs.sum_segments(below, pool_of, pools))[pool_of]
+    before = limbs.sum_before(tied, pool_of)  # equal entries of the pool in earlier leaves
+    take = limbs.minimum(limbs.subtract(limbs.maximum(missing, before), before), tied)
     # A bracket is never upside down, but the compiler does not know.
     zero = jnp.any(found.low > found.high).astype(jnp.uint32)
     removed = _marks(leaves, threshold, take, tied, zero)
-    return Selection(removed, _limbs.add(below, take), nan)
+    return Selection(removed, limbs.add(below, take), nan)
 
 
 def _counted(
@@ -89,7 +89,7 @@ def _counted(
     pool_of, number = leaves.pools, _bracket.points_a_pass()
     nan_key = np.zeros(top.shape, top.dtype)
     for leaf in leaves.each:
-        nan_key[leaf.pool] = _keys.nan_key(leaf.dtype)
+        nan_key[leaf.pool] = ordering.nan_key(leaf.dtype)
 
     def last(threshold: jax.Array) -> jax.Array:
         following = jnp.where(threshold == top, threshold, threshold + 1)
@@ -103,7 +103,7 @@ def _counted(
         searching = jnp.any(open_)
         points = jnp.where(searching, _bracket.inside(b), last(b.low))
         counts = _passes.count_each(leaves, points)
-        sums = _limbs.sum_segments(counts, pool_of, k.shape[0])
+        sums = limbs.sum_segments(counts, pool_of, k.shape[0])
         return _bracket.keep(b, points, sums, k, open_), counts, searching
 
     none = jnp.repeat((k & 0)[pool_of][:, None], number, axis=1)
@@ -125,7 +125,7 @@ def _marks(
         alone = [leaves.each[i] for i in leaves.alone]
         place = np.asarray(leaves.alone)
         rows = unstack(threshold)
-        keys = [rows[leaf.pool].astype(_keys.key_dtype(leaf.dtype)) for leaf in alone]
+        keys = [rows[leaf.pool].astype(ordering.key_dtype(leaf.dtype)) for leaf in alone]
         ends = _ties.positions(alone, keys, take[place], tied[place])
         for i, leaf, key, end in zip(leaves.alone, alone, keys, ends, strict=True):
             marks[i] = _ties.marked(leaf, key, end)
@@ -155,8 +155,8 @@ def _sampled(leaves: _passes.Leaves, k: jax.Array, bracket: _bracket.Bracket) ->
     # Four standard deviations of a sampled quantile, which are at most sqrt(seen) / 2 each.
     margin = 2 * jnp.sqrt(seen) + 2
     ranks = jnp.concatenate([rank - margin, rank + margin])
-    targets = _limbs.one_limb(jnp.clip(ranks, 0, 2.0**31).astype(jnp.uint32))
-    targets = _limbs.fit(targets, k.shape[-1] == 2)
+    targets = limbs.one_limb(jnp.clip(ranks, 0, 2.0**31).astype(jnp.uint32))
+    targets = limbs.fit(targets, k.shape[-1] == 2)
     found = _bracket.narrow(count, targets, jax.tree.map(double, bracket)).low
     low, high = found[:pools], jnp.maximum(found[pools:], found[:pools])
     points = jnp.stack([low, jnp.where(high < top, high + 1, high)], axis=1)
@@ -164,8 +164,8 @@ def _sampled(leaves: _passes.Leaves, k: jax.Array, bracket: _bracket.Bracket) ->
     return _bracket.keep(bracket, points, counts, k, jnp.ones((pools,), bool))
 
 
-def _as_float(limbs: jax.Array) -> jax.Array:
-    high, low = jnp.split(_limbs.full(limbs).astype(jnp.float32), 2, axis=-1)
+def _as_float(counts: jax.Array) -> jax.Array:
+    high, low = jnp.split(limbs.full(counts).astype(jnp.float32), 2, axis=-1)
     return (high * 2.0**32 + low)[..., 0]
 
 

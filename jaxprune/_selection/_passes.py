@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _sums
-from jaxprune.masks import _keys, _limbs, _rows
-from jaxprune.masks._shards import sum_over_shards
-from jaxprune.masks._unstack import unstack
+from jaxprune._selection import _rows, limbs, ordering
+from jaxprune._selection._shards import sum_over_shards
+from jaxprune._selection._unstack import unstack
 
 
 class Leaf(NamedTuple):
@@ -20,7 +20,7 @@ class Leaf(NamedTuple):
 
     Attributes:
       scores: floating array of any shape.
-      state: mask or codes of the same shape (see `_keys`), or `None`.
+      state: mask or codes of the same shape (see `ordering`), or `None`.
       pool: index of the pool in which the leaf is counted.
       dtype: the floating dtype in which the scores of the pool are compared.
       wide: whether counts need two limbs, because all leaves together have 2**32 entries or more.
@@ -47,7 +47,7 @@ def count_true(flags: jax.Array, *, wide: bool) -> jax.Array:
         del offsets  # counting needs no position
         return digits_true([flags], wide=wide)
 
-    return _limbs.from_digits(sum_over_shards(local, [flags], [], 2))[0]
+    return limbs.from_digits(sum_over_shards(local, [flags], [], 2))[0]
 
 
 class Leaves(NamedTuple):
@@ -106,7 +106,7 @@ def sum_by_pool(
     leaves: Leaves, points: jax.Array, pools: int, strides: Sequence[int] | None = None
 ) -> jax.Array:
     """Counts the keys of each pool below its points, both ``[pools, points, ...]``."""
-    return _limbs.sum_segments(count_each(leaves, points, strides), leaves.pools, pools)
+    return limbs.sum_segments(count_each(leaves, points, strides), leaves.pools, pools)
 
 
 def count_each(
@@ -122,7 +122,7 @@ def count_each(
         leaf = leaves.each[i]
         digits = _digits_below(
             leaf.arrays,
-            own[leaf.pool].astype(_keys.key_dtype(leaf.dtype)),
+            own[leaf.pool].astype(ordering.key_dtype(leaf.dtype)),
             dtype=leaf.dtype,
             wide=leaf.wide,
             whole=leaf.whole,
@@ -134,8 +134,8 @@ def count_each(
         counts = _rows.count_below(block, points, leaves.pools[list(block.members)])
         if strides is not None:
             counts = jnp.zeros_like(counts)
-        of_rows.append(_limbs.to_digits(_limbs.fit(_limbs.one_limb(counts), leaves.each[0].wide)))
-    return _limbs.from_digits(in_order(leaves, alone, of_rows))
+        of_rows.append(limbs.to_digits(limbs.fit(limbs.one_limb(counts), leaves.each[0].wide)))
+    return limbs.from_digits(in_order(leaves, alone, of_rows))
 
 
 # Compiled functions of their own, so that leaves of one shape are traced once.
@@ -158,7 +158,7 @@ def _digits_below(
         *arrays, points = jax.lax.optimization_barrier(args)
         if stride > 1:
             arrays = [x.reshape(-1)[::stride] for x in arrays]
-        keys = _keys.of_leaf(arrays, dtype)
+        keys = ordering.of_leaf(arrays, dtype)
         return digits_true([keys < points[j] for j in range(points.shape[0])], wide=wide)
 
     return local([0], *arrays, points) if whole else sum_over_shards(local, arrays, [points], 2)
@@ -170,8 +170,8 @@ def digits_true(flags: list[jax.Array], *, wide: bool) -> jax.Array:
     if not wide:
         return jnp.stack(_sums.count_all(flags))[:, None]
     sums = _sums.count_true(flags, tuple(range(rows, flags[0].ndim)))
-    each = [_limbs.to_digits(_limbs.one_limb(s)).reshape(-1, 4) for s in sums]
-    return jnp.stack([_limbs.sum_digits(digits) for digits in each])
+    each = [limbs.to_digits(limbs.one_limb(s)).reshape(-1, 4) for s in sums]
+    return jnp.stack([limbs.sum_digits(digits) for digits in each])
 
 
 def split_rows(shape: Sequence[int]) -> tuple[int, int]:

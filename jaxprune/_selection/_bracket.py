@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxprune.masks import _limbs
+from jaxprune._selection import limbs
 
 # Points a pass: each pass multiplies the resolution by one more than this. On a CPU three is the
 # fastest (measured on 25.5 M scores). On an accelerator comparing is nearly free, but from seven
@@ -56,7 +56,7 @@ def keep(
     b: Bracket, points: jax.Array, counts: jax.Array, k: jax.Array, open_: jax.Array
 ) -> Bracket:
     """Brackets with what was counted at ascending points ``[pools, points]`` inside them."""
-    fits = ~_limbs.less(k[:, None], counts)  # at most k below: the threshold is here or above
+    fits = ~limbs.less(k[:, None], counts)  # at most k below: the threshold is here or above
     low, below = b.low, b.below
     high = b.high
     for j in range(points.shape[1]):

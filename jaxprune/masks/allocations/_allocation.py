@@ -8,8 +8,8 @@ weight, or, with a pattern of blocks or channels, one of those.
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from jaxprune._count import Count
 from jaxprune._tree import PyTree
-from jaxprune.masks._count import Count
 
 OnCollapse: TypeAlias = Literal["error", "warn", "allow"]
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _tree
-from jaxprune.masks import _count, _keys
-from jaxprune.masks import _pattern as _p
-from jaxprune.masks._pattern import Pattern, PatternSpec, Remainder
+from jaxprune import _count, _tree
+from jaxprune._selection import ordering
+from jaxprune.masks.patterns import _pattern as _p
+from jaxprune.masks.patterns._pattern import Pattern, PatternSpec, Remainder
 
 
 def nm(
@@ -115,7 +115,7 @@ def keep_best(
 ) -> jax.Array:
     """The mask that keeps the ``kept`` highest scores of each group, as `make` orders them."""
     assert spec.kept is not None
-    keys = _p.split(_keys.sort_keys(_keys.widen(scores, dtype), within), spec)
+    keys = _p.split(ordering.sort_keys(ordering.widen(scores, dtype), within), spec)
     size = keys.shape[-1]
     index = jnp.arange(size, dtype=jnp.uint32).reshape((1,) * (keys.ndim - 1) + (size,))
     # How many of the group come before each entry: m comparisons, no sort.
@@ -132,9 +132,9 @@ def keep_best_on_host(
 ) -> np.ndarray:
     """As `keep_best`, of NumPy arrays."""
     assert spec.kept is not None
-    keys = _keys.sort_keys_on_host(scores.astype(dtype, copy=False))
+    keys = ordering.sort_keys_on_host(scores.astype(dtype, copy=False))
     if within is not None:
-        keys[~within] = _keys.GONE
+        keys[~within] = ordering.GONE
     keys = _p.split(keys, spec)
     size = keys.shape[-1]
     rank = np.zeros(keys.shape, np.int32)

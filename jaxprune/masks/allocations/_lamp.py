@@ -3,8 +3,8 @@
 from typing import Any
 
 from jaxprune._tree import PyTree
-from jaxprune.masks._allocation import Allocation, OnCollapse, Pools
-from jaxprune.masks._globally import globally
+from jaxprune.masks.allocations._allocation import Allocation, OnCollapse, Pools
+from jaxprune.masks.allocations._globally import globally
 from jaxprune.scores import lamp as lamp_scores
 
 

@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _sums
-from jaxprune.masks import _keys
-from jaxprune.masks._unstack import unstack
+from jaxprune._selection import ordering
+from jaxprune._selection._unstack import unstack
 
 # Leaves up to this size are laid out. The copy takes 4 bytes a weight: larger ones go without.
 LARGEST = 1 << 19
@@ -76,13 +76,13 @@ def _lay_out(leaves: Sequence[Any], members: tuple[int, ...]) -> Rows:
     length = min(_LENGTHS, key=lambda n: int(np.sum(-(-sizes // n))) * (n + 32))
     rows = -(-sizes // length)
     dtype = leaves[members[0]].dtype
-    arrays = [_joined([_keys.widen(leaves[i].scores, dtype) for i in members], length)]
+    arrays = [_joined([ordering.widen(leaves[i].scores, dtype) for i in members], length)]
     if leaves[members[0]].state is not None:
         arrays.append(_joined([leaves[i].state for i in members], length))
     return Rows(
         arrays=arrays,
         dtype=dtype,
-        fill=_keys.of_leaf([jnp.zeros((1,), x.dtype) for x in arrays], dtype),
+        fill=ordering.of_leaf([jnp.zeros((1,), x.dtype) for x in arrays], dtype),
         filled=(rows * length - sizes).astype(np.uint32),
         members=members,
         member=np.repeat(np.arange(len(members)), rows),
@@ -98,7 +98,7 @@ def _keys_now(rows: Rows, *asked: jax.Array) -> tuple[jax.Array, ...]:
     once and hold them in memory, which takes longer than the passes.
     """
     *arrays, asked = jax.lax.optimization_barrier((*rows.arrays, asked))
-    return _keys.of_leaf(arrays, rows.dtype), *asked
+    return ordering.of_leaf(arrays, rows.dtype), *asked
 
 
 def _joined(arrays: Sequence[jax.Array], length: int) -> jax.Array:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from jaxprune.masks._pattern import Norm, Pattern, PatternSpec, Remainder, check_words
+from jaxprune.masks.patterns._pattern import Norm, Pattern, PatternSpec, Remainder, check_words
 
 
 def block(

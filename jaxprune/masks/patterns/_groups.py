@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import _tree
-from jaxprune.masks import _keys, _pattern
-from jaxprune.masks._pattern import PatternSpec
+from jaxprune._selection import ordering
+from jaxprune.masks.patterns import _pattern
+from jaxprune.masks.patterns._pattern import PatternSpec
 
 # Bits to which scores are rounded, relative to the largest of their leaf, before they are added.
 _BITS = 30
@@ -29,7 +30,7 @@ def scores_of(
     addition, which differs between devices.
     """
     wide = jnp.dtype(_tree.wide_dtype(scores.dtype))
-    values = _pattern.split(_keys.widen(scores, wide), spec)
+    values = _pattern.split(ordering.widen(scores, wide), spec)
     left = still = None
     if within is not None:
         still = _pattern.split(within, spec)
@@ -77,4 +78,6 @@ def spread_over(
     if within is not None:
         return mask & within
     # No key is 0, so this changes nothing; but it lays the mask out over devices as the scores are.
-    return mask | (_keys.sort_keys(_keys.widen(scores, _keys.common_dtype([scores.dtype]))) == 0)
+    return mask | (
+        ordering.sort_keys(ordering.widen(scores, ordering.common_dtype([scores.dtype]))) == 0
+    )

@@ -1,0 +1,80 @@
+"""Trees that are easily taken for something else: equal paths, and trees that can be called."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import jaxprune as jp
+
+SMALL = jnp.arange(1.0, 9).reshape(2, 4)
+LARGE = jnp.arange(1.0, 65).reshape(8, 8)
+# Both leaves have the readable path "a/kernel".
+SAME_PATHS = {"a": {"kernel": SMALL}, "a/kernel": LARGE}
+WITHIN = {"a": {"kernel": SMALL > 6}, "a/kernel": LARGE > 60}
+
+
+@jax.tree_util.register_pytree_node_class
+class Model:
+    """A tree that can be called, as models are in some frameworks."""
+
+    def __init__(self, kernel):
+        self.kernel = kernel
+
+    def __call__(self, x):
+        return x @ self.kernel
+
+    def tree_flatten(self):
+        return (self.kernel,), None
+
+    @classmethod
+    def tree_unflatten(cls, aux, children):
+        return cls(*children)
+
+
+def test_a_report_counts_each_leaf_for_itself():
+    lines = jp.masks.report(SAME_PATHS, WITHIN).splitlines()
+    assert lines[2:4] == [
+        "| a/kernel | 2x4 | float32 | yes | 2 | 0.7500 |",
+        "| a/kernel | 8x8 | float32 | yes | 4 | 0.9375 |",
+    ]
+    assert "| 6 | 0.9167 |" in lines[-1]
+    assert "2 of 2 leaves | 72" in jp.masks.report(SAME_PATHS).splitlines()[-1]
+
+
+def test_sparse_training_keeps_the_counts_of_each_leaf():
+    tx = jp.transforms.rigl(
+        optax.sgd(0.1), None, key=jax.random.key(0), total_steps=4, interval=1, within=WITHIN
+    )
+    state = tx.init(SAME_PATHS)
+    for _ in range(2):
+        _, state = jax.jit(tx.update)(SAME_PATHS, state, SAME_PATHS)
+    assert [int(m.sum()) for m in jax.tree.leaves(jp.transforms.get_mask(state))] == [2, 4]
+
+
+def test_targets_are_checked_against_each_leaf():
+    pruned = {"a": {"kernel": SMALL}, "a/kernel": jnp.where(LARGE > 60, LARGE, 0)}
+    tx = jp.transforms.prune_at(optax.sgd(0.1), [1], [0.5])
+    with pytest.raises(ValueError, match="60 of the 72 prunable weights are zero already"):
+        tx.init(pruned)
+
+
+def test_a_scale_is_named_by_a_path_of_one_leaf():
+    params = SAME_PATHS | {"norm": {"scale": jnp.ones(8)}}
+    with pytest.raises(ValueError, match="two leaves have the path 'a/kernel'"):
+        jp.scores.batch_norm_scale(params, {"a/kernel": "norm/scale"})
+
+
+@pytest.mark.parametrize("given", ["tree", "function", "partial"])
+def test_scores_are_a_tree_or_a_function_by_their_structure(given):
+    model = Model(SMALL)
+    tree = Model(-SMALL)
+    scores = {
+        "tree": tree,
+        "function": lambda params: Model(-params.kernel),
+        "partial": jax.tree_util.Partial(lambda sign, m: Model(sign * m.kernel), -1.0),
+    }[given]
+    pruned, mask = jp.prune(model, 0.5, scores=scores)
+    np.testing.assert_array_equal(mask.kernel, SMALL <= 4)
+    np.testing.assert_array_equal(pruned.kernel, jnp.where(SMALL <= 4, SMALL, 0))
