@@ -78,3 +78,35 @@ def test_scores_are_a_tree_or_a_function_by_their_structure(given):
     pruned, mask = jp.prune(model, 0.5, scores=scores)
     np.testing.assert_array_equal(mask.kernel, SMALL <= 4)
     np.testing.assert_array_equal(pruned.kernel, jnp.where(SMALL <= 4, SMALL, 0))
+
+
+def test_norms_are_of_complex_weights_too():
+    real = {"a": jnp.arange(1.0, 5), "b": jnp.arange(2.0, 6)}
+    pruned = jax.tree.map(lambda x: x.at[:2].set(0), real)
+    whole, half = ({"w": jax.lax.complex(x["a"], x["b"])} for x in (real, pruned))
+    steps = {"pruned_fraction": 0.5, "pretraining_steps": 10, "retraining_steps": 1}
+    for norm in (
+        jp.metrics.relative_norm_drop,
+        lambda x, y: jp.schedules.allr_discount(x, y, **steps),
+        lambda x, y: jax.jit(jp.metrics.relative_norm_drop)(x, y),
+    ):
+        np.testing.assert_allclose(norm(whole, half), norm(real, pruned), rtol=1e-6)
+
+
+def test_integers_that_were_pruned_have_no_norm():
+    params = {"w": jnp.ones(4), "step": jnp.arange(3), "kernel": jnp.ones((2, 2), jnp.int8)}
+    pruned = params | {"w": jnp.array([1.0, 1, 0, 0])}
+    np.testing.assert_allclose(jp.metrics.relative_norm_drop(params, pruned), 0.5**0.5)
+    with pytest.raises(TypeError, match="'kernel' holds int8 and differs before and after"):
+        jp.metrics.relative_norm_drop(params, pruned | {"kernel": jnp.eye(2, dtype=jnp.int8)})
+
+
+@pytest.mark.parametrize("rows", [3, 300, 3000])
+def test_nan_is_found_in_a_channel_of_any_length(rows):
+    scores = jnp.ones((rows, 4)).at[rows // 2, 1].set(jnp.nan)
+    pattern = jp.masks.channels(1, norm="max")
+    with pytest.raises(ValueError, match="scores of 'w' hold NaN"):
+        jp.masks.make({"w": scores}, 0.5, pattern=pattern)
+    mask, info = jax.jit(lambda s: jp.masks.make_with_info(s, 0.5, pattern=pattern))({"w": scores})
+    assert info.nan.tolist() == [True]
+    assert mask["w"][:, 1].all()

@@ -28,10 +28,8 @@ def unstack(x: jax.Array) -> list[jax.Array]:
     for start in range(0, x.shape[0], each):
         part = x[start : start + each]
         number = part.shape[0]
-        if number == 1:
-            part = jnp.concatenate(
-                [part, jnp.zeros_like(part)]
-            )  # of one row XLA makes no reduction
+        if number == 1:  # of one row XLA makes no reduction
+            part = jnp.concatenate([part, jnp.zeros_like(part)])
         index = np.arange(part.shape[0]).reshape((-1,) + (1,) * (part.ndim - 1))
         alone = [jnp.where(index == i, part, jnp.zeros_like(part)) for i in range(part.shape[0])]
         zero = jnp.zeros((), part.dtype)

@@ -6,6 +6,7 @@ import os
 import pathlib
 import sys
 import uuid
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -33,8 +34,9 @@ def save(
 
     Each prunable leaf is a BOOL tensor named by its readable path ("Dense_0/kernel"), True = kept,
     so that PyTorch reads it with ``safetensors.torch.load_file``. The metadata hold the format and
-    its version, the version of jaxprune, the settings as JSON and the counts of kept and of all
-    weights. The file appears whole or not at all: it is written beside its place and then moved.
+    its version, the version of jaxprune, the settings as JSON, the counts of kept and of all
+    weights, and a checksum (CRC-32 of all leaves, in the order of their names). The file appears
+    whole or not at all: it is written beside its place and then moved.
 
     Args:
       path: the file, by convention ``*.safetensors``; its folder must exist.
@@ -89,6 +91,7 @@ def save(
         "settings": document,
         "kept": str(_kept(tensors)),
         "total": str(_tree.size(mask)),
+        "crc32": str(_checksum(tensors)),
     }
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder {path.parent} does not exist. Make it first.")
@@ -138,11 +141,23 @@ def load(path: str | os.PathLike[str], *, like: PyTree | None = None) -> PyTree:
         if like is not None:
             check_like(shapes, like, what="the file")
         values = {name: file.get_tensor(name) for name in shapes}
+    for name, value in values.items():
+        # Bools may be bytes other than 0 and 1 in a file, which NumPy takes for True and counts so.
+        if value.size and value.view(np.uint8).max() > 1:
+            raise ValueError(
+                f"{os.fspath(path)!r} is damaged: {name!r} holds the byte "
+                f"{value.view(np.uint8).max()}, but booleans are 0 or 1. Save the mask again."
+            )
     found = str(_kept(values)), str(sum(math.prod(shape) for shape in shapes.values()))
     if found != (metadata.get("kept"), metadata.get("total")):
         raise ValueError(
             f"{os.fspath(path)!r} is damaged: it keeps {found[0]} of {found[1]} weights, but says "
             f"{metadata.get('kept')} of {metadata.get('total')}. Save the mask again."
+        )
+    if metadata.get("crc32", str(_checksum(values))) != str(_checksum(values)):
+        raise ValueError(
+            f"{os.fspath(path)!r} is damaged: its checksum is {_checksum(values)}, but it says "
+            f"{metadata['crc32']}. Save the mask again."
         )
     if like is None:
         return {name: jnp.asarray(value) for name, value in values.items()}
@@ -167,7 +182,8 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if the file is no mask file, or of a format version that is not known.
+      ValueError: if the file is no mask file, of a format version that is not known, or if its
+        settings are damaged.
 
     Example:
       >>> import pathlib, tempfile
@@ -179,7 +195,23 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
       {'seed': 3}
     """
     with _opened(path) as (_, metadata):
-        return json.loads(metadata["settings"])
+        try:
+            settings = json.loads(metadata["settings"])
+        except (KeyError, ValueError, RecursionError):
+            settings = None
+    if not isinstance(settings, dict):
+        raise ValueError(
+            f"{os.fspath(path)!r} is damaged: its settings are no JSON object. Save the mask again."
+        )
+    return settings
+
+
+def _checksum(tensors: Mapping[str, np.ndarray]) -> int:
+    checksum = 0
+    for name in sorted(tensors):
+        checksum = zlib.crc32(name.encode(), checksum)
+        checksum = zlib.crc32(np.ascontiguousarray(tensors[name]), checksum)
+    return checksum
 
 
 def _kept(tensors: Mapping[str, np.ndarray]) -> int:

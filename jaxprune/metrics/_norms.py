@@ -11,7 +11,7 @@ def relative_norm_drop(params: PyTree, pruned_params: PyTree) -> jax.Array:
 
     ``||theta - theta_p|| / ||theta||``, which for a prune, where each entry is kept or zeroed,
     equals ``sqrt(||theta||^2 - ||theta_p||^2) / ||theta||`` without its cancellation. Norms run
-    over all floating leaves of the trees passed (pass subtrees for another choice) and are
+    over all floating and complex leaves of the trees passed (pass subtrees for another choice),
     accumulated in float32 at least.
 
     Args:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._checks import check_scalar, check_steps
-from jaxprune._tree import PyTree, distance, floating_leaves, is_traced
+from jaxprune._tree import PyTree, distance, is_traced, leaves_with_norm
 
 
 def allr_discount(
@@ -60,7 +60,7 @@ def allr_discount(
     budget = check_steps("retraining_steps", retraining_steps)
     s = _checked_fraction(pruned_fraction)
     share = np.float32(min(budget / total, 1.0))
-    return _discount(*floating_leaves(params, pruned_params), s, share)
+    return _discount(*leaves_with_norm(params, pruned_params), s, share)
 
 
 def allr_ratio(params: PyTree, pruned_params: PyTree, *, pruned_fraction: Any) -> jax.Array:
@@ -72,9 +72,10 @@ def allr_ratio(params: PyTree, pruned_params: PyTree, *, pruned_fraction: Any) -
     distance. The two coincide for pruning, which sets entries to zero and moves no other; the
     distance itself, taken here, does not suffer from cancellation.
 
-    The norms run over all floating leaves: weights, biases, norm scales, as in the authors' code.
-    Norm scales are of order one, so on small networks this ratio is visibly below that of the
-    prunable weights alone; for another choice pass subtrees. Sums are in float32 at least.
+    The norms run over all floating and complex leaves: weights, biases, norm scales, as in the
+    authors' code. Norm scales are of order one, so on small networks this ratio is visibly below
+    that of the prunable weights alone; for another choice pass subtrees. Sums are in float32 at
+    least.
 
     Args:
       params: θ, the parameters before this prune (any pytree).
@@ -99,7 +100,7 @@ def allr_ratio(params: PyTree, pruned_params: PyTree, *, pruned_fraction: Any) -
       Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and Love Retraining, ICLR 2023.
     """
     s = _checked_fraction(pruned_fraction)
-    return _compiled_ratio(*floating_leaves(params, pruned_params), s)
+    return _compiled_ratio(*leaves_with_norm(params, pruned_params), s)
 
 
 def _checked_fraction(pruned_fraction: Any) -> jax.Array:

@@ -243,3 +243,37 @@ def test_damaged_files(path):
     safetensors.numpy.save_file({"w": np.ones(4, np.float32)}, path, metadata=metadata)
     with pytest.raises(ValueError, match="holds F32 at 'w', not BOOL"):
         jp.masks.load(path)
+
+
+@pytest.mark.parametrize("byte", [2, 255])
+def test_bytes_that_are_no_booleans(path, byte):
+    jp.masks.save(path, {"w": jnp.array([True, False, True])})
+    data = bytearray(path.read_bytes())
+    data[-1] = byte
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"damaged: 'w' holds the byte {byte}"):
+        jp.masks.load(path)
+
+
+def test_swapped_bits_are_found(path):
+    jp.masks.save(path, {"a": jnp.array([True, False]), "b": jnp.array([False, True])})
+    data = path.read_bytes()
+    path.write_bytes(data[:-4] + data[-2:] + data[-4:-2])  # the counts are the same
+    with pytest.raises(ValueError, match="damaged: its checksum is"):
+        jp.masks.load(path)
+
+
+def test_a_file_without_a_checksum_is_read(path):
+    metadata = {"format": "jaxprune.mask", "format_version": "1", "kept": "4", "total": "4"}
+    safetensors.numpy.save_file({"w": np.ones(4, bool)}, path, metadata=metadata)
+    assert jp.masks.load(path)["w"].all()
+
+
+@pytest.mark.parametrize("settings", [None, "", "{", "[1]", "3", "[" * 100_000])
+def test_settings_that_are_no_object(path, settings):
+    metadata = {"format": "jaxprune.mask", "format_version": "1", "kept": "4", "total": "4"}
+    if settings is not None:
+        metadata["settings"] = settings
+    safetensors.numpy.save_file({"w": np.ones(4, bool)}, path, metadata=metadata)
+    with pytest.raises(ValueError, match="damaged: its settings are no JSON object"):
+        jp.masks.read_settings(path)

@@ -38,7 +38,7 @@ def scores_of(
     if spec.norm == "max":
         if still is not None:
             values = jnp.where(still, values, jnp.full_like(values, -jnp.inf))
-        return jnp.max(values, axis=-1, initial=-jnp.inf), left
+        return _tree.largest(values, axis=-1), left
     if still is not None:
         values = jnp.where(still, values, jnp.zeros_like(values))
     if spec.norm == "l2":
