@@ -210,7 +210,7 @@ def _checksum(tensors: Mapping[str, np.ndarray]) -> int:
     checksum = 0
     for name in sorted(tensors):
         checksum = zlib.crc32(name.encode(), checksum)
-        checksum = zlib.crc32(np.ascontiguousarray(tensors[name]), checksum)
+        checksum = zlib.crc32(tensors[name].tobytes(), checksum)
     return checksum
 
 
