@@ -17,7 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 import jaxprune as jp
 from jaxprune._selection import _bracket
 from jaxprune.masks import _engine
-from jaxprune.training import _portable
+from jaxprune.training.checkpoints import _portable
 
 CPU_POINTS, ACCELERATOR_POINTS = _bracket._POINTS_CPU, _bracket._POINTS_ACCELERATOR
 

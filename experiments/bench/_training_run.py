@@ -16,7 +16,7 @@ from experiments import data, models
 from experiments.bench._training_problems import MEAN, STD, Problem, make_optimizer
 from experiments.config import Config
 from jaxprune.training import Checkpoints, TrainLoop, TrainState
-from jaxprune.training._store import Store
+from jaxprune.training.checkpoints._store import Store
 
 # The run: dense CIFAR training, then IMP, as `experiments.run` does it.
 EPOCHS, CYCLES, RETRAINING_EPOCHS = 200, 3, 10

@@ -64,10 +64,6 @@ def get_mask(opt_state: PyTree, *, copy: bool = True) -> PyTree:
     return _eager.copied(held) if copy else held
 
 
-def held_mask(opt_state: PyTree) -> PyTree:
-    return get_mask(opt_state, copy=False)
-
-
 def set_mask(opt_state: PyTree, mask: PyTree) -> PyTree:
     """Returns the optimizer state with its mask replaced; nothing else changes.
 

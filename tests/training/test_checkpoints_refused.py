@@ -11,7 +11,7 @@ import pytest
 
 import jaxprune as jp
 from jaxprune.training import Checkpoints, Preempted
-from jaxprune.training._fingerprint import describe_function
+from jaxprune.training.checkpoints._fingerprint import describe_function
 from tests.training import problem
 from tests.training.checkpointed import STEPS, after, imp, loud_when_collected
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from jaxprune.training._portable import digests
+from jaxprune.training.checkpoints._portable import digests
 from tests.programs import counted
 from tests.training import meshed
 

@@ -9,8 +9,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 import jaxprune as jp
-from jaxprune.training._portable import digests, from_arrays, shapes_of, to_arrays
-from jaxprune.training._records import from_json, to_json
+from jaxprune.training.checkpoints._portable import digests, from_arrays, shapes_of, to_arrays
+from jaxprune.training.checkpoints._records import from_json, to_json
 from tests.training import meshed, problem
 from tests.training.checkpointed import assert_equal
 

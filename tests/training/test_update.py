@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import jaxprune as jp
-from jaxprune.training._update import recomputed
+from jaxprune.training.steps._update import recomputed
 from tests.training import meshed, problem
 
 

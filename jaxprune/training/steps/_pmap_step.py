@@ -10,16 +10,16 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxprune._tree import PyTree
-from jaxprune.training._sharding import check_batch
-from jaxprune.training._state import (
+from jaxprune.training.steps._sharding import check_batch
+from jaxprune.training.steps._state import (
     MakeOptimizer,
     TrainState,
     check_make_optimizer,
     init_optimizer,
     set_mask,
 )
-from jaxprune.training._step import TrainStep, check_accumulate
-from jaxprune.training._update import LossFn, Policy, make_update
+from jaxprune.training.steps._step import TrainStep, check_accumulate
+from jaxprune.training.steps._update import LossFn, Policy, make_update
 
 AXIS = "batch"
 

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxprune._tree import PyTree
-from jaxprune.training._sharding import (
+from jaxprune.training.steps._sharding import (
     Rule,
     automatic,
     check_batch,
@@ -22,14 +22,14 @@ from jaxprune.training._sharding import (
     shardings,
     spread,
 )
-from jaxprune.training._state import (
+from jaxprune.training.steps._state import (
     MakeOptimizer,
     TrainState,
     check_make_optimizer,
     init_optimizer,
     set_mask,
 )
-from jaxprune.training._update import LossFn, Policy, make_update
+from jaxprune.training.steps._update import LossFn, Policy, make_update
 
 
 class TrainStep(NamedTuple):

@@ -9,12 +9,12 @@ import numpy as np
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
-from jaxprune.training._checkpoints import Checkpoints, Preempted, Resumed
-from jaxprune.training._loop import Metrics, TrainLoop
-from jaxprune.training._processes import Agreement
-from jaxprune.training._records import PhaseRecord
-from jaxprune.training._state import TrainState, copy
-from jaxprune.training._store import Store
+from jaxprune.training.checkpoints._checkpoints import Checkpoints, Preempted, Resumed
+from jaxprune.training.checkpoints._records import PhaseRecord
+from jaxprune.training.checkpoints._store import Store
+from jaxprune.training.steps._loop import Metrics, TrainLoop
+from jaxprune.training.steps._processes import Agreement
+from jaxprune.training.steps._state import TrainState, copy
 
 _REWINDS = 3
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from jaxprune.masks import PruneInfo
-from jaxprune.training._state import TrainState
+from jaxprune.training.steps._state import TrainState
 
 
 class PhaseRecord(NamedTuple):

@@ -11,19 +11,19 @@ from jaxprune import _eager, _tree, metrics
 from jaxprune._tree import PyTree
 from jaxprune.methods import Method
 from jaxprune.parametrizations import Parametrization
-from jaxprune.training._checkpoints import Checkpoints
-from jaxprune.training._evaluate import Evaluate
-from jaxprune.training._fingerprint import (
+from jaxprune.training.checkpoints._checkpoints import Checkpoints
+from jaxprune.training.checkpoints._fingerprint import (
     describe_array,
     describe_function,
     describe_model,
     describe_optimizer,
 )
-from jaxprune.training._journal import Journal, Progress
-from jaxprune.training._loop import TrainLoop
-from jaxprune.training._records import ImpResult, PhaseRecord
-from jaxprune.training._state import MakeOptimizer, TrainState, check_make_optimizer, copy
-from jaxprune.training._update import LossFn
+from jaxprune.training.checkpoints._records import ImpResult, PhaseRecord
+from jaxprune.training.drivers._journal import Journal, Progress
+from jaxprune.training.steps._evaluate import Evaluate
+from jaxprune.training.steps._loop import TrainLoop
+from jaxprune.training.steps._state import MakeOptimizer, TrainState, check_make_optimizer, copy
+from jaxprune.training.steps._update import LossFn
 
 
 class MethodState(NamedTuple):

@@ -5,11 +5,11 @@ from typing import Any
 import optax
 
 from jaxprune._checks import check_rate, check_steps
-from jaxprune.training._evaluate import Evaluate
-from jaxprune.training._imp import imp
-from jaxprune.training._loop import TrainLoop
-from jaxprune.training._records import ImpResult
-from jaxprune.training._state import TrainState
+from jaxprune.training.checkpoints._records import ImpResult
+from jaxprune.training.drivers._imp import imp
+from jaxprune.training.steps._evaluate import Evaluate
+from jaxprune.training.steps._loop import TrainLoop
+from jaxprune.training.steps._state import TrainState
 
 
 def bimp(

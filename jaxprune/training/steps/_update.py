@@ -9,7 +9,7 @@ import optax
 
 from jaxprune import _tree, transforms
 from jaxprune._tree import PyTree
-from jaxprune.training._state import MakeOptimizer, TrainState, optimizer_of
+from jaxprune.training.steps._state import MakeOptimizer, TrainState, optimizer_of
 
 LossFn: TypeAlias = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, Any]]
 Metrics: TypeAlias = dict[str, jax.Array]

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from jaxprune.training._sharding import everywhere, settle
+from jaxprune.training.steps._sharding import everywhere, settle
 
 
 def anywhere(flag: bool) -> bool:

@@ -8,8 +8,7 @@ import jax
 from jaxprune import _tree, masks, metrics, scores, transforms
 from jaxprune._tree import PyTree
 from jaxprune.masks import Allocation, Pattern, PruneInfo
-from jaxprune.training._state import TrainState, copy
-from jaxprune.transforms._mask_state import held_mask
+from jaxprune.training.steps._state import TrainState, copy
 
 
 class Prune(NamedTuple):
@@ -59,7 +58,7 @@ def prune_state(
     Raises:
       ValueError: if scores hold NaN, a leaf collapses, or the target lies below the current one.
     """
-    before = held_mask(state.opt_state)
+    before = transforms.get_mask(state.opt_state, copy=False)
     mask, info = masks.make_with_info(
         score(state.params), sparsity, within=before, allocation=allocation, pattern=pattern
     )
@@ -77,7 +76,7 @@ def rewind_state(state: TrainState, snapshot: TrainState) -> TrainState:
 
     The step counter goes on, so that the data of the replayed steps are drawn afresh.
     """
-    snapshot, mask = copy(snapshot), held_mask(state.opt_state)
+    snapshot, mask = copy(snapshot), transforms.get_mask(state.opt_state, copy=False)
     return state._replace(
         params=masks.apply_mask(snapshot.params, mask),
         opt_state=transforms.set_mask(snapshot.opt_state, mask),
@@ -117,7 +116,7 @@ def check_targets(
         sparsity lies below that of the state; naming both.
     """
     options: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
-    mask = held_mask(state.opt_state)
+    mask = transforms.get_mask(state.opt_state, copy=False)
     masks.check_fit(jax.eval_shape(score, state.params), sparsities, within=mask, **options)
     kept, total = metrics.counts(mask)
     if not kept:
@@ -142,7 +141,9 @@ def check_scores(score: Any, state: TrainState) -> None:
         )
     shapes = jax.eval_shape(score, state.params)
     ours = {path for path, _ in _tree.named_leaves(shapes)}
-    theirs = {path for path, _ in _tree.named_leaves(held_mask(state.opt_state))}
+    theirs = {
+        path for path, _ in _tree.named_leaves(transforms.get_mask(state.opt_state, copy=False))
+    }
     if ours != theirs:
         raise ValueError(
             f"the scores and the mask of the state disagree on what is prunable, first at "

@@ -10,10 +10,16 @@ from typing import Any
 import numpy as np
 
 from jaxprune._tree import PyTree
-from jaxprune.training._loop import OnChunk, TrainLoop, check_chunk_steps, in_chunks, steps_done
-from jaxprune.training._sharding import settle
-from jaxprune.training._state import TrainState
-from jaxprune.training._step import TrainStep
+from jaxprune.training.steps._loop import (
+    OnChunk,
+    TrainLoop,
+    check_chunk_steps,
+    in_chunks,
+    steps_done,
+)
+from jaxprune.training.steps._sharding import settle
+from jaxprune.training.steps._state import TrainState
+from jaxprune.training.steps._step import TrainStep
 
 _PATIENCE = 30  # seconds
 

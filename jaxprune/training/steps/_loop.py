@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._tree import PyTree
-from jaxprune.training._sharding import everywhere, put, settle
-from jaxprune.training._state import TrainState
-from jaxprune.training._step import TrainStep
+from jaxprune.training.steps._sharding import everywhere, put, settle
+from jaxprune.training.steps._state import TrainState
+from jaxprune.training.steps._step import TrainStep
 
 Metrics: TypeAlias = dict[str, np.ndarray]
 OnChunk: TypeAlias = Callable[[int, np.ndarray, Metrics], None]

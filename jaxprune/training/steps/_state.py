@@ -9,7 +9,6 @@ import optax
 
 from jaxprune import _eager, _tree, masks, transforms
 from jaxprune._tree import PyTree
-from jaxprune.transforms._mask_state import held_mask
 
 MakeOptimizer: TypeAlias = Callable[[Any], optax.GradientTransformation]
 
@@ -133,7 +132,9 @@ def optimizer_of(
     """
     if not isinstance(opt_state, transforms.FixedMaskState):
         return optax.with_extra_args_support(_injected(make_optimizer))
-    return transforms.fixed_mask(_injected(make_optimizer), held_mask(opt_state))
+    return transforms.fixed_mask(
+        _injected(make_optimizer), transforms.get_mask(opt_state, copy=False)
+    )
 
 
 def brings_mask(make_optimizer: MakeOptimizer, params: PyTree) -> bool:

@@ -10,19 +10,18 @@ import optax
 from jaxprune import _tree, metrics, schedules, transforms
 from jaxprune._tree import PyTree
 from jaxprune.masks import Allocation, Pattern, PruneInfo
-from jaxprune.training._checkpoints import Checkpoints
-from jaxprune.training._evaluate import Evaluate
-from jaxprune.training._fingerprint import (
+from jaxprune.training.checkpoints._checkpoints import Checkpoints
+from jaxprune.training.checkpoints._fingerprint import (
     describe_array,
     describe_function,
     describe_model,
     describe_optimizer,
     describe_state,
 )
-from jaxprune.training._journal import Journal, Progress
-from jaxprune.training._loop import TrainLoop
-from jaxprune.training._plan import Cycle, Plan, plan_cycles
-from jaxprune.training._prune_state import (
+from jaxprune.training.checkpoints._records import ImpResult, PhaseRecord
+from jaxprune.training.drivers._journal import Journal, Progress
+from jaxprune.training.drivers._plan import Cycle, Plan, plan_cycles
+from jaxprune.training.drivers._prune_state import (
     check_scores,
     check_snapshot,
     check_targets,
@@ -30,9 +29,9 @@ from jaxprune.training._prune_state import (
     prune_state,
     rewind_state,
 )
-from jaxprune.training._records import ImpResult, PhaseRecord
-from jaxprune.training._state import TrainState, copy
-from jaxprune.transforms._mask_state import held_mask
+from jaxprune.training.steps._evaluate import Evaluate
+from jaxprune.training.steps._loop import TrainLoop
+from jaxprune.training.steps._state import TrainState, copy
 
 OptimizerState: TypeAlias = Literal["fresh_once", "fresh", "keep"]
 
@@ -156,7 +155,9 @@ def imp(
             "optimizer that holds no mask of its own, and without masked=False. A method inside "
             "the optimizer is trained with jaxprune.training.fit."
         )
-    score = magnitude_of(held_mask(state.opt_state)) if scores is None else scores
+    score = (
+        magnitude_of(transforms.get_mask(state.opt_state, copy=False)) if scores is None else scores
+    )
     check_scores(score, state)
     check_targets(
         state,
@@ -252,7 +253,7 @@ def _dense_phase(
     state, opening = progress.state, progress.opening
     assert opening is not None
     evaluation = run.evaluate(state)
-    kept, prunable = metrics.counts(held_mask(state.opt_state))
+    kept, prunable = metrics.counts(transforms.get_mask(state.opt_state, copy=False))
     phase = PhaseRecord(
         phase="dense",
         cycle=0,

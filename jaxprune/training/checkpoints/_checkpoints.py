@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from jaxprune._checks import check_steps
-from jaxprune.training._records import PhaseRecord
+from jaxprune.training.checkpoints._records import PhaseRecord
 
 
 class Resumed(NamedTuple):

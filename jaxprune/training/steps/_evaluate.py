@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
-from jaxprune.training._sharding import (
+from jaxprune.training.steps._sharding import (
     automatic,
     batch_sharding,
     device_of,
@@ -22,7 +22,7 @@ from jaxprune.training._sharding import (
     settle,
     spread,
 )
-from jaxprune.training._state import TrainState
+from jaxprune.training.steps._state import TrainState
 
 EvalFn: TypeAlias = Callable[[PyTree, PyTree, PyTree], dict[str, tuple[jax.Array, jax.Array]]]
 Evaluate: TypeAlias = Callable[[TrainState], dict[str, float]]

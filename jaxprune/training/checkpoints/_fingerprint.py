@@ -15,7 +15,7 @@ import numpy as np
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
-from jaxprune.training._portable import digests, to_arrays
+from jaxprune.training.checkpoints._portable import digests, to_arrays
 
 _PACKAGES = ("jaxprune", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 _DEPTH = 4  # functions in functions

@@ -11,8 +11,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxprune._tree import PyTree
-from jaxprune.training._loop import Metrics, OnChunk, Stop, TrainLoop
-from jaxprune.training._state import TrainState, copy
+from jaxprune.training.steps._loop import Metrics, OnChunk, Stop, TrainLoop
+from jaxprune.training.steps._state import TrainState, copy
 
 Result = TypeVar("Result")
 _AXIS = "runs"

@@ -12,13 +12,19 @@ import jax
 import numpy as np
 
 from jaxprune._tree import PyTree
-from jaxprune.training._checkpoints import Checkpoints, orbax
-from jaxprune.training._fingerprint import check_same, versions
-from jaxprune.training._lock import FolderLock
-from jaxprune.training._portable import digests, from_arrays, host_digest, shapes_of, to_arrays
-from jaxprune.training._processes import anywhere, meet
-from jaxprune.training._records import from_json, to_json
-from jaxprune.training._state import copy
+from jaxprune.training.checkpoints._checkpoints import Checkpoints, orbax
+from jaxprune.training.checkpoints._fingerprint import check_same, versions
+from jaxprune.training.checkpoints._lock import FolderLock
+from jaxprune.training.checkpoints._portable import (
+    digests,
+    from_arrays,
+    host_digest,
+    shapes_of,
+    to_arrays,
+)
+from jaxprune.training.checkpoints._records import from_json, to_json
+from jaxprune.training.steps._processes import anywhere, meet
+from jaxprune.training.steps._state import copy
 
 
 class Store:

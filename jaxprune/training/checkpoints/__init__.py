@@ -1,0 +1,7 @@
+"""A run on the disk: checkpoints, what must not change between them, and records of phases."""
+
+from jaxprune.training.checkpoints._checkpoints import Checkpoints as Checkpoints
+from jaxprune.training.checkpoints._checkpoints import Preempted as Preempted
+from jaxprune.training.checkpoints._checkpoints import Resumed as Resumed
+from jaxprune.training.checkpoints._records import ImpResult as ImpResult
+from jaxprune.training.checkpoints._records import PhaseRecord as PhaseRecord
