@@ -196,15 +196,28 @@ def map_partial(f: Callable[..., Any], partial: PyTree, *trees: PyTree, what: st
     Raises:
       ValueError: if structure or shapes differ; the message names the first differing path.
     """
-    for tree in trees:
-        check_matches(partial, tree, what=what)
     # Leaf by leaf, not by jax.tree.map: equal paths in other containers (a plain dict beside a
     # FrozenDict, after a checkpoint) are the same parameters.
-    treedef = jax.tree.structure(trees[0], is_leaf=is_absent)
-    columns = [jax.tree.leaves(tree, is_leaf=is_absent) for tree in (partial, *trees)]
+    own, structure = jax.tree.flatten(partial, is_leaf=is_absent)
+    columns, treedef = [own], None
+    for tree in trees:
+        leaves, other = jax.tree.flatten(tree, is_leaf=is_absent)
+        treedef = other if treedef is None else treedef
+        if other != structure or not _fit(own, leaves):
+            check_matches(partial, tree, what=what)  # path by path
+        columns.append(leaves)
+    assert treedef is not None
     return treedef.unflatten(
         leaves[0] if is_absent(leaves[0]) else f(None if is_absent(m) else m, *leaves)
         for m, *leaves in zip(*columns, strict=True)
+    )
+
+
+def _fit(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:
+    """Whether leaves that are in both trees have the same shapes."""
+    return all(
+        x is None or y is None or is_absent(x) or is_absent(y) or np.shape(x) == np.shape(y)
+        for x, y in zip(ours, theirs, strict=True)
     )
 
 

@@ -1,6 +1,5 @@
 """Train with any method: one phase, then the final hard prune."""
 
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,18 +10,16 @@ from jaxprune import _eager, _tree, metrics
 from jaxprune._tree import PyTree
 from jaxprune.methods import Method
 from jaxprune.parametrizations import Parametrization
-from jaxprune.training.checkpoints._checkpoints import Checkpoints
+from jaxprune.training.checkpoints import Checkpoints, ImpResult, PhaseRecord
 from jaxprune.training.checkpoints._fingerprint import (
     describe_array,
     describe_function,
     describe_model,
     describe_optimizer,
 )
-from jaxprune.training.checkpoints._records import ImpResult, PhaseRecord
-from jaxprune.training.drivers._journal import Journal, Progress
-from jaxprune.training.steps._evaluate import Evaluate
-from jaxprune.training.steps._loop import TrainLoop
-from jaxprune.training.steps._state import MakeOptimizer, TrainState, check_make_optimizer, copy
+from jaxprune.training.drivers._run import Run
+from jaxprune.training.steps import Evaluate, TrainLoop, TrainState
+from jaxprune.training.steps._state import MakeOptimizer, check_make_optimizer, copy
 from jaxprune.training.steps._update import LossFn
 
 
@@ -99,8 +96,7 @@ def _through(parametrization: Parametrization, loss_fn: LossFn) -> LossFn:
 
 def _nonzero(params: PyTree, mask: PyTree) -> int:
     """How many of the prunable weights are not zero."""
-    by_path = dict(_tree.named_leaves(params))
-    rows = {path: _eager.Row(by_path[path]) for path, _ in _tree.named_leaves(mask)}
+    rows = [_eager.Row(w) for _, _, (w,) in _tree.beside(mask, params)]
     return metrics.counts(_eager.together(_is_nonzero, rows))[0]
 
 
@@ -210,12 +206,12 @@ def fit(
             f"{method.name} was made for total_steps={planned}, but there are {len(rates)} "
             "learning rates: its mask would not get where it is to end. Make the two agree."
         )
-    parts = _Parts(prepared, evaluate, recalibrate)
-    journal = Journal(
-        train,
-        checkpoints,
-        fingerprint=lambda: {
-            **describe_model(prepared.state.params, prepared.state.model_state),
+    first = prepared.state
+
+    def fingerprint() -> dict[str, Any]:
+        """What must not change between a run and its continuation."""
+        return {
+            **describe_model(first.params, first.model_state),
             "method": method.name,
             "transform": describe_function(method.transform),
             "parametrization": describe_function(method.parametrization),
@@ -224,85 +220,35 @@ def fit(
             "total_steps": method.total_steps,
             "learning rates": describe_array(rates),
             "recalibrate": recalibrate is not None,
-            "optimizer": describe_optimizer(prepared.state.opt_state),
-            "key": np.asarray(jax.random.key_data(prepared.state.key)).tolist(),
-        },
-    )
+            "optimizer": describe_optimizer(first.opt_state),
+            "key": np.asarray(jax.random.key_data(first.key)).tolist(),
+        }
 
-    def advance(progress: Progress) -> Progress:
-        if not progress.records:
-            return _trained(parts, journal, progress, rates)
-        return _finished(parts, progress)
+    with Run(train, checkpoints, copy(first), fingerprint=fingerprint, on_phase=on_phase) as run:
+        while not run.records:
+            if run.start is None:
+                run.begin()
+            if run.train(rates):
+                seen, mask = prepared.deployed(run.state), prepared.finished(run.state).mask
+                result = evaluate(seen)
+                kept, prunable = _nonzero(seen.params, mask), metrics.counts(mask)[1]
+                run.end("training", 0, rates, result, kept=kept, prunable=prunable)
 
-    end = journal.drive(
-        Progress(copy(prepared.state)),
-        advance,
-        phases=2,
-        on_phase=on_phase,
-        # The final prune takes no step and follows from the state before it.
-        save_phase=lambda progress: len(progress.records) == 1,
-    )
-    return ImpResult(end.state, end.records)
-
-
-class _Parts(NamedTuple):
-    """What both phases of a run use; see the arguments of `fit`."""
-
-    prepared: Prepared
-    evaluate: Evaluate
-    recalibrate: Callable[[TrainState], TrainState] | None
-
-
-def _trained(parts: _Parts, journal: Journal, progress: Progress, rates: np.ndarray) -> Progress:
-    if progress.opening is None:
-        progress = progress._replace(opening={"first_step": int(progress.state.step)})
-    progress = journal.train(progress, rates)
-    assert progress.opening is not None
-    seen = parts.prepared.deployed(progress.state)
-    evaluation = parts.evaluate(seen)
-    mask = parts.prepared.finished(progress.state).mask
-    prunable, kept = metrics.counts(mask)[1], _nonzero(seen.params, mask)
-    record = PhaseRecord(
-        phase="training",
-        cycle=0,
-        sparsity=(prunable - kept) / prunable,
-        nonzero=kept,
-        prunable=prunable,
-        evaluation_pruned=None,
-        evaluation=evaluation,
-        discount=None,
-        stability=None,
-        pruned_fraction=0.0,
-        first_step=progress.opening["first_step"],
-        learning_rates=rates,
-        metrics=progress.metrics,
-        info=None,
-        seconds=journal.elapsed(progress),
-    )
-    return Progress(progress.state, records=(record,))
-
-
-def _finished(parts: _Parts, progress: Progress) -> Progress:
-    start, training = time.perf_counter(), progress.records[0]
-    end = parts.prepared.finished(progress.state)
-    kept, prunable = metrics.counts(end.mask)
-    if parts.recalibrate is not None:
-        end = parts.recalibrate(end)
-    after = parts.evaluate(end)
-    before, reference = training.nonzero, training.evaluation.get("accuracy")
-    record = training._replace(
-        phase="final prune",
-        cycle=1,
-        sparsity=(prunable - kept) / prunable,
-        nonzero=kept,
-        evaluation_pruned=after,
-        evaluation=after,
-        stability=metrics.pruning_stability(after["accuracy"], reference) if reference else None,
+        before, end = run.records[0], prepared.finished(run.state)
+        if recalibrate is not None:
+            end = recalibrate(end)
+        result, reference = evaluate(end), before.evaluation.get("accuracy")
+        kept, prunable = metrics.counts(end.mask)
         # What has just grown is zero, but in the mask: then nothing was removed.
-        pruned_fraction=max(0.0, (before - kept) / before) if before else 0.0,
-        first_step=int(end.step),
-        learning_rates=np.zeros((0,), np.float32),
-        metrics={},
-        seconds=time.perf_counter() - start,
-    )
-    return Progress(end, records=(training, record))
+        removed = max(0, before.nonzero - kept)
+        stability = metrics.pruning_stability(result["accuracy"], reference) if reference else None
+        run.begin(
+            end,
+            evaluation_pruned=result,
+            stability=stability,
+            pruned_fraction=removed / before.nonzero if before.nonzero else 0.0,
+        )
+        # It takes no step and follows from the state before it, so it is not saved.
+        none = np.zeros((0,), np.float32)
+        run.end("final prune", 1, none, result, kept=kept, prunable=prunable, save=False)
+    return ImpResult(run.state, run.records)

@@ -1,7 +1,7 @@
 """IMP: train, then prune and retrain, cycle by cycle."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
@@ -9,8 +9,8 @@ import optax
 
 from jaxprune import _tree, metrics, schedules, transforms
 from jaxprune._tree import PyTree
-from jaxprune.masks import Allocation, Pattern, PruneInfo
-from jaxprune.training.checkpoints._checkpoints import Checkpoints
+from jaxprune.masks import Allocation, Pattern
+from jaxprune.training.checkpoints import Checkpoints, ImpResult, PhaseRecord
 from jaxprune.training.checkpoints._fingerprint import (
     describe_array,
     describe_function,
@@ -18,9 +18,7 @@ from jaxprune.training.checkpoints._fingerprint import (
     describe_optimizer,
     describe_state,
 )
-from jaxprune.training.checkpoints._records import ImpResult, PhaseRecord
-from jaxprune.training.drivers._journal import Journal, Progress
-from jaxprune.training.drivers._plan import Cycle, Plan, plan_cycles
+from jaxprune.training.drivers._plan import Plan, plan_cycles
 from jaxprune.training.drivers._prune_state import (
     check_scores,
     check_snapshot,
@@ -29,9 +27,9 @@ from jaxprune.training.drivers._prune_state import (
     prune_state,
     rewind_state,
 )
-from jaxprune.training.steps._evaluate import Evaluate
-from jaxprune.training.steps._loop import TrainLoop
-from jaxprune.training.steps._state import TrainState, copy
+from jaxprune.training.drivers._run import Run
+from jaxprune.training.steps import Evaluate, TrainLoop, TrainState
+from jaxprune.training.steps._state import copy
 
 OptimizerState: TypeAlias = Literal["fresh_once", "fresh", "keep"]
 
@@ -139,11 +137,115 @@ def imp(
         peak=peak,
         sparsities=sparsities,
     )
-    if optimizer_state not in ("fresh_once", "fresh", "keep"):
-        raise ValueError(
-            f"optimizer_state is 'fresh_once', 'fresh' or 'keep'; got {optimizer_state!r}."
-        )
     rewind = _check_rewind(rewind, pretrain, pretraining_steps, optimizer_state)
+    _check_state(state, allocation)
+    mask = transforms.get_mask(state.opt_state, copy=False)
+    rule = {
+        "scores": magnitude_of(mask) if scores is None else scores,
+        "allocation": allocation,
+        "pattern": pattern,
+    }
+    check_scores(rule["scores"], state)
+    check_targets(state, [cycle.sparsity for cycle in plan.cycles], **rule)
+    if isinstance(rewind, TrainState):
+        check_snapshot(rewind, state)
+    if metric is not None and metric not in (known := evaluate(state)):
+        raise ValueError(f"evaluate has no metric {metric!r}; it returns {sorted(known)}.")
+    metric = metric or "accuracy"
+
+    def fingerprint() -> dict[str, Any]:
+        return {
+            **_fingerprint(state, plan, rewind),
+            **{name: describe_function(part) for name, part in rule.items()},
+            "pretrain": pretrain,
+            "optimizer_state": optimizer_state,
+            "metric": metric,
+            "recalibrate": recalibrate is not None,
+        }
+
+    own = Run(train, checkpoints, copy(state), fingerprint=fingerprint, on_phase=on_phase)
+    own.snapshot = rewind if isinstance(rewind, TrainState) else None
+    with own as run:
+        while (number := len(run.records)) <= len(plan.cycles):
+            if number == 0:  # train dense
+                if run.start is None:
+                    run.begin()
+                rates = plan.pretraining_rates if pretrain else np.zeros((0,), np.float32)
+                if isinstance(rewind, int) and run.snapshot is None:
+                    if not run.train(rates, until=rewind):
+                        continue
+                    run.snapshot = copy(run.state)
+                if run.train(rates):
+                    kept, prunable = metrics.counts(mask)
+                    run.end("dense", 0, rates, evaluate(run.state), kept=kept, prunable=prunable)
+                continue
+
+            cycle, start = plan.cycles[number - 1], run.start
+            if start is None:  # prune
+                dense, discount = run.state, None
+                pruned, prune = prune_state(
+                    dense, cycle.sparsity, set_mask=train.step.set_mask, **rule
+                )
+                if plan.discounted:
+                    discount = schedules.allr_discount(
+                        dense.params,
+                        pruned.params,
+                        pruned_fraction=prune.pruned_fraction,
+                        pretraining_steps=plan.steps,
+                        retraining_steps=cycle.retraining_steps,
+                    )
+                if recalibrate is not None:
+                    pruned = recalibrate(pruned)
+                evaluation = evaluate(pruned)
+                if run.snapshot is not None:  # rewind, or reset the optimizer
+                    pruned = rewind_state(pruned, run.snapshot)
+                elif optimizer_state == "fresh" or (optimizer_state, number) == ("fresh_once", 1):
+                    fresh = train.step.init_optimizer(pruned.params, pruned.mask)
+                    pruned = pruned._replace(opt_state=fresh)
+                start = run.begin(
+                    pruned,
+                    info=prune.info,
+                    pruned_fraction=prune.pruned_fraction,
+                    discount=None if discount is None else np.asarray(discount),
+                    evaluation_pruned=evaluation,
+                    stability=_stability(metric, evaluation, run.records[-1].evaluation),
+                )
+            # Retrain.
+            scale = np.float32(1) if start.discount is None else start.discount
+            rates = plan.undiscounted[number - 1] * scale
+            if run.train(rates):
+                assert start.info is not None
+                kept, prunable = start.info.counts()[0], sum(start.info.sizes)
+                result = evaluate(run.state)
+                run.end(f"cycle {number}", number, rates, result, kept=kept, prunable=prunable)
+    return ImpResult(run.state, run.records)
+
+
+def _stability(metric: str, pruned: dict[str, float], before: dict[str, float]) -> float | None:
+    """The pruning stability of a metric, where it was measured on both sides of a prune."""
+    if not before.get(metric) or metric not in pruned:
+        return None
+    return metrics.pruning_stability(pruned[metric], before[metric])
+
+
+def _fingerprint(state: TrainState, plan: Plan, rewind: int | TrainState | None) -> dict[str, Any]:
+    """What of a run must not change until it goes on: the model, the plan, the start."""
+    return {
+        **describe_model(state.params, state.model_state),
+        "sparsities": [cycle.sparsity for cycle in plan.cycles],
+        "retraining_steps": [cycle.retraining_steps for cycle in plan.cycles],
+        "discounted": plan.discounted,
+        "pretraining_steps": plan.steps,
+        "pretraining rates": describe_array(plan.pretraining_rates),
+        "retraining rates": describe_array(np.concatenate(plan.undiscounted)),
+        "rewind": describe_state(rewind) if isinstance(rewind, TrainState) else rewind,
+        "optimizer": describe_optimizer(state.opt_state),
+        "key": np.asarray(jax.random.key_data(state.key)).tolist(),
+    }
+
+
+def _check_state(state: TrainState, allocation: Any) -> None:
+    """Raises if a state cannot be pruned by `imp`."""
     if allocation is not None and not callable(allocation):
         raise TypeError(
             f"allocation is a function such as jp.masks.globally(); got {allocation!r}."
@@ -155,205 +257,15 @@ def imp(
             "optimizer that holds no mask of its own, and without masked=False. A method inside "
             "the optimizer is trained with jaxprune.training.fit."
         )
-    score = (
-        magnitude_of(transforms.get_mask(state.opt_state, copy=False)) if scores is None else scores
-    )
-    check_scores(score, state)
-    check_targets(
-        state,
-        [cycle.sparsity for cycle in plan.cycles],
-        score=score,
-        allocation=allocation,
-        pattern=pattern,
-    )
-    if isinstance(rewind, TrainState):
-        check_snapshot(rewind, state)
-    if metric is not None and metric not in (known := evaluate(state)):
-        raise ValueError(f"evaluate has no metric {metric!r}; it returns {sorted(known)}.")
-
-    run = _Run(
-        train=train,
-        evaluate=evaluate,
-        plan=plan,
-        score=score,
-        allocation=allocation,
-        pattern=pattern,
-        recalibrate=recalibrate,
-        optimizer_state=optimizer_state,
-        metric=metric or "accuracy",
-    )
-    journal = Journal(
-        train,
-        checkpoints,
-        fingerprint=lambda: {**_fingerprint(run, state, rewind), "pretrain": pretrain},
-    )
-
-    def advance(progress: Progress) -> Progress:
-        if not progress.records:
-            rewind_step = rewind if isinstance(rewind, int) else None
-            return _dense_phase(run, journal, progress, run.rates(pretrain), rewind_step)
-        return _cycle(run, journal, progress, plan.cycles[len(progress.records) - 1])
-
-    snapshot = rewind if isinstance(rewind, TrainState) else None
-    start = Progress(copy(state), snapshot)
-    end = journal.drive(start, advance, phases=1 + len(plan.cycles), on_phase=on_phase)
-    return ImpResult(end.state, end.records)
-
-
-class _Run(NamedTuple):
-    """What every phase of a run uses; see the arguments of `imp`."""
-
-    train: TrainLoop
-    evaluate: Evaluate
-    plan: Plan
-    score: Callable[[PyTree], PyTree]
-    allocation: Allocation | None
-    pattern: Pattern | None
-    recalibrate: Callable[[TrainState], TrainState] | None
-    optimizer_state: OptimizerState
-    metric: str
-
-    def rates(self, pretrain: bool) -> np.ndarray:
-        """Learning rates of the dense phase."""
-        return self.plan.pretraining_rates if pretrain else np.zeros((0,), np.float32)
-
-
-def _fingerprint(run: _Run, state: TrainState, rewind: int | TrainState | None) -> dict[str, Any]:
-    """What must not change between a run and its continuation."""
-    cycles = run.plan.cycles
-    return {
-        **describe_model(state.params, state.model_state),
-        "sparsities": [cycle.sparsity for cycle in cycles],
-        "retraining_steps": [cycle.retraining_steps for cycle in cycles],
-        "discounted": run.plan.discounted,
-        "pretraining_steps": run.plan.steps,
-        "pretraining rates": describe_array(run.plan.pretraining_rates),
-        "retraining rates": describe_array(np.concatenate(run.plan.undiscounted)),
-        "rewind": describe_state(rewind) if isinstance(rewind, TrainState) else rewind,
-        "optimizer_state": run.optimizer_state,
-        "metric": run.metric,
-        "scores": describe_function(run.score),
-        "allocation": describe_function(run.allocation),
-        "pattern": describe_function(run.pattern),
-        "recalibrate": run.recalibrate is not None,
-        "optimizer": describe_optimizer(state.opt_state),
-        "key": np.asarray(jax.random.key_data(state.key)).tolist(),
-    }
-
-
-def _dense_phase(
-    run: _Run, journal: Journal, progress: Progress, rates: np.ndarray, rewind: int | None
-) -> Progress:
-    if progress.opening is None:
-        progress = progress._replace(opening={"first_step": int(progress.state.step)})
-    if rewind is not None and progress.snapshot is None:
-        progress = journal.train(progress, rates, until=rewind)
-        progress = progress._replace(snapshot=copy(progress.state))
-    progress = journal.train(progress, rates)
-    state, opening = progress.state, progress.opening
-    assert opening is not None
-    evaluation = run.evaluate(state)
-    kept, prunable = metrics.counts(transforms.get_mask(state.opt_state, copy=False))
-    phase = PhaseRecord(
-        phase="dense",
-        cycle=0,
-        sparsity=(prunable - kept) / prunable,
-        nonzero=kept,
-        prunable=prunable,
-        evaluation_pruned=None,
-        evaluation=evaluation,
-        discount=None,
-        stability=None,
-        pruned_fraction=0.0,
-        first_step=opening["first_step"],
-        learning_rates=rates,
-        metrics=progress.metrics,
-        info=None,
-        seconds=journal.elapsed(progress),
-    )
-    return Progress(state, progress.snapshot, (phase,))
-
-
-def _cycle(run: _Run, journal: Journal, progress: Progress, cycle: Cycle) -> Progress:
-    if progress.opening is None:
-        progress = _opened(run, progress, cycle)
-    opening = progress.opening
-    assert opening is not None
-    discount = opening["discount"]
-    scale = np.float32(1) if discount is None else discount
-    rates = run.plan.undiscounted[cycle.number - 1] * scale
-    progress = journal.train(progress, rates)
-    info: PruneInfo = opening["info"]
-    phase = PhaseRecord(
-        phase=f"cycle {cycle.number}",
-        cycle=cycle.number,
-        sparsity=info.sparsity,
-        nonzero=info.counts()[0],
-        prunable=sum(info.sizes),
-        evaluation_pruned=opening["evaluation_pruned"],
-        evaluation=run.evaluate(progress.state),
-        discount=None if discount is None else float(discount),
-        stability=opening["stability"],
-        pruned_fraction=opening["pruned_fraction"],
-        first_step=opening["first_step"],
-        learning_rates=rates,
-        metrics=progress.metrics,
-        info=info,
-        seconds=journal.elapsed(progress),
-    )
-    return Progress(progress.state, progress.snapshot, (*progress.records, phase))
-
-
-def _opened(run: _Run, progress: Progress, cycle: Cycle) -> Progress:
-    """Prunes, and makes the state ready for retraining."""
-    state, snapshot = progress.state, progress.snapshot
-    params_before = state.params
-    state, prune = prune_state(
-        state,
-        cycle.sparsity,
-        score=run.score,
-        allocation=run.allocation,
-        pattern=run.pattern,
-        set_mask=run.train.step.set_mask,
-    )
-    discount = None
-    if run.plan.discounted:
-        discount = schedules.allr_discount(
-            params_before,
-            state.params,
-            pruned_fraction=prune.pruned_fraction,
-            pretraining_steps=run.plan.steps,
-            retraining_steps=cycle.retraining_steps,
-        )
-    if run.recalibrate is not None:
-        state = run.recalibrate(state)
-    pruned = run.evaluate(state)
-    before = progress.records[-1].evaluation.get(run.metric)
-    stability = None
-    if before and run.metric in pruned:
-        stability = metrics.pruning_stability(pruned[run.metric], before)
-
-    if snapshot is not None:
-        state = rewind_state(state, snapshot)
-    elif run.optimizer_state == "fresh" or (
-        run.optimizer_state == "fresh_once" and cycle.number == 1
-    ):
-        fresh = run.train.step.init_optimizer(state.params, state.mask)
-        state = state._replace(opt_state=fresh)
-    opening = {
-        "first_step": int(state.step),
-        "info": prune.info,
-        "pruned_fraction": prune.pruned_fraction,
-        "discount": None if discount is None else np.asarray(discount),
-        "evaluation_pruned": pruned,
-        "stability": stability,
-    }
-    return progress._replace(state=state, opening=opening)
 
 
 def _check_rewind(
     rewind: Any, pretrain: bool, steps: int, optimizer_state: str
 ) -> int | TrainState | None:
+    if optimizer_state not in ("fresh_once", "fresh", "keep"):
+        raise ValueError(
+            f"optimizer_state is 'fresh_once', 'fresh' or 'keep'; got {optimizer_state!r}."
+        )
     if rewind is None:
         return None
     if optimizer_state == "fresh":

@@ -37,7 +37,7 @@ def prune_state(
     state: TrainState,
     sparsity: float,
     *,
-    score: Callable[[PyTree], PyTree],
+    scores: Callable[[PyTree], PyTree],
     allocation: Allocation | None,
     pattern: Pattern | None,
     set_mask: Callable[[PyTree, PyTree], PyTree],
@@ -47,7 +47,7 @@ def prune_state(
     Args:
       state: the state; its mask is the upper bound of the new one.
       sparsity: fraction removed of all prunable weights after this prune.
-      score: function from parameters to scores.
+      scores: function from parameters to scores.
       allocation: how the total is spread; global if `None`.
       pattern: which weights go together; unstructured if `None`.
       set_mask: ``set_mask(opt_state, mask)`` of the training step.
@@ -60,7 +60,7 @@ def prune_state(
     """
     before = transforms.get_mask(state.opt_state, copy=False)
     mask, info = masks.make_with_info(
-        score(state.params), sparsity, within=before, allocation=allocation, pattern=pattern
+        scores(state.params), sparsity, within=before, allocation=allocation, pattern=pattern
     )
     info.check()
     kept, kept_before = info.counts()
@@ -105,7 +105,7 @@ def check_targets(
     state: TrainState,
     sparsities: Sequence[float],
     *,
-    score: Callable[[PyTree], PyTree],
+    scores: Callable[[PyTree], PyTree],
     allocation: Allocation | None,
     pattern: Pattern | None,
 ) -> None:
@@ -117,13 +117,13 @@ def check_targets(
     """
     options: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
     mask = transforms.get_mask(state.opt_state, copy=False)
-    masks.check_fit(jax.eval_shape(score, state.params), sparsities, within=mask, **options)
+    masks.check_fit(jax.eval_shape(scores, state.params), sparsities, within=mask, **options)
     kept, total = metrics.counts(mask)
     if not kept:
         raise ValueError("the mask of the state keeps no weight; there is nothing to train.")
     if kept == total:
         return  # nothing lies below
-    _, info = masks.make_with_info(score(state.params), sparsities[0], within=mask, **options)
+    _, info = masks.make_with_info(scores(state.params), sparsities[0], within=mask, **options)
     info.check_nested()
 
 
