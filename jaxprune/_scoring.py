@@ -110,13 +110,8 @@ def check_leaves(shapes: PyTree, mask: PyTree, *, name: str) -> None:
     Raises:
       ValueError: naming the first leaf that only one of them has.
     """
-    if _tree.pairs(mask, shapes) is not None:
-        return
-    ours, theirs = ([path for path, _ in _tree.named_leaves(tree)] for tree in (shapes, mask))
-    differing = sorted(set(ours) ^ set(theirs))
-    both = zip(ours, theirs, strict=False)
-    first = differing[0] if differing else next(a for a, b in both if a != b)
-    raise ValueError(
-        f"the scores and the mask of {name} disagree on what is prunable, first at {first!r}. "
-        f"Pass the same where= to {name} and to the scores."
-    )
+    if (first := _tree.first_difference(shapes, mask)) is not None:
+        raise ValueError(
+            f"the scores and the mask of {name} disagree on what is prunable, first at {first!r}. "
+            f"Pass the same where= to {name} and to the scores."
+        )

@@ -11,6 +11,7 @@ Three notions carry the whole library:
   `map_partial`.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -251,18 +252,17 @@ def beside(
     return [(path, leaf, others) for path, (leaf, others) in zip(paths, found, strict=True)]
 
 
-def pairs(a: PyTree, b: PyTree) -> list[tuple[str, Any, Any]] | None:
-    """The leaves of two partial trees side by side: path and both, or `None` if they have others.
+def first_difference(a: PyTree, b: PyTree) -> str | None:
+    """The path of a leaf that only one of two partial trees has, or `None`.
 
     Containers may differ, and so may what stands for "no leaf here".
     """
     ours, theirs = (
-        [(path, leaf) for path, leaf in named_leaves(tree) if not is_absent(leaf)]
-        for tree in (a, b)
+        [path for path, leaf in named_leaves(tree) if not is_absent(leaf)] for tree in (a, b)
     )
-    if [path for path, _ in ours] != [path for path, _ in theirs]:
-        return None
-    return [(path, x, y) for (path, x), (_, y) in zip(ours, theirs, strict=True)]
+    differing = sorted(set(ours) ^ set(theirs))
+    differing += [x for x, y in itertools.zip_longest(ours, theirs) if x != y]
+    return differing[0] if differing else None
 
 
 def is_function(x: Any, like: PyTree) -> bool:

@@ -120,7 +120,12 @@ def like_mask(scored: PyTree, mask: PyTree, *, name: str) -> PyTree:
       ValueError: if they have other leaves, or other shapes.
     """
     check_leaves(scored, mask, name=name)
-    pairs = _tree.pairs(mask, scored) or []
+    pairs = [
+        (path, m, score)
+        for (path, m), (_, score) in zip(
+            _tree.named_leaves(mask), _tree.named_leaves(scored), strict=True
+        )
+    ]
     for path, m, score in pairs:
         if score.shape != m.shape:
             raise ValueError(

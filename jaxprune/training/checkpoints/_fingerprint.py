@@ -78,7 +78,10 @@ def _describe(value: Any, depth: int) -> Any:
     if name is None:
         return type(value).__name__
     held = {k: _describe(x, depth - 1) for k, x in _closure(value).items()}
-    name = f"{getattr(value, '__module__', '')}.{name}"
+    module = getattr(value, "__module__", "")
+    if module.startswith("jaxprune."):
+        module = "jaxprune"  # in which file of ours it stands may change
+    name = f"{module}.{name}"
     return [name, held] if held else name
 
 

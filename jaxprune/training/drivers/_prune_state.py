@@ -25,10 +25,11 @@ class Prune(NamedTuple):
 
 def magnitude_of(mask: PyTree) -> Callable[[PyTree], PyTree]:
     """Magnitude scores of exactly the leaves that a mask has."""
-    paths = {path for path, _ in _tree.named_leaves(mask)}
+    shapes = jax.tree.map(lambda m: jax.ShapeDtypeStruct(m.shape, m.dtype), mask)
 
     def score(params: PyTree) -> PyTree:
-        return scores.magnitude(params, where=lambda path, leaf: path in paths)
+        there = _tree.map_partial(lambda m, p: None if m is None else p, shapes, params)
+        return scores.magnitude(there, where=lambda path, leaf: True)
 
     return score
 
@@ -140,13 +141,10 @@ def check_scores(score: Any, state: TrainState) -> None:
             "ones; e.g. scores=jp.scores.magnitude."
         )
     shapes = jax.eval_shape(score, state.params)
-    ours = {path for path, _ in _tree.named_leaves(shapes)}
-    theirs = {
-        path for path, _ in _tree.named_leaves(transforms.get_mask(state.opt_state, copy=False))
-    }
-    if ours != theirs:
+    mask = transforms.get_mask(state.opt_state, copy=False)
+    if (first := _tree.first_difference(shapes, mask)) is not None:
         raise ValueError(
             f"the scores and the mask of the state disagree on what is prunable, first at "
-            f"{min(ours ^ theirs)!r}. Create the state with mask=jp.masks.dense(params, "
-            "where=...), and pass the same `where` to the scores."
+            f"{first!r}. Create the state with mask=jp.masks.dense(params, where=...), and pass "
+            "the same `where` to the scores."
         )
