@@ -1,5 +1,6 @@
 """Arguments checked: functions, numbers, step counts. What fits comes back as a Python value."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -105,3 +106,15 @@ def _static(name: str, value: Any, *, hint: str) -> float:
             f"{hint}"
         )
     return float(value)
+
+
+def check_choice(name: str, value: Any, choices: Iterable[Any], *, hint: str = "") -> None:
+    """Raises unless the value is one of the choices.
+
+    Raises:
+      ValueError: naming the choices.
+    """
+    known = list(choices)
+    if value not in known:
+        more = f", {hint}" if hint else ""
+        raise ValueError(f"{name} is one of {', '.join(map(repr, known))}{more}; got {value!r}.")

@@ -265,6 +265,23 @@ def first_difference(a: PyTree, b: PyTree) -> str | None:
     return differing[0] if differing else None
 
 
+def check_unique(paths: list[str]) -> None:
+    """Raises if two leaves of a tree have the same readable path.
+
+    Raises:
+      ValueError: naming the path.
+    """
+    seen: set[str] = set()
+    for path in paths:
+        if path in seen:
+            raise ValueError(
+                f"two leaves of the tree have the same readable path {path!r}, so they "
+                "could not be told apart. Rename one of their keys (a '/' inside a key looks like "
+                "a nested key)."
+            )
+        seen.add(path)
+
+
 def is_function(x: Any, like: PyTree) -> bool:
     """Whether a function was passed where a tree like ``like`` may be, too.
 

@@ -110,3 +110,25 @@ def test_nan_is_found_in_a_channel_of_any_length(rows):
     mask, info = jax.jit(lambda s: jp.masks.make_with_info(s, 0.5, pattern=pattern))({"w": scores})
     assert info.nan.tolist() == [True]
     assert mask["w"][:, 1].all()
+
+
+def test_channels_are_named_by_paths_of_one_leaf():
+    def apply(params, x):
+        return x @ params["a"]["kernel"] @ params["a/kernel"]
+
+    params = {"a": {"kernel": jnp.ones((3, 4))}, "a/kernel": jnp.ones((4, 2))}
+    with pytest.raises(ValueError, match="two leaves of the tree have the same readable path"):
+        jp.structured.channel_groups(apply, params, jnp.ones((1, 3)))
+
+
+def test_nan_is_found_in_a_channel_over_members():
+    def apply(params, x):
+        return jnp.sum(x @ params["a"] @ params["b"])
+
+    params = {"a": jnp.ones((1, 3000)), "b": jnp.ones((3000, 1))}
+    groups = jp.structured.channel_groups(apply, params, jnp.ones((1, 1)))
+    params["a"] = params["a"].at[0, 7].set(jnp.nan)
+    score = jax.jit(
+        lambda p: jp.structured.magnitude(groups, p, over_members="max", normalize="max")
+    )
+    assert np.flatnonzero(jnp.isnan(score(params)[0])).tolist() == [7]

@@ -19,7 +19,7 @@ from jaxprune import _tree
 from jaxprune._mask import check_bool
 from jaxprune._tree import PyTree
 from jaxprune._version import __version__
-from jaxprune.masks._like import check_like, check_unique, fill_like
+from jaxprune.masks._like import check_like, fill_like
 
 _FORMAT = "jaxprune.mask"
 _VERSION = "1"
@@ -76,7 +76,7 @@ def save(
     if not named:
         raise ValueError("the mask has no prunable leaf, so there is nothing to save.")
     names = [name for name, _ in named]
-    check_unique(names)
+    _tree.check_unique(names)
     if _RESERVED in names:
         raise ValueError(
             f"the mask has a leaf {_RESERVED!r}, a name that safetensors files reserve. Rename it, "

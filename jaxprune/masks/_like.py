@@ -32,7 +32,7 @@ def check_like(
     """
     named = _tree.named_leaves(like)
     expected = {path: tuple(np.shape(leaf)) for path, leaf in named}
-    check_unique([path for path, _ in named])
+    _tree.check_unique([path for path, _ in named])
     is_mask = all(getattr(leaf, "dtype", None) == np.bool_ for _, leaf in named)
     differences = []
     for path, shape in shapes.items():
@@ -62,20 +62,3 @@ def fill_like(values: Mapping[str, Any], like: PyTree) -> PyTree:
         return None if _tree.is_absent(leaf) else values.get(_tree.path_string(path))
 
     return jax.tree_util.tree_map_with_path(pick, like, is_leaf=_tree.is_absent)
-
-
-def check_unique(paths: list[str]) -> None:
-    """Raises if two leaves of a tree have the same readable path.
-
-    Raises:
-      ValueError: naming the path.
-    """
-    seen: set[str] = set()
-    for path in paths:
-        if path in seen:
-            raise ValueError(
-                f"two leaves of the tree have the same readable path {path!r}, so their masks "
-                "could not be told apart. Rename one of their keys (a '/' inside a key looks like "
-                "a nested key)."
-            )
-        seen.add(path)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxprune import _eager, _host, _tree
 from jaxprune._mask import check_bool
 from jaxprune._tree import PyTree
-from jaxprune.masks._like import check_like, check_unique, fill_like
+from jaxprune.masks._like import check_like, fill_like
 
 
 @jax.tree_util.register_dataclass
@@ -70,7 +70,7 @@ def pack(mask: PyTree) -> PackedMask:
     """
     check_bool(mask)
     named = _tree.named_leaves(mask)
-    check_unique([path for path, _ in named])
+    _tree.check_unique([path for path, _ in named])
     shapes = tuple((path, tuple(leaf.shape)) for path, leaf in named)
     leaves, treedef = jax.tree.flatten(mask)
     here = _host.views(leaves)

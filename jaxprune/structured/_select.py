@@ -9,10 +9,10 @@ import numpy as np
 
 from jaxprune import _tree
 from jaxprune._count import check_sparsity
-from jaxprune.structured._allocation import Allocation, Pool
 from jaxprune.structured._groups import ChannelGroups, Group
 from jaxprune.structured._named import group_numbers, numbers_by_group
-from jaxprune.structured._uniform import uniform
+from jaxprune.structured.allocations._allocation import Allocation, Pool
+from jaxprune.structured.allocations._uniform import uniform
 
 
 def select(

@@ -11,10 +11,10 @@ from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.masks import apply_mask
 from jaxprune.structured._cut import take, taken
-from jaxprune.structured._graph import Graph, build, struct
 from jaxprune.structured._masks import kept_of, kept_positions
-from jaxprune.structured._rule import Kept
-from jaxprune.structured._trace import evaluate
+from jaxprune.structured.analysis._graph import Graph, build, struct
+from jaxprune.structured.analysis._rule import Kept
+from jaxprune.structured.analysis._trace import evaluate
 
 Stays = dict[tuple[str, int], np.ndarray]
 

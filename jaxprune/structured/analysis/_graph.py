@@ -10,12 +10,12 @@ import numpy as np
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
-from jaxprune.structured._control import CONTROL
 from jaxprune.structured._groups import ChannelGroups, FixedAxis, Group, Member
-from jaxprune.structured._pure import check_same_program
-from jaxprune.structured._trace import Trace, Walk
-from jaxprune.structured._tracked import Tracked, fixed, fresh
-from jaxprune.structured._units import Units
+from jaxprune.structured.analysis._control import CONTROL
+from jaxprune.structured.analysis._pure import check_same_program
+from jaxprune.structured.analysis._trace import Trace, Walk
+from jaxprune.structured.analysis._tracked import Tracked, fixed, fresh
+from jaxprune.structured.analysis._units import Units
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ def build(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> G
     units = Units()
     walk = Walk(units, CONTROL)
     named = _tree.named_leaves(params)
+    _tree.check_unique([path for path, _ in named])  # groups name parameters by their paths
     leaves = {path: _leaf(units, i, leaf) for i, (path, leaf) in enumerate(named)}
     data = [_input(units, path, leaf) for path, leaf in _tree.named_leaves(tuple(inputs))]
     trace = walk.run(closed, [*leaves.values(), *data])

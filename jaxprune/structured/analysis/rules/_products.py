@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from jaxprune.structured._reductions import contract
-from jaxprune.structured._rule import Kept, Rule, Step, shape_of, with_params
-from jaxprune.structured._tracked import Tracked, fixed, fresh
-from jaxprune.structured._units import Units
+from jaxprune.structured.analysis._rule import Kept, Rule, Step, shape_of, with_params
+from jaxprune.structured.analysis._tracked import Tracked, fixed, fresh
+from jaxprune.structured.analysis._units import Units
+from jaxprune.structured.analysis.rules._reductions import contract
 
 Operands = Sequence[Tracked]
 

@@ -8,10 +8,16 @@ import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
 from jaxprune._rearrangement import aval
-from jaxprune.structured import _elementwise, _layout, _lookups, _products, _reductions
-from jaxprune.structured._rule import Kept, Rule, Step, as_it_is, shape_of
-from jaxprune.structured._tracked import Source, Tracked, constant, fixed
-from jaxprune.structured._units import Units
+from jaxprune.structured.analysis._rule import Kept, Rule, Step, as_it_is, shape_of
+from jaxprune.structured.analysis._tracked import Source, Tracked, constant, fixed
+from jaxprune.structured.analysis._units import Units
+from jaxprune.structured.analysis.rules import (
+    _elementwise,
+    _layout,
+    _lookups,
+    _products,
+    _reductions,
+)
 
 RULES: dict[str, Rule] = {
     **_elementwise.RULES,

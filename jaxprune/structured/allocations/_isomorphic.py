@@ -5,8 +5,8 @@ from typing import Any
 
 from jaxprune import _tree
 from jaxprune._count import count
-from jaxprune.structured._allocation import Allocation, Pool, needed
 from jaxprune.structured._groups import ChannelGroups, Group
+from jaxprune.structured.allocations._allocation import Allocation, Pool, needed
 
 
 def isomorphic() -> Allocation:

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from jaxprune._count import count
-from jaxprune.structured._allocation import Allocation, Pool, needed
 from jaxprune.structured._groups import ChannelGroups
+from jaxprune.structured.allocations._allocation import Allocation, Pool, needed
 
 
 def globally() -> Allocation:

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from jaxprune.structured._rule import Rule, shape_of
-from jaxprune.structured._tracked import Tracked, fixed
-from jaxprune.structured._units import FIXED, Units
+from jaxprune.structured.analysis._rule import Rule, shape_of
+from jaxprune.structured.analysis._tracked import Tracked, fixed
+from jaxprune.structured.analysis._units import FIXED, Units
 
 Operands = Sequence[Tracked]
 

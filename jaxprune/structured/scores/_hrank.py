@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._tree import PyTree
-from jaxprune.structured._feature_maps import Reading, feature_maps, readings
-from jaxprune.structured._graph import build, struct
 from jaxprune.structured._groups import ChannelGroups, check_params
 from jaxprune.structured._named import group_numbers
+from jaxprune.structured.analysis._graph import build, struct
+from jaxprune.structured.scores._feature_maps import Reading, feature_maps, readings
 
 
 def hrank(

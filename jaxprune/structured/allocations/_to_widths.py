@@ -4,9 +4,9 @@ import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxprune.structured._allocation import Allocation, Pool, refused
 from jaxprune.structured._groups import ChannelGroups
 from jaxprune.structured._named import numbers_by_group
+from jaxprune.structured.allocations._allocation import Allocation, Pool, refused
 
 
 def to_widths(kept: Mapping[str, int]) -> Allocation:

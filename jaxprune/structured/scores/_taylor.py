@@ -9,7 +9,7 @@ import numpy as np
 from jaxprune import _eager, _tree
 from jaxprune._tree import PyTree
 from jaxprune.structured._groups import ChannelGroups, Group
-from jaxprune.structured._unit_rows import arrays_of, holds, scored, unit_rows
+from jaxprune.structured.scores._unit_rows import arrays_of, holds, scored, unit_rows
 
 
 def taylor(groups: ChannelGroups, params: PyTree, grads: PyTree) -> tuple[jax.Array, ...]:

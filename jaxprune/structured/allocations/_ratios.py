@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxprune._count import check_sparsity
-from jaxprune.structured._allocation import Allocation, Count, Pool, counting, refused
 from jaxprune.structured._groups import ChannelGroups
 from jaxprune.structured._named import numbers_by_group
+from jaxprune.structured.allocations._allocation import Allocation, Count, Pool, counting, refused
 
 
 def ratios(fractions: Mapping[str, float], *, count: Count = "round") -> Allocation:

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _eager, _tree
+from jaxprune._checks import check_choice
 from jaxprune._tree import PyTree
 from jaxprune.structured._groups import ChannelGroups, Group, Member
 from jaxprune.structured._named import group_numbers
-from jaxprune.structured._options import check_choice
-from jaxprune.structured._unit_rows import arrays_of, holds, scored, unit_rows
+from jaxprune.structured.scores._unit_rows import arrays_of, holds, scored, unit_rows
 
 Members: TypeAlias = Literal["first", "out", "kernels"] | Callable[[Member], bool]
 OverMembers: TypeAlias = Literal["sum", "mean", "max"]
@@ -114,7 +114,7 @@ def magnitude(
 def _over(norms: list[jax.Array], present: np.ndarray, over_members: str) -> jax.Array:
     dtype = _tree.wide_dtype(*(x.dtype for x in norms))
     table = jnp.where(present, jnp.stack([x.astype(dtype) for x in norms]), 0)
-    one_each = jnp.max(table, axis=0) if over_members == "max" else jnp.sum(table, axis=0)
+    one_each = _tree.largest(table, axis=0) if over_members == "max" else jnp.sum(table, axis=0)
     if over_members == "mean":
         # Hidden from XLA, which would multiply by the rounded reciprocal of a constant.
         number = jax.lax.optimization_barrier(jnp.asarray(present.sum(0), dtype))
@@ -147,5 +147,5 @@ def _present(group: Group, chosen: list[Member], members: Members) -> np.ndarray
 def _normalized(scores: jax.Array, normalize: str | None) -> jax.Array:
     if normalize is None:
         return scores
-    unit = jnp.mean(scores) if normalize == "mean" else jnp.max(scores)
+    unit = jnp.mean(scores) if normalize == "mean" else _tree.largest(scores)
     return scores / jnp.where(unit > 0, unit, jnp.ones_like(unit))

@@ -8,8 +8,8 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from jaxprune._rearrangement import bind
-from jaxprune.structured._tracked import Tracked
-from jaxprune.structured._units import Units
+from jaxprune.structured.analysis._tracked import Tracked
+from jaxprune.structured.analysis._units import Units
 
 
 class Kept:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from jaxprune.structured._units import FIXED, Units
+from jaxprune.structured.analysis._units import FIXED, Units
 
 # For each axis of a value the axes of parameters that it runs over, as (leaf, axis); None for a
 # value that depends on the data.

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jaxprune.structured._allocation import Allocation, Count, Pool, counting, needed
 from jaxprune.structured._groups import ChannelGroups
+from jaxprune.structured.allocations._allocation import Allocation, Count, Pool, counting, needed
 
 
 def uniform(*, count: Count = "round") -> Allocation:

@@ -10,10 +10,10 @@ from jax.extend.core import Literal
 
 from jaxprune import _tree
 from jaxprune._rearrangement import bind
-from jaxprune.structured._control import CALLS
-from jaxprune.structured._graph import Graph
-from jaxprune.structured._rule import Step
-from jaxprune.structured._trace import Trace
+from jaxprune.structured.analysis._control import CALLS
+from jaxprune.structured.analysis._graph import Graph
+from jaxprune.structured.analysis._rule import Step
+from jaxprune.structured.analysis._trace import Trace
 
 
 class Reading(NamedTuple):

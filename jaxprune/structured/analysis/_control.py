@@ -11,9 +11,9 @@ from jax.extend.core import JaxprEqn
 
 from jaxprune import _jaxpr
 from jaxprune._rearrangement import bind
-from jaxprune.structured._rule import Kept, Step
-from jaxprune.structured._trace import Trace, Walk, evaluate
-from jaxprune.structured._tracked import Tracked, fixed
+from jaxprune.structured.analysis._rule import Kept, Step
+from jaxprune.structured.analysis._trace import Trace, Walk, evaluate
+from jaxprune.structured.analysis._tracked import Tracked, fixed
 
 Operands = Sequence[Tracked]
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from jaxprune import _eager, _tree
 from jaxprune._tree import PyTree
-from jaxprune.scores._geometric_median import distances
+from jaxprune.scores import geometric_median as filter_scores
 from jaxprune.structured._groups import ChannelGroups, Group
-from jaxprune.structured._unit_rows import arrays_of, holds, scored, unit_rows
+from jaxprune.structured.scores._unit_rows import arrays_of, holds, scored, unit_rows
 
 
 def geometric_median(groups: ChannelGroups, params: PyTree) -> tuple[jax.Array, ...]:
@@ -67,7 +67,8 @@ def _score(arrays: dict[str, Any], group: Group) -> jax.Array:
     totals = []
     for member in group.role("out"):
         there = holds(group, member)
-        total = distances(unit_rows(arrays[member.path], group, member)[there], 0)[:, 0]
+        rows = {"kernel": unit_rows(arrays[member.path], group, member)[there]}
+        total = filter_scores(rows, axis=0)["kernel"][:, 0]
         totals.append(jnp.zeros(group.size, total.dtype).at[there].set(total))
     dtype = _tree.wide_dtype(*(x.dtype for x in totals))
     return jnp.sum(jnp.stack([x.astype(dtype) for x in totals]), axis=0)

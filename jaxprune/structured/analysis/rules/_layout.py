@@ -10,9 +10,16 @@ import jax
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from jaxprune.structured._rule import Kept, Rule, Step, shape_of, whole_then_taken, with_params
-from jaxprune.structured._tracked import Tracked, fixed, fresh, merged, split
-from jaxprune.structured._units import FIXED, Units
+from jaxprune.structured.analysis._rule import (
+    Kept,
+    Rule,
+    Step,
+    shape_of,
+    whole_then_taken,
+    with_params,
+)
+from jaxprune.structured.analysis._tracked import Tracked, fixed, fresh, merged, split
+from jaxprune.structured.analysis._units import FIXED, Units
 
 Operands = Sequence[Tracked]
 NONE: frozenset[tuple[int, int]] = frozenset()

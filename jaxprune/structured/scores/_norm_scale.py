@@ -7,7 +7,7 @@ import jax
 from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.structured._groups import ChannelGroups
-from jaxprune.structured._magnitude import OverMembers, magnitude
+from jaxprune.structured.scores._magnitude import OverMembers, magnitude
 
 
 def norm_scale(

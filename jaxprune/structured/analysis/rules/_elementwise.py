@@ -9,9 +9,9 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from jaxprune._rearrangement import aval, bind
-from jaxprune.structured._rule import Rule, shape_of
-from jaxprune.structured._tracked import Source, Tracked, fixed
-from jaxprune.structured._units import Units
+from jaxprune.structured.analysis._rule import Rule, shape_of
+from jaxprune.structured.analysis._tracked import Source, Tracked, fixed
+from jaxprune.structured.analysis._units import Units
 
 NAMES = frozenset(
     {

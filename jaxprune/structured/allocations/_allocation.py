@@ -8,9 +8,9 @@ groups of no pool keep all.
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from jaxprune._checks import check_choice
 from jaxprune._count import check_sparsity, count
 from jaxprune.structured._groups import ChannelGroups
-from jaxprune.structured._options import check_choice
 
 
 class Pool(NamedTuple):

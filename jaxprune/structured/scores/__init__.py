@@ -1,0 +1,9 @@
+"""How important is a channel: one number a unit of every group."""
+
+from jaxprune.structured.scores._average import average as average
+from jaxprune.structured.scores._geometric_median import geometric_median as geometric_median
+from jaxprune.structured.scores._hrank import hrank as hrank
+from jaxprune.structured.scores._magnitude import magnitude as magnitude
+from jaxprune.structured.scores._norm_scale import norm_scale as norm_scale
+from jaxprune.structured.scores._random import random as random
+from jaxprune.structured.scores._taylor import taylor as taylor
