@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxprune as jp
 from jaxprune import _jaxpr
+from jaxprune.transforms import _zeros
 
 
 def _normal(seed, *shape):
@@ -390,3 +392,73 @@ def test_products_are_listed_with_their_repeats():
         (((), ()), 1),
     ]
     assert found[0].eqn.outvars[0].aval.shape == (5, 3)
+
+
+# One function inside each primitive that holds one, the same in all that read programs.
+def _custom_vjp(f):
+    g = jax.custom_vjp(f)
+    g.defvjp(lambda *xs: (f(*xs), xs), lambda xs, ct: jax.vjp(f, *xs)[1](ct))
+    return g
+
+
+def _custom_jvp(f):
+    g = jax.custom_jvp(f)
+    g.defjvp(lambda xs, ts: jax.jvp(f, xs, ts))
+    return g
+
+
+def _scan(f):
+    def once(*xs):
+        _, (y,) = jax.lax.scan(lambda carry, _: (carry, (f(*xs),)), 0, None, length=1)
+        return y[0]
+
+    return once
+
+
+HOLDERS = {
+    "jit": jax.jit,
+    "remat": jax.checkpoint,
+    "custom_jvp": _custom_jvp,
+    "custom_vjp": _custom_vjp,
+    "composite": lambda f: jax.lax.composite(f, name="test.f"),
+    "nested": lambda f: jax.jit(jax.checkpoint(_custom_jvp(f))),
+    "cond": lambda f: lambda *xs: jax.lax.cond(xs[0].sum() > 0, f, f, *xs),
+    "scan": _scan,
+}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_the_table_names_what_holds_a_function(holder):
+    jaxpr = jax.make_jaxpr(HOLDERS[holder](jnp.sin))(1.0).jaxpr
+    kind = {"jit": "call", "composite": "call", "nested": "call"}.get(holder, holder)
+    assert kind in {_jaxpr.KINDS.get(eqn.primitive.name) for eqn in jaxpr.eqns}
+
+
+@pytest.mark.parametrize("holder", HOLDERS)
+def test_all_readers_see_into_what_holds_a_function(holder):
+    hold = HOLDERS[holder]
+    params = {"a": jnp.ones((3, 4)), "b": jnp.ones((4, 2))}
+    x = jnp.arange(1.0, 7).reshape(2, 3)
+
+    def plain(params, x):
+        return jnp.maximum(x @ params["a"], 0) @ params["b"]
+
+    def inside(params, x):
+        return hold(lambda x, w: jnp.maximum(x @ w, 0))(x, params["a"]) @ params["b"]
+
+    where = lambda path, leaf: True  # noqa: E731
+    assert [p.leaves for p in _jaxpr.products(inside, params, x)][-1:] == [((), ("b",))]
+    ours, theirs = (jp.scores.input_norms(f, params, [x], where=where) for f in (inside, plain))
+    jax.tree.map(np.testing.assert_allclose, ours, theirs)
+    (ours,), (theirs,) = (jp.structured.channel_groups(f, params, x) for f in (inside, plain))
+    assert [(m.path, m.axis, m.role) for m in ours.members] == [
+        (m.path, m.axis, m.role) for m in theirs.members
+    ]
+    assert ours.size == theirs.size == 4
+
+    # An optimizer whose update holds functions leaves the zeros of pruned weights alone.
+    step = hold(lambda g: -0.1 * g) if holder != "cond" else lambda g: -0.1 * g
+    tx = optax.stateless(lambda g, p: jax.tree.map(step, g))
+    mask = jax.tree.map(lambda p: p > 0, params)
+    zeros = _zeros.examiner(tx)(params, tx.init(params), params, mask, {})
+    assert zeros.elementwise == (holder != "scan")  # loops are not read there

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import Jaxpr, JaxprEqn, Literal
+from jax.extend.core import JaxprEqn
 
 from jaxprune import _tree
+from jaxprune._jaxpr import CALLS, KINDS, held, opened, walk
 from jaxprune._tree import PyTree
 from jaxprune.transforms import _moments
 from jaxprune.transforms._mask_state import descend
@@ -71,17 +72,16 @@ def examiner(tx: Any) -> Callable[..., Zeros]:
         grads: PyTree, inner_state: PyTree, params: PyTree, mask: PyTree, extra_args: dict[str, Any]
     ) -> Zeros:
         given = (grads, inner_state, params, extra_args)
-        # An optimizer may do anything, and the wrap works without an answer.
+        leaves, treedef = jax.tree.flatten((given, mask))
         try:
-            leaves, treedef = jax.tree.flatten((given, mask))
             key = (treedef, tuple(map(jax.typeof, leaves)))
-            if key not in last:
-                answer = _examine(tx, *given, mask)
-                last.clear()
-                last[key] = answer
-            return last[key]
-        except Exception:
+        except TypeError:  # an extra argument is no array
             return UNKNOWN
+        if key not in last:
+            answer = _examine(tx, *given, mask)
+            last.clear()
+            last[key] = answer
+        return last[key]
 
     return zeros
 
@@ -89,9 +89,17 @@ def examiner(tx: Any) -> Callable[..., Zeros]:
 def _examine(
     tx: Any, grads: PyTree, state: PyTree, params: PyTree, extra_args: Any, mask: PyTree
 ) -> Zeros:
-    jaxpr, (updates, after) = jax.make_jaxpr(
-        lambda g, s, p, extra: tx.update(g, s, p, **extra), return_shape=True
-    )(grads, state, params, extra_args)
+    def update(g: PyTree, s: PyTree, p: PyTree, extra: dict[str, Any]) -> Any:
+        return tx.update(g, s, p, **extra)
+
+    # What an optimizer raises here, because it asks for values, it may not raise outside of `jit`.
+    # If it does, the wrap meets it as well. So this only goes without an answer.
+    try:
+        jaxpr, (updates, after) = jax.make_jaxpr(update, return_shape=True)(
+            grads, state, params, extra_args
+        )
+    except Exception:
+        return UNKNOWN
     like_params = {jax.tree.structure(tree) for tree in (grads, params, updates)}
     if len(like_params) > 1 or jax.tree.structure(after) != jax.tree.structure(state):
         return UNKNOWN
@@ -105,7 +113,7 @@ def _examine(
         _given(v.aval) if i is None else _Value(i, False, 0.0)
         for v, i in zip(jaxpr.jaxpr.invars, owners, strict=True)
     ]
-    outputs = list(zip(_run(jaxpr.jaxpr, inputs), [*by_param, *by_state], strict=True))
+    outputs = list(zip(_run(jaxpr, inputs), [*by_param, *by_state], strict=True))
     kept = all(
         i is None or (v.at == 0.0 and v.leaf in (None, i)) for v, i in outputs[len(by_param) :]
     )
@@ -161,36 +169,21 @@ _ELEMENTWISE = _ZERO_AT_ZERO.union(
 _SAME = frozenset({"copy", "copy_p", "optimization_barrier"})
 _RESHAPES = frozenset({"broadcast_in_dim", "reshape", "squeeze"})
 
-# Primitives that hold a function and apply it once, by the names of several JAX releases.
-_CALLS = frozenset(
-    {
-        "jit", "pjit", "closed_call", "core_call", "call", "remat", "remat2", "checkpoint",
-        "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr",
-    }
-)  # fmt: skip
 
-
-def _run(jaxpr: Jaxpr, inputs: Sequence[_Value]) -> list[_Value]:
-    known: dict[Any, _Value] = {v: _given(v.aval) for v in jaxpr.constvars}
-    known.update(zip(jaxpr.invars, inputs, strict=True))
-
-    def read(v: Any) -> _Value:
-        return _literal(v) if isinstance(v, Literal) else known[v]
-
-    for eqn in jaxpr.eqns:
-        known.update(zip(eqn.outvars, _apply(eqn, [read(v) for v in eqn.invars]), strict=True))
-    return [read(v) for v in jaxpr.outvars]
+def _run(jaxpr: Any, inputs: Sequence[_Value]) -> list[_Value]:
+    inner, _ = opened(jaxpr)
+    captured = [_given(v.aval) for v in inner.constvars]  # their values may differ the next time
+    return walk(jaxpr, inputs, lambda i, eqn, values: _apply(eqn, values), _literal, captured)
 
 
 def _apply(eqn: JaxprEqn, values: list[_Value]) -> list[_Value]:
     name = eqn.primitive.name
     avals: list[Any] = [v.aval for v in eqn.invars]
     outs: list[Any] = [v.aval for v in eqn.outvars]
-    if name in _CALLS:
-        inner = next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
-        return _run(getattr(inner, "jaxpr", inner), values)
-    if name == "cond":
-        runs = [_run(branch.jaxpr, values[1:]) for branch in eqn.params["branches"]]
+    if name in CALLS:
+        return _run(held(eqn), values)
+    if KINDS.get(name) == "cond":
+        runs = [_run(branch, values[1:]) for branch in eqn.params["branches"]]
         which = _Value(None, values[0].others or values[0].leaf is not None, _NUMBER)
         return [
             _beside([which, *cases], out, _join([v.at for v in cases]))
@@ -274,9 +267,8 @@ def _given(aval: Any) -> _Value:
     return _Value(None, False, _ANY if getattr(aval, "shape", ()) else _NUMBER)
 
 
-def _literal(v: Any) -> _Value:
-    real = jnp.issubdtype(v.aval.dtype, np.integer) or jnp.issubdtype(v.aval.dtype, np.floating)
-    if np.ndim(v.val) or not real:
-        return _given(v.aval)
-    at = float(np.asarray(v.val).astype(v.aval.dtype))
-    return _Value(None, False, _settled(at, v.aval.dtype))
+def _literal(x: Any, aval: Any) -> _Value:
+    real = jnp.issubdtype(aval.dtype, np.integer) or jnp.issubdtype(aval.dtype, np.floating)
+    if np.ndim(x) or not real:
+        return _given(aval)
+    return _Value(None, False, _settled(float(np.asarray(x)), aval.dtype))

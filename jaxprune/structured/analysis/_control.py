@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from jaxprune import _jaxpr
-from jaxprune._rearrangement import bind
+from jaxprune._jaxpr import KINDS, bind, held, scan_counts
 from jaxprune.structured.analysis._rule import Kept, Step
 from jaxprune.structured.analysis._trace import Trace, Walk, evaluate
 from jaxprune.structured.analysis._tracked import Tracked, fixed
@@ -18,12 +17,8 @@ from jaxprune.structured.analysis._tracked import Tracked, fixed
 Operands = Sequence[Tracked]
 
 
-def _held(eqn: JaxprEqn) -> Any:
-    return next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
-
-
 def _call(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
-    inner = walk.run(_held(eqn), operands)
+    inner = walk.run(held(eqn), operands)
     return Step(eqn, operands, inner.results, _evaluate_call, (inner,))
 
 
@@ -51,7 +46,7 @@ def _evaluate_remat(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
 
 
 def _custom_jvp(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
-    inner, moving = walk.run(_held(eqn), operands), _floating(eqn.invars)
+    inner, moving = walk.run(held(eqn), operands), _floating(eqn.invars)
     results = [value._replace(source=None) for value in inner.results]
     if walk.differentiating:
         return Step(eqn, operands, results, _evaluate_call, (inner,))
@@ -64,7 +59,7 @@ def _custom_jvp(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
 
 
 def _custom_vjp(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
-    inner, moving = walk.run(_held(eqn), operands), _floating(eqn.invars)
+    inner, moving = walk.run(held(eqn), operands), _floating(eqn.invars)
     results = [value._replace(source=None) for value in inner.results]
     if walk.differentiating:
         return Step(eqn, operands, results, _evaluate_call, (inner,))
@@ -79,12 +74,13 @@ def _custom_vjp(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
 def _derivative(
     walk: Walk, eqn: JaxprEqn, trace: Callable[[JaxprEqn], Any], operands: Operands
 ) -> Trace:
-    held = _held(eqn)
-    if id(held) not in walk.remembered:
-        walk.remembered[id(held)] = (trace(eqn), held)  # held, too, so that its id stays its own
+    function = held(eqn)
+    if id(function) not in walk.remembered:
+        # The function, too, so that its id stays its own.
+        walk.remembered[id(function)] = (trace(eqn), function)
     walk.differentiating = True
     try:
-        return walk.run(walk.remembered[id(held)][0], operands)
+        return walk.run(walk.remembered[id(function)][0], operands)
     finally:
         walk.differentiating = False
 
@@ -176,7 +172,7 @@ def _evaluate_vjp(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
 
 
 def _scan(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
-    n_consts, n_carry = _jaxpr.scan_counts(eqn.params)
+    n_consts, n_carry = scan_counts(eqn.params)
     consts, xs = operands[:n_consts], operands[n_consts + n_carry :]
     carry = [v._replace(number=None, source=None) for v in operands[n_consts:][:n_carry]]
     for value in xs:
@@ -207,7 +203,7 @@ def _scan(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
 
 def _evaluate_scan(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
     params = step.eqn.params
-    n_consts, n_carry = _jaxpr.scan_counts(params)
+    n_consts, n_carry = scan_counts(params)
     consts, carry = arrays[:n_consts], arrays[n_consts : n_consts + n_carry]
 
     def body(carry: Any, xs: Any) -> Any:
@@ -248,14 +244,14 @@ def _join(walk: Walk, a: Tracked, b: Tracked) -> None:
         walk.units.join_all(x, y)
 
 
-CONTROL = {
-    **dict.fromkeys(("jit", "pjit", "closed_call", "core_call", "call", "composite"), _call),
-    **dict.fromkeys(("remat", "remat2", "checkpoint"), _remat),
-    "custom_jvp_call": _custom_jvp,
-    "custom_vjp_call": _custom_vjp,
+# A `while` is not followed: how often it runs, and so what vanishes, may depend on the data.
+_RULES: dict[str, Callable[[Walk, JaxprEqn, Operands], Step]] = {
+    "call": _call,
+    "remat": _remat,
+    "custom_jvp": _custom_jvp,
+    "custom_vjp": _custom_vjp,
     "scan": _scan,
     "cond": _cond,
 }
 
-# Those whose results are what the first function that they hold computes, once.
-CALLS = frozenset(CONTROL) - {"scan", "cond"}
+CONTROL = {name: _RULES[kind] for name, kind in KINDS.items() if kind in _RULES}

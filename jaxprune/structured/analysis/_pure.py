@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
-from jaxprune._rearrangement import aval
+from jaxprune._jaxpr import aval
 
 
 def check_same_program(first: Any, consts: Sequence[Any], second: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from jaxprune._rearrangement import bind
+from jaxprune._jaxpr import bind
 from jaxprune.structured.analysis._tracked import Tracked
 from jaxprune.structured.analysis._units import Units
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jax.extend.core import JaxprEqn, Literal
 
-from jaxprune._rearrangement import aval
+from jaxprune._jaxpr import aval, opened, walk
 from jaxprune.structured.analysis._rule import Kept, Rule, Step, as_it_is, shape_of
 from jaxprune.structured.analysis._tracked import Source, Tracked, constant, fixed
 from jaxprune.structured.analysis._units import Units
@@ -67,23 +67,17 @@ class Walk:
 
     def run(self, jaxpr: Any, operands: Sequence[Tracked]) -> Trace:
         """Follows a jaxpr, closed or open, from its operands to its results."""
-        opened = getattr(jaxpr, "jaxpr", jaxpr)
-        consts = getattr(jaxpr, "consts", ()) if opened.constvars else ()
+        inner, consts = opened(jaxpr)
         captured = [constant(self.units, x) for x in consts]
-        env = dict(zip(opened.constvars, captured, strict=True))
-        env.update(zip(opened.invars, operands, strict=True))
+        steps: list[Step] = []
 
-        def read(atom: Any) -> Tracked:
-            if isinstance(atom, Literal):
-                return constant(self.units, np.asarray(atom.val, aval(atom).dtype))
-            return env[atom]
+        def apply(i: int, eqn: JaxprEqn, known: list[Tracked]) -> Sequence[Tracked]:
+            del i
+            steps.append(self._step(eqn, known))
+            return steps[-1].results
 
-        steps = []
-        for eqn in opened.eqns:
-            step = self._step(eqn, [read(v) for v in eqn.invars])
-            env.update(zip(eqn.outvars, step.results, strict=True))
-            steps.append(step)
-        return Trace(opened, consts, captured, steps, [read(v) for v in opened.outvars])
+        results = walk(jaxpr, operands, apply, lambda x, aval: constant(self.units, x), captured)
+        return Trace(inner, consts, captured, steps, results)
 
     def _step(self, eqn: JaxprEqn, operands: Sequence[Tracked]) -> Step:
         name = eqn.primitive.name

@@ -9,8 +9,7 @@ import numpy as np
 from jax.extend.core import Literal
 
 from jaxprune import _tree
-from jaxprune._rearrangement import bind
-from jaxprune.structured.analysis._control import CALLS
+from jaxprune._jaxpr import CALLS, bind
 from jaxprune.structured.analysis._graph import Graph
 from jaxprune.structured.analysis._rule import Step
 from jaxprune.structured.analysis._trace import Trace

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import JaxprEqn
 
-from jaxprune._rearrangement import aval, bind
+from jaxprune._jaxpr import aval, bind
 from jaxprune.structured.analysis._rule import Rule, shape_of
 from jaxprune.structured.analysis._tracked import Source, Tracked, fixed
 from jaxprune.structured.analysis._units import Units

@@ -15,6 +15,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from jaxprune import _tree
+from jaxprune._jaxpr._walk import aval, bind
 
 # Every entry of the result is an entry of the first operand, up to sign and precision.
 _SAME = frozenset(
@@ -32,11 +33,6 @@ _MOVES = frozenset(
         "tile",
     }
 )  # fmt: skip
-
-
-def aval(atom: Any) -> Any:
-    """The shape and dtype of an equation's operand or result."""
-    return atom.aval
 
 
 class Origin(NamedTuple):
@@ -61,13 +57,6 @@ class Value:
     @property
     def strays(self) -> frozenset[str]:
         return self.lost | self.stopped
-
-
-def bind(eqn: JaxprEqn, arrays: Sequence[Any]) -> list[Any]:
-    """Evaluates an equation on arrays; returns its results, also of a primitive with only one."""
-    with eqn.ctx.manager:
-        result = eqn.primitive.bind(*arrays, **eqn.primitive.get_bind_params(eqn.params))
-    return list(result) if eqn.primitive.multiple_results else [result]
 
 
 def rearranged(eqn: JaxprEqn, operands: Sequence[Value], dtype: Any) -> list[Origin | None]:

@@ -1,4 +1,4 @@
-"""Walks the jaxpr of any function to find which products use which parameter.
+"""Which matrix products and convolutions of a function use which parameter.
 
 A parameter reaches the matrix products and convolutions of a network through reshapes, transposes,
 casts, masks, `jit`, `remat`, `scan` and the like. The walk interprets the jaxpr and carries along,
@@ -14,27 +14,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import eval_jaxpr
-from jax.extend.core import JaxprEqn, Literal
+from jax.extend.core import JaxprEqn
 
 from jaxprune import _tree
-from jaxprune._rearrangement import Origin, Value, aval, bind, rearranged, strays
+from jaxprune._jaxpr._labels import DATA, Labels, in_loop, parameters, reaching, unchanged
+from jaxprune._jaxpr._rearrangement import Origin, Value, rearranged, strays
+from jaxprune._jaxpr._walk import KINDS, aval, bind, held, opened, scan_counts, walk
 from jaxprune._tree import PyTree
 
 _PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
 
-# Primitives that hold a function and apply it once, by the names of several JAX releases.
-_CALLS = frozenset(
-    {
-        "jit", "pjit", "closed_call", "core_call", "call", "remat", "remat2", "checkpoint",
-        "custom_jvp_call", "custom_vjp_call", "custom_vjp_call_jaxpr", "composite",
-    }
-)  # fmt: skip
-
 # What multiplies matrices in a way that is not followed. Any primitive that holds a function with
 # a product in it does so, too.
 _UNFOLLOWED = frozenset({"pallas_call", "ffi_call", "rnn", "custom_partitioning"})
-
-_DATA = None  # stands for the data among the paths of the parameters
 
 
 class Product(NamedTuple):
@@ -163,8 +155,8 @@ class _Scope:
     def made_of(self, value: Value) -> frozenset[str]:
         return value.strays.union(self.leaves(value))
 
-    def labels(self, value: Value) -> frozenset[str | None]:
-        return self.made_of(value) | ({_DATA} if value.data else frozenset())
+    def labels(self, value: Value) -> Labels:
+        return self.made_of(value) | ({DATA} if value.data else frozenset())
 
     def add(self, origin: Origin, contribution: Contribution) -> None:
         array = contribution.array
@@ -207,22 +199,15 @@ class _Walk:
         at: tuple[int, ...],
         repeats: int | None,
     ) -> list[Value]:
-        opened, consts = _open(jaxpr)
-        env: dict[Any, Value] = dict(zip(opened.constvars, map(Value, consts), strict=True))
-        env.update(zip(opened.invars, values, strict=True))
+        loops = {"scan": self._scan, "while": self._while, "cond": self._cond}
+        rules = {name: loops.get(kind, self._call) for name, kind in KINDS.items()}
+        rules |= dict.fromkeys(_PRODUCTS, self._product)
 
-        def read(atom: Any) -> Value:
-            if isinstance(atom, Literal):
-                return Value(np.asarray(atom.val, aval(atom).dtype))
-            return env[atom]
+        def apply(i: int, eqn: JaxprEqn, operands: list[Value]) -> list[Value]:
+            rule = rules.get(eqn.primitive.name, self._plain)
+            return rule(eqn, operands, scope, (*at, i), repeats)
 
-        rules = {"scan": self._scan, "while": self._while, "cond": self._cond}
-        rules |= dict.fromkeys(_PRODUCTS, self._product) | dict.fromkeys(_CALLS, self._call)
-        for i, eqn in enumerate(opened.eqns):
-            apply = rules.get(eqn.primitive.name, self._plain)
-            results = apply(eqn, [read(v) for v in eqn.invars], scope, (*at, i), repeats)
-            env.update(zip(eqn.outvars, results, strict=True))
-        return [read(v) for v in opened.outvars]
+        return walk(jaxpr, values, apply, lambda x, aval: Value(x))
 
     def _plain(self, eqn, operands, scope, at, repeats) -> list[Value]:
         results = bind(eqn, [v.array for v in operands])
@@ -257,8 +242,7 @@ class _Walk:
         return [Value(result, data, None, *lost) for result in results]
 
     def _call(self, eqn, operands, scope, at, repeats) -> list[Value]:
-        inner = next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
-        return self.run(inner, operands, scope, at, repeats)
+        return self.run(held(eqn), operands, scope, at, repeats)
 
     def _cond(self, eqn, operands, scope, at, repeats) -> list[Value]:
         index, *rest = operands
@@ -272,17 +256,17 @@ class _Walk:
         results, totals = jax.lax.switch(index.array, branches, *(v.array for v in rest))
         inner.add(roots, totals)
         data = any(v.data for v in operands)
-        ways = zip(*(_reaching(branch, labels) for branch in eqn.params["branches"]), strict=True)
-        lost = [frozenset().union(*map(_parameters, reaching)) for reaching in ways]
+        ways = zip(*(reaching(branch, labels) for branch in eqn.params["branches"]), strict=True)
+        lost = [frozenset().union(*map(parameters, way)) for way in ways]
         return [Value(x, data, None, paths) for x, paths in zip(results, lost, strict=True)]
 
     def _scan(self, eqn, operands, scope, at, repeats) -> list[Value]:
         body, length = eqn.params["jaxpr"], eqn.params["length"]
         n_consts, n_carry = scan_counts(eqn.params)
         first_x = n_consts + n_carry
-        labels = _loop_labels(body, [scope.labels(v) for v in operands], n_consts, n_carry)
+        labels = in_loop(body, [scope.labels(v) for v in operands], n_consts, n_carry)
         inner = _Inner(self, scope, operands, labels)
-        fixed = _fixed(body, n_consts, n_carry)
+        fixed = unchanged(body, n_consts, n_carry)
         once = {k: np.shape(operands[k].array) for k in fixed if operands[k].origin}
         each = {
             k: np.shape(v.array)[1:]
@@ -310,12 +294,12 @@ class _Walk:
         )
         inner.add(once, sums)
         inner.add(each, stacks, stacked=True)
-        after = _reaching(body, labels)
+        after = reaching(body, labels)
         return [
             replace(operands[k], array=result)
             if k in fixed
-            else Value(result, _DATA in reaching, None, _parameters(reaching))
-            for k, (result, reaching) in enumerate(
+            else Value(result, DATA in labels_, None, parameters(labels_))
+            for k, (result, labels_) in enumerate(
                 zip([*state, *ys], after, strict=True), start=n_consts
             )
         ]
@@ -323,13 +307,13 @@ class _Walk:
     def _while(self, eqn, operands, scope, at, repeats) -> list[Value]:
         n_cond, n_body = eqn.params["cond_nconsts"], eqn.params["body_nconsts"]
         body, test = eqn.params["body_jaxpr"], eqn.params["cond_jaxpr"]
-        if aval(_open(test)[0].outvars[0]).shape:  # under vmap: some go on while others have ended
+        if aval(opened(test)[0].outvars[0]).shape:  # under vmap: some go on while others have ended
             return self._plain(eqn, operands, scope, at, repeats)
         test_consts, operands = operands[:n_cond], operands[n_cond:]
         n_carry = len(operands) - n_body
-        labels = _loop_labels(body, [scope.labels(v) for v in operands], n_body, n_carry)
+        labels = in_loop(body, [scope.labels(v) for v in operands], n_body, n_carry)
         inner = _Inner(self, scope, operands, labels)
-        fixed = _fixed(body, n_body, n_carry)
+        fixed = unchanged(body, n_body, n_carry)
         once = {k: np.shape(operands[k].array) for k in fixed if operands[k].origin}
         consts = [v.array for v in operands[:n_body]]
 
@@ -339,19 +323,21 @@ class _Walk:
             return results, {k: total + totals[k] for k, total in sums.items()}
 
         def proceed(carry: Any) -> Any:
-            opened, closed_over = _open(test)
-            return eval_jaxpr(opened, closed_over, *(v.array for v in test_consts), *carry[0])[0]
+            inner_test, closed_over = opened(test)
+            return eval_jaxpr(inner_test, closed_over, *(v.array for v in test_consts), *carry[0])[
+                0
+            ]
 
         zeros = {k: jnp.zeros(shape, self.dtype) for k, shape in once.items()}
         state = [v.array for v in operands[n_body:]]
         state, sums = jax.lax.while_loop(proceed, step, (state, zeros))
         inner.add(once, sums)
         # The number of iterations may depend on the data, too.
-        data = any(_DATA in reaching for reaching in labels) or any(v.data for v in test_consts)
+        data = any(DATA in each for each in labels) or any(v.data for v in test_consts)
         return [
             replace(operands[k], array=result)
             if k in fixed
-            else Value(result, data, None, _parameters(labels[k]))
+            else Value(result, data, None, parameters(labels[k]))
             for k, result in enumerate(state, start=n_body)
         ]
 
@@ -363,7 +349,7 @@ class _Inner:
     walk: _Walk
     outer: _Scope
     operands: Sequence[Value]
-    labels: Sequence[frozenset[str | None]]
+    labels: Sequence[Labels]
     varying: dict[int, set[int]] = field(default_factory=dict)
 
     def run(
@@ -380,7 +366,7 @@ class _Inner:
         values = [
             replace(self.operands[k], array=array, origin=origins[k])
             if k in origins
-            else Value(array, _DATA in labels, None, _parameters(labels))
+            else Value(array, DATA in labels, None, parameters(labels))
             for k, (array, labels) in enumerate(zip(arrays, self.labels, strict=True))
         ]
         results = [value.array for value in self.walk.run(jaxpr, values, scope, at, repeats)]
@@ -401,28 +387,6 @@ class _Inner:
                 self.outer.add(origin, Contribution(totals[k], frozenset(varying)))
 
 
-def _open(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
-    """The jaxpr and its constants, of a closed or an open one."""
-    opened = getattr(jaxpr, "jaxpr", jaxpr)
-    return opened, (getattr(jaxpr, "consts", ()) if opened.constvars else ())
-
-
-def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
-    """The numbers of constants and of carried values of a scan."""
-    if "num_consts" in params:
-        return params["num_consts"], params["num_carry"]
-    consts, carry, _ = params["ft_in"].unpack()  # since JAX 0.11
-    return len(list(consts)), len(list(carry))
-
-
-def _fixed(body: Any, n_consts: int, n_carry: int) -> list[int]:
-    """The inputs of a loop body that are the same in every iteration."""
-    opened, _ = _open(body)
-    carried = range(n_consts, n_consts + n_carry)
-    same = [k for k in carried if opened.outvars[k - n_consts] is opened.invars[k]]
-    return [*range(n_consts), *same]
-
-
 def _multiplies(eqn: JaxprEqn) -> bool:
     """Whether an equation that is not followed may multiply matrices."""
     name = eqn.primitive.name
@@ -432,37 +396,5 @@ def _multiplies(eqn: JaxprEqn) -> bool:
         _multiplies(inner)
         for param in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns"))
         if hasattr(param, "eqns")
-        for inner in _open(param)[0].eqns
+        for inner in opened(param)[0].eqns
     )
-
-
-def _parameters(labels: frozenset[str | None]) -> frozenset[str]:
-    """The parameters that a value is made of; none if it depends on the data as well."""
-    return frozenset() if _DATA in labels else frozenset(x for x in labels if x is not None)
-
-
-def _reaching(jaxpr: Any, labels: Sequence[frozenset[str | None]]) -> list[frozenset[str | None]]:
-    """The labels of all the inputs that each result depends on."""
-    opened, _ = _open(jaxpr)
-    reached = dict(zip(opened.invars, labels, strict=True))
-
-    def read(atom: Any) -> frozenset[str | None]:
-        return frozenset() if isinstance(atom, Literal) else reached.get(atom, frozenset())
-
-    for eqn in opened.eqns:
-        union = frozenset().union(*map(read, eqn.invars))
-        reached.update(dict.fromkeys(eqn.outvars, union))
-    return [read(v) for v in opened.outvars]
-
-
-def _loop_labels(
-    body: Any, labels: list[frozenset[str | None]], n_consts: int, n_carry: int
-) -> list[frozenset[str | None]]:
-    """The labels of a loop body's inputs, after as many iterations as change them."""
-    for _ in range(n_carry):
-        before, after = labels, _reaching(body, labels)
-        carried = [labels[n_consts + k] | after[k] for k in range(n_carry)]
-        labels = [*labels[:n_consts], *carried, *labels[n_consts + n_carry :]]
-        if labels == before:
-            break
-    return labels
