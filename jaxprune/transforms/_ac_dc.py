@@ -183,7 +183,7 @@ def _phases(
 
 
 def _anew(inner: Any, old: PyTree, fresh: PyTree, mask: PyTree, due: jax.Array) -> PyTree:
-    """The state ``old``, where it is due with all that is kept for each parameter as in ``fresh``.
+    """The state ``old``; where a reset is due, with the parts of ``fresh`` that are per parameter.
 
     Not zeros: schedule-free and lookahead optimizers keep weights there.
     """

@@ -164,7 +164,7 @@ def _as_schedule(name: str, value: Any) -> Callable[[Any], Any]:
 
 
 def _check_interval(interval: Any) -> None:
-    """Raises unless it is a positive integer, which `optax.inject_hyperparams` may have traced.
+    """Raises unless the interval is a positive integer; `optax.inject_hyperparams` may trace it.
 
     Raises:
       TypeError: if it is no integer.
@@ -177,7 +177,7 @@ def _check_interval(interval: Any) -> None:
 
 
 def _is_scalar(x: Any, kind: Any) -> bool:
-    """Whether it is a Python number or a scalar array, traced ones included, of that kind."""
+    """Whether a value is a Python number or a scalar array of that kind, traced or not."""
     python = int if kind is np.integer else (int, float)
     dtype = getattr(x, "dtype", None)
     if dtype is None:

@@ -188,7 +188,7 @@ def check_drop_fraction(value: Any) -> float:
 
 
 def _dropped(counts: masks.LeafCounts, fractions: Sequence[float]) -> list[list[int]]:
-    """How many entries each leaf drops at each move; of a dense leaf all would come back."""
+    """How many entries each leaf drops at each move; none of a dense leaf, as all would return."""
     sizes = list(zip(counts.entries, counts.removed, strict=True))
     return [[round(f * (n - r)) if r else 0 for n, r in sizes] for f in fractions]
 

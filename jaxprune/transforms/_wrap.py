@@ -1,4 +1,4 @@
-"""What every transform that keeps weights at zero does with the optimizer it wraps."""
+"""What all transforms that keep weights at zero do with the optimizer they wrap."""
 
 import inspect
 from typing import Any

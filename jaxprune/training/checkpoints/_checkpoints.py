@@ -42,8 +42,8 @@ class Checkpoints:
       resume: whether to go on from the newest complete one. If it is damaged, the one before it is
         used, with a warning.
       settings: what must not change between a run and its continuation, numbers and words by name.
-        The arguments of the recipe, shapes and learning rates are compared anyway; what loss,
-        optimizer and data are made of (momentum, weight decay, batch size) is not to be seen.
+        The arguments of the recipe, shapes and learning rates are compared anyway. Momentum, weight
+        decay and batch size cannot be detected; list them here.
       extra: called at every checkpoint; what it returns, numbers and words, is kept in it.
       on_resume: called with where the run goes on, before anything is trained.
       stop: asked between chunks of steps whether to end here, e.g. because the machine is to be

@@ -1,4 +1,4 @@
-"""What a run is, in numbers and words: two runs with the same are one run."""
+"""What identifies a run: settings, shapes and hashes that must not change until it is resumed."""
 
 import contextlib
 import functools
@@ -22,7 +22,7 @@ _DEPTH = 4  # functions in functions
 
 
 def versions() -> dict[str, str]:
-    """What is installed of what computes and stores."""
+    """The installed versions of the packages that compute and store."""
     return {package: importlib.metadata.version(package) for package in _PACKAGES}
 
 
@@ -49,7 +49,7 @@ def describe_state(state: PyTree) -> str:
 
 
 def describe_function(f: Any) -> Any:
-    """What can be said of a function: its name, and the numbers, words and arrays that it holds.
+    """Describes a function by its name and by the numbers, words and arrays that it holds.
 
     Two with one description may still differ, in what they hold of other kinds and in their code.
     """
@@ -86,7 +86,7 @@ def _describe(value: Any, depth: int) -> Any:
 
 
 def _closure(f: Any) -> dict[str, Any]:
-    """What a function holds of the functions around it."""
+    """The variables of enclosing functions that a function refers to."""
     held = {}
     for name, cell in zip(
         f.__code__.co_freevars if inspect.isfunction(f) else (),

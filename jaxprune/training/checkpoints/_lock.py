@@ -52,5 +52,5 @@ class FolderLock:
         self._file.flush()
 
     def release(self) -> None:
-        """Gives it up."""
+        """Releases the lock."""
         self._file.close()

@@ -56,7 +56,7 @@ class ImpResult(NamedTuple):
 
 
 def to_json(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
-    """A value as JSON holds it, its arrays set aside.
+    """A value as JSON can hold it; its arrays are collected separately.
 
     Args:
       value: numbers, words, dictionaries, sequences, arrays, `PhaseRecord`, `PruneInfo`.

@@ -275,7 +275,7 @@ class Store:
         return states, from_json(document["run"], history)
 
     def _set_aside(self, unreadable: Mapping[int, str]) -> None:
-        """Takes what is newer than the one that the run goes on from out of its way."""
+        """Sets aside damaged checkpoints newer than the restored one."""
         if not unreadable:
             return
         self._unmark_ended()
@@ -306,7 +306,7 @@ class Store:
         self._wait()
 
     def close(self) -> None:
-        """Gives the folder up, whatever happened."""
+        """Releases the folder, whatever happened."""
         manager = getattr(self, "_manager", None)
         if manager is not None:
             with contextlib.suppress(Exception):
@@ -333,7 +333,7 @@ def _nothing(folder: pathlib.Path) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """The one line of an error that tells most: that of the system, if it is behind it."""
+    """The most telling line of an error: the operating system's, if that caused it."""
     causes: list[BaseException] = [error]
     while (cause := causes[-1].__cause__ or causes[-1].__context__) and cause not in causes:
         causes.append(cause)
@@ -346,7 +346,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _is_no_room(error: BaseException) -> bool:
-    """Whether memory was short, which says nothing of what was read."""
+    """Whether memory ran out, which says nothing about the checkpoint."""
     return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 

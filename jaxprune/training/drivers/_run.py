@@ -190,7 +190,7 @@ class Run:
         prunable: int,
         save: bool = True,
     ) -> None:
-        """Ends a phase: adds its record, tells it, and saves.
+        """Ends a phase: adds its record, reports it, and saves.
 
         Args:
           phase: its name.

@@ -79,7 +79,7 @@ def make_evaluate(
     placed: dict[Any, list[PyTree]] = {}
 
     def cut(size: int, first: int, x: Any) -> np.ndarray:
-        """The batch that begins there, filled up with zeros."""
+        """The batch that begins at an index, padded with zeros."""
         x = np.asarray(x)[first : first + size]
         return np.pad(x, [(0, size - len(x))] + [(0, 0)] * (x.ndim - 1))
 

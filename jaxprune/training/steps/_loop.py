@@ -255,6 +255,6 @@ def steps_done(state: TrainState) -> int:
 
 
 def check_chunk_steps(chunk_steps: int) -> None:
-    """Raises unless a chunk has a step."""
+    """Raises unless a chunk has at least one step."""
     if chunk_steps < 1:
         raise ValueError(f"chunk_steps is at least 1 step; got {chunk_steps}.")

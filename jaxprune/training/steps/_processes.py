@@ -31,7 +31,7 @@ class Agreement:
         self._told: jax.Array | None = None
 
     def __call__(self, flag: bool) -> bool:
-        """Tells the others, and says what they told before; each process calls equally often."""
+        """Tells the other processes, and returns what they told before. All call equally often."""
         if jax.process_count() == 1:
             return flag
         before, self._told = self._told, _tell(flag)

@@ -185,7 +185,7 @@ def settle(result: PyTree) -> PyTree:
 
 
 def put(tree: PyTree, where: PyTree) -> PyTree:
-    """Puts arrays where they are to lie, also if other processes hold a part of the devices.
+    """Puts arrays where they belong, even if other processes hold some of the devices.
 
     Args:
       tree: arrays; every process holds the same, or a part of the same global ones.

@@ -70,7 +70,7 @@ def make_update(
 
 
 def recomputed(loss_fn: LossFn, remat: bool | Policy) -> LossFn:
-    """The loss, whose backward pass computes anew what the policy does not keep."""
+    """The loss with a backward pass that recomputes what the policy does not keep."""
     if not remat:
         return loss_fn
     # Products and convolutions are kept, what lies between is cheap to compute again. To keep
