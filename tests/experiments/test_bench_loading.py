@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.bench import _throughput, loading
+from experiments.bench.loading import __main__ as loading
+from experiments.bench.loading import throughput as _throughput
 from tests.experiments.test_data_load import make_examples, write_set
 
 

@@ -11,17 +11,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.bench import (
-    _baselines,
-    _first_call,
-    _first_calls,
-    _machine,
-    _methods,
-    _report,
-    _shapes,
-    _timing,
-    masks,
-)
+from experiments.bench.common import machine as _machine
+from experiments.bench.common import timing as _timing
+from experiments.bench.masks import __main__ as masks
+from experiments.bench.masks import baselines as _baselines
+from experiments.bench.masks import first_call as _first_call
+from experiments.bench.masks import first_calls as _first_calls
+from experiments.bench.masks import methods as _methods
+from experiments.bench.masks import problems as _shapes
+from experiments.bench.masks import report as _report
 
 TINY = {"a/kernel": (3, 3, 6, 8), "b/kernel": (20, 31)}
 WEIGHTS = 432 + 620

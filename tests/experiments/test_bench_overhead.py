@@ -13,7 +13,11 @@ import pytest
 from rich.console import Console
 
 import jaxprune as jp
-from experiments.bench import _optimizers, _overhead_report, _pairs, _problems, overhead
+from experiments.bench.common import pairs as _pairs
+from experiments.bench.overhead import __main__ as overhead
+from experiments.bench.overhead import optimizers as _optimizers
+from experiments.bench.overhead import problems as _problems
+from experiments.bench.overhead import report as _overhead_report
 
 pytestmark = pytest.mark.usefixtures("jax_defaults")
 

@@ -6,7 +6,9 @@ import json
 import pytest
 from rich.console import Console
 
-from experiments.bench import _shrink_problems, _shrink_report, shrink
+from experiments.bench.shrink import __main__ as shrink
+from experiments.bench.shrink import problems as _shrink_problems
+from experiments.bench.shrink import report as _shrink_report
 from jaxprune.metrics import Latency, LatencyComparison, MedianInterval
 
 pytestmark = pytest.mark.usefixtures("jax_defaults")

@@ -14,18 +14,16 @@ from rich.console import Console
 
 import jaxprune as jp
 from experiments import models
-from experiments.bench import (
-    _pairs,
-    _timing,
-    _training_jax,
-    _training_measure,
-    _training_peaks,
-    _training_problems,
-    _training_report,
-    _training_run,
-    _training_torch,
-    training,
-)
+from experiments.bench.common import pairs as _pairs
+from experiments.bench.common import timing as _timing
+from experiments.bench.training import __main__ as training
+from experiments.bench.training import loops as _training_jax
+from experiments.bench.training import measure as _training_measure
+from experiments.bench.training import peaks as _training_peaks
+from experiments.bench.training import problems as _training_problems
+from experiments.bench.training import pytorch as _training_torch
+from experiments.bench.training import report as _training_report
+from experiments.bench.training import whole_run as _training_run
 
 pytestmark = pytest.mark.usefixtures("jax_defaults")
 

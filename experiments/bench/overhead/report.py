@@ -6,7 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.bench import _optimizers, _pairs
+from experiments.bench.common import pairs as _pairs
+from experiments.bench.overhead import optimizers as _optimizers
 
 Row = dict[str, Any]
 

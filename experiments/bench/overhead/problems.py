@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from experiments import models
-from experiments.bench._transformer import Transformer
+from experiments.bench.overhead.transformer import Transformer
 
 CLASSES, VOCABULARY = 10, 256
 

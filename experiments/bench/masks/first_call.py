@@ -1,6 +1,6 @@
 """One first call in a process of its own, by name; prints what it took as a line of JSON.
 
-    python -m experiments.bench._first_call "ResNet-50"
+    python -m experiments.bench.masks.first_call "ResNet-50"
 
 Weights are drawn and in memory before the clock starts, and libraries are imported: what is left is
 what a user waits for.
@@ -90,7 +90,7 @@ def _timed(call: Callable[[], Any]) -> float:
 
 
 def _resnet50() -> Shapes:
-    from experiments.bench import _shapes
+    from experiments.bench.masks import problems as _shapes
 
     return _shapes.resnet50()
 

@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.bench import _baselines, _first_calls, _methods, _timing
+from experiments.bench.common import timing as _timing
+from experiments.bench.masks import baselines as _baselines
+from experiments.bench.masks import first_calls as _first_calls
+from experiments.bench.masks import methods as _methods
 
 Row = dict[str, Any]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.bench._throughput import Throughput
+from experiments.bench.loading.throughput import Throughput
 from experiments.config import Config
 from experiments.setup import build
 

@@ -27,16 +27,14 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from experiments.bench import (
-    _baselines,
-    _document,
-    _first_calls,
-    _machine,
-    _methods,
-    _report,
-    _shapes,
-    _timing,
-)
+from experiments.bench.common import document as _document
+from experiments.bench.common import machine as _machine
+from experiments.bench.common import timing as _timing
+from experiments.bench.masks import baselines as _baselines
+from experiments.bench.masks import first_calls as _first_calls
+from experiments.bench.masks import methods as _methods
+from experiments.bench.masks import problems as _shapes
+from experiments.bench.masks import report as _report
 
 _LEAST_REPEATS = 7
 

@@ -4,9 +4,9 @@ import importlib
 import itertools
 from typing import Any
 
-from experiments.bench import _timing
-from experiments.bench._training_jax import Loop
-from experiments.bench._training_problems import (
+from experiments.bench.common import timing as _timing
+from experiments.bench.training.loops import Loop
+from experiments.bench.training.problems import (
     CLASSES,
     LEARNING_RATE,
     MEAN,

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments.bench import _methods, _timing
+from experiments.bench.common import timing as _timing
+from experiments.bench.masks import methods as _methods
 
 TORCH, SORT, PARTITION, FLOOR = "torch", "jnp.sort", "numpy.partition", "one pass (floor)"
 BASELINES = (FLOOR, SORT, PARTITION, TORCH)

@@ -24,7 +24,10 @@ import numpy as np
 from rich.console import Console
 
 import jaxprune as jp
-from experiments.bench import _document, _machine, _shrink_problems, _shrink_report
+from experiments.bench.common import document as _document
+from experiments.bench.common import machine as _machine
+from experiments.bench.shrink import problems as _shrink_problems
+from experiments.bench.shrink import report as _shrink_report
 
 _PACKAGES = ("jax", "jaxlib", "numpy", "flax")
 _CLOSE = 1e-4  # of the largest result; float32 sums of thousands of terms in another order

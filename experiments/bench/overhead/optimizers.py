@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 import jaxprune as jp
-from experiments.bench._problems import Problem
+from experiments.bench.overhead.problems import Problem
 
 DENSE, FIXED_MASK, GMP, RIGL = "dense", "fixed_mask", "gmp", "rigl"
 METHODS = (FIXED_MASK, GMP, RIGL)

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxprune as jp
-from experiments.bench import _shapes, _timing
+from experiments.bench.common import timing as _timing
+from experiments.bench.masks import problems as _shapes
 
 Scores = Mapping[str, jax.Array]
 

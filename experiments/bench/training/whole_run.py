@@ -13,7 +13,7 @@ import numpy as np
 
 import jaxprune as jp
 from experiments import data, models
-from experiments.bench._training_problems import MEAN, STD, Problem, make_optimizer
+from experiments.bench.training.problems import MEAN, STD, Problem, make_optimizer
 from experiments.config import Config
 from jaxprune.training import Checkpoints, TrainLoop, TrainState
 from jaxprune.training._store import Store

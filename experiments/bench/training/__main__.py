@@ -23,15 +23,13 @@ from typing import Any, Literal
 import jax
 from rich.console import Console
 
-from experiments.bench import (
-    _document,
-    _machine,
-    _training_measure,
-    _training_peaks,
-    _training_problems,
-    _training_report,
-    _training_torch,
-)
+from experiments.bench.common import document as _document
+from experiments.bench.common import machine as _machine
+from experiments.bench.training import measure as _training_measure
+from experiments.bench.training import peaks as _training_peaks
+from experiments.bench.training import problems as _training_problems
+from experiments.bench.training import pytorch as _training_torch
+from experiments.bench.training import report as _training_report
 from experiments.models import prefer_eigen_convolutions
 
 _LEAST_PAIRS, _MOST_PAIRS = 6, 12  # an interval of 95 % takes 6

@@ -8,18 +8,16 @@ from typing import Any, NamedTuple
 
 import jax
 
-from experiments.bench import (
-    _machine,
-    _pairs,
-    _timing,
-    _training_jax,
-    _training_problems,
-    _training_report,
-    _training_run,
-    _training_torch,
-)
-from experiments.bench._training_peaks import Peak
-from experiments.bench._training_report import DENSE, OURS, TORCH
+from experiments.bench.common import machine as _machine
+from experiments.bench.common import pairs as _pairs
+from experiments.bench.common import timing as _timing
+from experiments.bench.training import loops as _training_jax
+from experiments.bench.training import problems as _training_problems
+from experiments.bench.training import pytorch as _training_torch
+from experiments.bench.training import report as _training_report
+from experiments.bench.training import whole_run as _training_run
+from experiments.bench.training.peaks import Peak
+from experiments.bench.training.report import DENSE, OURS, TORCH
 
 
 class Plan(NamedTuple):

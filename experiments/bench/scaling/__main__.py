@@ -25,7 +25,7 @@ import tyro
 from rich.console import Console
 
 import jaxprune as jp
-from experiments.bench._scaling import (
+from experiments.bench.scaling.counts import (
     ACCELERATOR_POINTS,
     CPU_POINTS,
     Messages,

@@ -25,7 +25,12 @@ import jax
 from rich.console import Console
 
 import jaxprune as jp
-from experiments.bench import _document, _machine, _optimizers, _overhead_report, _pairs, _problems
+from experiments.bench.common import document as _document
+from experiments.bench.common import machine as _machine
+from experiments.bench.common import pairs as _pairs
+from experiments.bench.overhead import optimizers as _optimizers
+from experiments.bench.overhead import problems as _problems
+from experiments.bench.overhead import report as _overhead_report
 
 _LEAST_PAIRS, _LEAST_MLP_BATCH = 25, 128
 _PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax")

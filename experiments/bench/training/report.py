@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.bench import _pairs
-from experiments.bench._training_peaks import Peak
-from experiments.bench._training_run import (
+from experiments.bench.common import pairs as _pairs
+from experiments.bench.training.peaks import Peak
+from experiments.bench.training.whole_run import (
     ALL_EPOCHS,
     CHECKPOINTS,
     CYCLES,

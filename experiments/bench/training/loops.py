@@ -10,7 +10,7 @@ import optax
 
 import jaxprune as jp
 from experiments import models
-from experiments.bench._training_problems import LEARNING_RATE, Problem, make_optimizer
+from experiments.bench.training.problems import LEARNING_RATE, Problem, make_optimizer
 from jaxprune.training import TrainLoop, TrainState
 
 CHUNK_STEPS = 50

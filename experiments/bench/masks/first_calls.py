@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from experiments.bench import _first_call
+from experiments.bench.masks import first_call as _first_call
 
 Row = dict[str, Any]
 
@@ -39,7 +39,7 @@ def measure(say: Callable[[str], None], cases: Sequence[str] | None = None) -> l
 
 
 def _run(name: str) -> Mapping[str, Any]:
-    command = [sys.executable, "-m", "experiments.bench._first_call", name]
+    command = [sys.executable, "-m", "experiments.bench.masks.first_call", name]
     environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "false"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode not in (0, 3):

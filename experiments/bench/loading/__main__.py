@@ -26,7 +26,11 @@ import numpy as np
 from rich.console import Console
 
 from experiments import data
-from experiments.bench import _document, _loading_loop, _loading_report, _machine, _throughput
+from experiments.bench.common import document as _document
+from experiments.bench.common import machine as _machine
+from experiments.bench.loading import loop as _loading_loop
+from experiments.bench.loading import report as _loading_report
+from experiments.bench.loading import throughput as _throughput
 
 _PACKAGES = ("jax", "numpy", "pillow", "grain", "array-record", "tensorflow-datasets")
 _PREPROCESS: dict[str, data.Preprocess | None] = {"none": None, "crop_flip": data.PadCropFlip()}
