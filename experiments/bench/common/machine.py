@@ -12,36 +12,23 @@ import jax
 import jaxprune
 from experiments.reports import commit
 
-_PACKAGES = ("jax", "jaxlib", "numpy", "torch")
+PACKAGES = ("jax", "jaxlib", "numpy", "torch")
+_UNKNOWN = 1 << 62  # bytes: let it be tried
 
 
-def describe(packages: Sequence[str] = _PACKAGES) -> dict[str, Any]:
+def describe(packages: Sequence[str] = PACKAGES) -> dict[str, Any]:
     """What a result must be read with: processor, device, versions of packages, commit."""
     return {
-        "cpu": cpu_model(),
+        "cpu": _field("/proc/cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cpus": usable_cpus(),
         "platform": platform.platform(),
         "backend": jax.default_backend(),
         "device": jax.devices()[0].device_kind,
         "devices": jax.device_count(),
         "python": platform.python_version(),
-        "versions": {
-            "jaxprune": jaxprune.__version__,
-            **{package: _version(package) for package in packages},
-        },
+        "versions": {"jaxprune": jaxprune.__version__, **{p: _version(p) for p in packages}},
         "commit": commit(),
     }
-
-
-def cpu_model() -> str:
-    """The processor's name."""
-    try:
-        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def usable_cpus() -> int:
@@ -58,15 +45,8 @@ def load() -> tuple[float, ...] | None:
 
 def free_host_bytes() -> int:
     """Memory of the host that can be used without swapping."""
-    try:
-        for line in pathlib.Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return 1024 * int(line.split()[1])
-    except OSError:
-        pass
-    if "SC_AVPHYS_PAGES" in getattr(os, "sysconf_names", {}):
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return 1 << 62  # unknown: let it be tried
+    found = _field("/proc/meminfo", "MemAvailable")
+    return 1024 * int(found.split()[0]) if found else _UNKNOWN
 
 
 def free_device_bytes() -> int:
@@ -74,9 +54,16 @@ def free_device_bytes() -> int:
     if jax.default_backend() == "cpu":
         return free_host_bytes()
     stats = jax.devices()[0].memory_stats() or {}
-    if "bytes_limit" not in stats:
-        return 1 << 62
-    return stats["bytes_limit"] - stats.get("bytes_in_use", 0)
+    return stats.get("bytes_limit", _UNKNOWN) - stats.get("bytes_in_use", 0)
+
+
+def _field(file: str, name: str) -> str | None:
+    """What Linux says of the machine, where it is Linux."""
+    try:
+        lines = pathlib.Path(file).read_text().splitlines()
+    except OSError:
+        return None
+    return next((x.partition(":")[2].strip() for x in lines if x.startswith(name)), None)
 
 
 def _version(package: str) -> str | None:

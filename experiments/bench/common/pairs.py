@@ -13,15 +13,10 @@ from jaxprune.metrics import MedianInterval, median_interval
 
 
 class Runner(NamedTuple):
-    """A compiled step that is run again and again.
+    """A compiled step that is run again and again."""
 
-    Attributes:
-      step: ``step(carry) -> carry``; the carry may be donated.
-      carry: what the first step gets.
-    """
-
-    step: Callable[[Any], Any]
-    carry: Any
+    step: Callable[[Any], Any]  # ``step(carry) -> carry``; the carry may be donated
+    carry: Any  # what the first step gets
 
 
 class Pairs(NamedTuple):

@@ -1,4 +1,4 @@
-"""Timing: compilation apart, methods interleaved, the median of the runs."""
+"""Timing of whole calls: compilation apart, methods in turns."""
 
 import gc
 import statistics
@@ -18,50 +18,32 @@ class MiscountError(Exception):
 
 
 def check_memory(needed: int, free: int) -> None:
-    """Raises if memory is short.
-
-    Raises:
-      Unavailable: naming both amounts.
-    """
+    """Raises if memory is short."""
     if needed > free:
         raise Unavailable(f"skipped: needs {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free")
 
 
 class Compiled(NamedTuple):
-    """A compiled function and what compiling it took.
+    """A compiled function and what compiling it took."""
 
-    Attributes:
-      call: the function.
-      seconds: tracing, lowering and compilation.
-      temporary_bytes: memory beyond input and output, `None` where the backend does not say.
-      new_bytes: temporary and output, as far as known.
-    """
-
-    call: Callable[..., Any]
-    seconds: float
+    call: Callable[..., Any]  # the function
+    seconds: float  # tracing, lowering and compilation
+    # memory beyond input and output, `None` where the backend does not say
     temporary_bytes: int | None
-    new_bytes: int
+    new_bytes: int  # temporary and output, as far as known
 
 
 class Method(NamedTuple):
-    """One way to make a mask, ready to be timed.
+    """One way to make a mask, ready to be timed."""
 
-    Attributes:
-      name: its name in the table.
-      run: what is timed; it returns when the work is done.
-      fresh: makes the argument of ``run`` anew before each run, outside of the time.
-      kept: the number of weights that a result of ``run`` keeps.
-      slow: whether fewer runs are allowed, and failing is.
-      compiled: what compilation took, `None` where nothing is compiled.
-      exact: the number of weights that it must keep, `None` for those that may be wrong.
-    """
-
-    name: str
-    run: Callable[[Any], Any]
+    name: str  # its name in the table
+    run: Callable[[Any], Any]  # what is timed; it returns when the work is done
+    # makes the argument of ``run`` anew before each run, outside of the time
     fresh: Callable[[], Any]
-    kept: Callable[[Any], int]
-    slow: bool = False
-    compiled: Compiled | None = None
+    kept: Callable[[Any], int]  # the number of weights that a result of ``run`` keeps
+    slow: bool = False  # whether fewer runs are allowed, and failing is
+    compiled: Compiled | None = None  # what compilation took, `None` where nothing is compiled
+    # the number of weights that it must keep, `None` for those that may be wrong
     exact: int | None = None
 
 
@@ -75,6 +57,13 @@ class Times(NamedTuple):
     def median(self) -> float:
         """Seconds."""
         return statistics.median(self.seconds)
+
+
+def timed(call: Callable[[], Any]) -> float:
+    """Seconds until the result of a call is there."""
+    begin = time.perf_counter()
+    jax.block_until_ready(call())
+    return time.perf_counter() - begin
 
 
 def compiled(function: Callable[..., Any], *arguments: Any) -> Compiled:
@@ -107,11 +96,6 @@ def interleaved(
 
     Returns:
       By name the times, or the reason why a slow method failed.
-
-    Raises:
-      MiscountError: if a method that must be exact is not.
-      RuntimeError: if a method kept another number of weights in another run, or one that is not
-        slow failed.
     """
     seconds: dict[str, list[float]] = {method.name: [] for method in methods}
     kept: dict[str, int] = {}
@@ -120,8 +104,8 @@ def interleaved(
     for turn in range(-1, max(repeats, slow_repeats)):
         shift = max(turn, 0) % max(len(methods), 1)
         for method in [*methods[shift:], *methods[:shift]]:
-            wanted = slow_repeats if method.slow else repeats
-            if method.name in failed or turn >= wanted:
+            name, wanted = method.name, slow_repeats if method.slow else repeats
+            if name in failed or turn >= wanted:
                 continue
             gc.disable()
             try:
@@ -134,7 +118,7 @@ def interleaved(
             except (MemoryError, RuntimeError) as error:  # both frameworks: out of memory
                 if not method.slow:
                     raise
-                failed[method.name] = f"failed: {str(error).strip().splitlines()[0][:120]}"
+                failed[name] = f"failed: {str(error).strip().splitlines()[0][:120]}"
                 continue
             finally:
                 gc.enable()
@@ -142,19 +126,14 @@ def interleaved(
             del argument, result
             if method.exact is not None and count != method.exact:
                 raise MiscountError(
-                    f"{method.name} kept {count:,} weights where {method.exact:,} are to stay. No "
-                    "time of a wrong mask is reported: repair jaxprune.masks first."
+                    f"{name} kept {count:,} weights where {method.exact:,} are to stay. No time of "
+                    "a wrong mask is reported: repair jaxprune.masks first."
                 )
-            if kept.setdefault(method.name, count) != count:
+            if kept.setdefault(name, count) != count:
                 raise RuntimeError(
-                    f"{method.name} kept {kept[method.name]} weights in one run and {count} in "
-                    "another."
+                    f"{name} kept {kept[name]} weights in one run and {count} in another."
                 )
             if turn >= 0:
-                seconds[method.name].append(elapsed)
-    return {
-        method.name: failed[method.name]
-        if method.name in failed
-        else Times(tuple(seconds[method.name]), kept[method.name])
-        for method in methods
-    }
+                seconds[name].append(elapsed)
+    times = {name: Times(tuple(found), kept.get(name, 0)) for name, found in seconds.items()}
+    return {**times, **failed}

@@ -9,14 +9,10 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Throughput:
-    """What `images_per_second` found.
+    """Images a second: the median of the stretches, the slowest and the fastest.
 
-    Attributes:
-      median: images a second, of the stretches.
-      slowest: of the slowest stretch.
-      fastest: of the fastest stretch.
-      images: images counted, over all stretches.
-      first_seconds: until the first batch came, the start of workers included.
+    ``images`` are those counted in all stretches; ``first_seconds`` went by until the first batch
+    came, the start of workers included.
     """
 
     median: float
@@ -34,21 +30,16 @@ def images_per_second(
     warm_up: int = 4,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Throughput:
-    """Count the images that an iterator of batches makes in a second.
-
-    To time a training loop, pass a generator that trains on each batch, waits for the device and
-    then yields the batch.
+    """Counts the images that an iterator of batches makes in a second.
 
     Args:
-      batches: yields {"label": [rows], ...}; must not end before the last stretch.
+      batches: yields {"label": [rows], ...}; must not end before the last stretch. A generator that
+        trains on each batch before it yields it times the training.
       repeats: number of stretches.
       min_seconds: least duration of a stretch, in whole batches.
       warm_up: batches that are not counted, after the first: as many as are made ahead, because
         those were not made in the measured time.
       clock: seconds.
-
-    Raises:
-      ValueError: the batches end too early.
     """
     try:
         start = clock()

@@ -38,7 +38,7 @@ SIZES: dict[str, dict[str, Shape]] = {
 
 def size(shapes: Mapping[str, Shape]) -> int:
     """The number of weights."""
-    return sum(math.prod(shape) for shape in shapes.values())
+    return sum(map(math.prod, shapes.values()))
 
 
 def he_scores(shapes: Mapping[str, Shape], *, dtype: str, seed: int) -> dict[str, jax.Array]:

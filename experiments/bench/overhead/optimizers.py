@@ -26,26 +26,11 @@ class Carry(NamedTuple):
 
 
 class Start(NamedTuple):
-    """An optimizer and where the timed steps begin.
+    """An optimizer and where the timed steps begin."""
 
-    Attributes:
-      tx: the optimizer.
-      opt_state: a state from which no mask update is due for a million steps.
-      due: a state whose next step updates the mask, `None` for optimizers that have none.
-    """
-
-    tx: optax.GradientTransformation
-    opt_state: Any
-    due: Any
-
-
-def make_inner(name: str) -> optax.GradientTransformation:
-    """SGD with Nesterov momentum and weight decay, or AdamW."""
-    if name == "adamw":
-        return optax.adamw(1e-4)
-    return optax.chain(
-        optax.add_decayed_weights(1e-4), optax.sgd(1e-3, momentum=0.9, nesterov=True)
-    )
+    tx: optax.GradientTransformation  # the optimizer
+    opt_state: Any  # a state from which no mask update is due for a million steps
+    due: Any  # a state whose next step updates the mask, `None` for optimizers that have none
 
 
 def make(name: str, inner: str, params: Any, sparsity: float) -> Start:
@@ -53,7 +38,7 @@ def make(name: str, inner: str, params: Any, sparsity: float) -> Start:
 
     Args:
       name: `DENSE` or one of `METHODS`.
-      inner: "sgd" or "adamw".
+      inner: "sgd" (with Nesterov momentum and weight decay) or "adamw".
       params: dense parameters.
       sparsity: the fraction removed, in (0, 1).
 
@@ -61,7 +46,10 @@ def make(name: str, inner: str, params: Any, sparsity: float) -> Start:
       The optimizer with its states. `get_mask` of a state is the mask at ``sparsity``, or, before
       a mask update, the one that it starts from.
     """
-    tx = make_inner(inner)
+    tx: Any = optax.adamw(1e-4)
+    if inner == "sgd":
+        sgd = optax.sgd(1e-3, momentum=0.9, nesterov=True)
+        tx = optax.chain(optax.add_decayed_weights(1e-4), sgd)
     if name == DENSE:
         return Start(tx, tx.init(params), None)
     scores = jp.scores.magnitude(params)
@@ -74,17 +62,15 @@ def make(name: str, inner: str, params: Any, sparsity: float) -> Start:
         steps, targets = jp.schedules.gmp_targets(sparsity, total_steps=total, interval=_INTERVAL)
         state = tx.init(params)
         mask, before = (jp.masks.make(scores, s) for s in (targets[-1], targets[-2]))
-        due = at_step(jp.transforms.set_mask(state, before), steps[-1] - 1)
-        return Start(tx, at_step(jp.transforms.set_mask(state, mask), steps[-1]), due)
-    if name == RIGL:
-        key = jax.random.key(0)
-        tx = jp.transforms.rigl(tx, sparsity, key=key, total_steps=total, interval=_INTERVAL)
-        state = tx.init(params)
-        return Start(tx, at_step(state, _INTERVAL), at_step(state, _INTERVAL - 1))
-    raise ValueError(f"unknown method {name!r}. Known: {', '.join(METHODS)}.")
+        due = _at_step(jp.transforms.set_mask(state, before), steps[-1] - 1)
+        return Start(tx, _at_step(jp.transforms.set_mask(state, mask), steps[-1]), due)
+    key = jax.random.key(0)
+    tx = jp.transforms.rigl(tx, sparsity, key=key, total_steps=total, interval=_INTERVAL)
+    state = tx.init(params)
+    return Start(tx, _at_step(state, _INTERVAL), _at_step(state, _INTERVAL - 1))
 
 
-def at_step(opt_state: Any, step: int) -> Any:
+def _at_step(opt_state: Any, step: int) -> Any:
     """The state as if ``step`` steps had been taken."""
 
     def is_moving(x: Any) -> bool:
@@ -99,18 +85,9 @@ def at_step(opt_state: Any, step: int) -> Any:
 def carry_of(problem: Problem, opt_state: Any) -> Carry:
     """Copies, since steps donate them; parameters are masked where the state holds a mask."""
     params = problem.params
-    if has_mask(opt_state):
+    if jp.transforms.has_mask(opt_state):
         params = jp.apply_mask(params, jp.transforms.get_mask(opt_state))
     return jax.tree.map(jnp.copy, Carry(params, problem.model_state, opt_state))
-
-
-def has_mask(opt_state: Any) -> bool:
-    """Whether the state of an optimizer holds a mask."""
-
-    def is_node(x: Any) -> bool:
-        return isinstance(x, jp.transforms.PruneMask)
-
-    return any(is_node(x) for x in jax.tree.leaves(opt_state, is_leaf=is_node))
 
 
 def training_step(

@@ -8,22 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from experiments import models
-from experiments.bench.overhead.transformer import Transformer
 
 CLASSES, VOCABULARY = 10, 256
 
 
 class Sizes(NamedTuple):
-    """How large the problems are.
-
-    Attributes:
-      mlp_batch: images in a batch of the MLP.
-      mlp_width: units of each of its two hidden layers.
-      resnet_batch: images in a batch of the ResNet-20.
-      transformer_batch: sequences in a batch of the transformer.
-      transformer_length: tokens in a sequence.
-      transformer_width: width of the transformer.
-    """
+    """How large the problems are: batches, widths, and tokens of a sequence."""
 
     mlp_batch: int
     mlp_width: int
@@ -38,21 +28,19 @@ ON_CPU = Sizes(128, 1024, 32, 16, 64, 256)
 ON_ACCELERATOR = Sizes(1024, 4096, 512, 32, 256, 1024)
 
 
+def sizes() -> Sizes:
+    """The sizes for this kind of device."""
+    return ON_CPU if jax.devices()[0].platform == "cpu" else ON_ACCELERATOR
+
+
 class Problem(NamedTuple):
-    """A model and a batch.
+    """A model and a batch."""
 
-    Attributes:
-      what: the sizes, for the table.
-      params: its parameters.
-      model_state: batch statistics, or `{}`.
-      batch: what the loss gets.
-      loss: ``loss(params, model_state, batch) -> (loss, model_state)``.
-    """
-
-    what: str
-    params: Any
-    model_state: Any
-    batch: Any
+    what: str  # the sizes, for the table
+    params: Any  # its parameters
+    model_state: Any  # batch statistics, or `{}`
+    batch: Any  # what the loss gets
+    # ``loss(params, model_state, batch) -> (loss, model_state)``
     loss: Callable[[Any, Any, Any], tuple[jax.Array, Any]]
 
 
@@ -86,15 +74,22 @@ def _of_images(
     return Problem(what, params, model_state, data, loss)
 
 
+def transformer(sizes: Sizes) -> models.GPT:
+    """A causal language model of two blocks, its output layer apart from the embedding."""
+    width, length = sizes.transformer_width, sizes.transformer_length
+    heads = max(1, width // 64)
+    return models.GPT(VOCABULARY, max_length=length, width=width, depth=2, heads=heads, tied=False)
+
+
 def _transformer(sizes: Sizes, key: jax.Array) -> Problem:
     batch, length, width = sizes[3:]
-    model = Transformer(VOCABULARY, width, heads=max(1, width // 64))
+    model = transformer(sizes)
     of_params, of_tokens = jax.random.split(key)
     tokens = jax.random.randint(of_tokens, (batch, length + 1), 0, VOCABULARY)
-    params = jax.jit(model.init)(of_params, tokens[:1, 1:])["params"]
+    params = jax.jit(model.init, static_argnums=2)(of_params, tokens[:1, 1:], False)["params"]
 
     def loss(params: Any, model_state: Any, tokens: jax.Array) -> tuple[jax.Array, Any]:
-        logits: Any = model.apply({"params": params}, tokens[:, :-1])
+        logits: Any = model.apply({"params": params}, tokens[:, :-1], True)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:])
         return jnp.mean(losses), model_state
 

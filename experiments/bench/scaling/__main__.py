@@ -99,25 +99,15 @@ class Settings:
 
 
 class Estimate(NamedTuple):
-    """A prune on paper; per device.
+    """A prune on paper; per device."""
 
-    Attributes:
-      full_passes: how often every score is read.
-      read: bytes read and written in memory.
-      messages: all-reduces.
-      sent: bytes that the all-reduces add up.
-      memory: seconds for ``read``.
-      latency: seconds for ``messages``.
-      gathered: bytes that a gather of all scores would bring to each device instead.
-    """
-
-    full_passes: int
-    read: float
-    messages: int
-    sent: int
-    memory: float
-    latency: float
-    gathered: int
+    full_passes: int  # how often every score is read
+    read: float  # bytes read and written in memory
+    messages: int  # all-reduces
+    sent: int  # bytes that the all-reduces add up
+    memory: float  # seconds for ``read``
+    latency: float  # seconds for ``messages``
+    gathered: int  # bytes that a gather of all scores would bring to each device instead
 
 
 def estimate(
@@ -163,9 +153,6 @@ def run(settings: Settings, console: Console) -> None:
     Args:
       settings: the settings.
       console: where to.
-
-    Raises:
-      ValueError: if a network is unknown.
     """
     chosen = [network for network in NETWORKS if network.name in settings.networks]
     if len(chosen) != len(settings.networks):

@@ -29,36 +29,22 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 class Messages(NamedTuple):
-    """Collectives of a compiled program, each as its bytes on one device, by where it stands.
+    """Collectives of a compiled program, each as its bytes on one device, by where it stands."""
 
-    Attributes:
-      once: outside of any loop.
-      sample: in the search of the sample, for every turn.
-      search: in the search of the threshold, for every turn.
-      ties: in the search of a position among equal scores, for every turn; of the leaf where it
-        is most.
-      others: names of collectives that are no all-reduce.
-    """
-
-    once: tuple[int, ...]
-    sample: tuple[int, ...]
-    search: tuple[int, ...]
+    once: tuple[int, ...]  # outside of any loop
+    sample: tuple[int, ...]  # in the search of the sample, for every turn
+    search: tuple[int, ...]  # in the search of the threshold, for every turn
+    # in the search of a position among equal scores, for every turn; of the leaf where it is most
     ties: tuple[int, ...]
-    others: tuple[str, ...]
+    others: tuple[str, ...]  # names of collectives that are no all-reduce
 
 
 class Passes(NamedTuple):
-    """Turns of the loops in one prune.
+    """Turns of the loops in one prune."""
 
-    Attributes:
-      sample: of the search of the sample.
-      search: of the search of the threshold; the last counts what lies below it and equals it.
-      ties: of the searches of a position among equal scores, of all leaves together.
-    """
-
-    sample: int
-    search: int
-    ties: int
+    sample: int  # of the search of the sample
+    search: int  # of the search of the threshold; the last counts what lies below it and equals it
+    ties: int  # of the searches of a position among equal scores, of all leaves together
 
 
 @contextlib.contextmanager
@@ -231,19 +217,12 @@ def scores_of(weights: int, kind: str, seed: int) -> dict[str, jax.Array]:
 
 
 class Step(NamedTuple):
-    """A compiled training step of AdamW; bytes on one device, for each parameter of the network.
+    """A compiled training step of AdamW; bytes on one device, for each parameter of the network."""
 
-    Attributes:
-      collectives: results of collectives, by their name.
-      state: arguments: parameters, moments, mask, batch.
-      accessed: memory read and written, as the compiler estimates it.
-      saved: a checkpoint's arrays of all devices together, before compression.
-    """
-
-    collectives: dict[str, float]
-    state: float
-    accessed: float
-    saved: float
+    collectives: dict[str, float]  # results of collectives, by their name
+    state: float  # arguments: parameters, moments, mask, batch
+    accessed: float  # memory read and written, as the compiler estimates it
+    saved: float  # a checkpoint's arrays of all devices together, before compression
 
 
 def training_step(*, sharded: bool, masked: bool, width: int = 512, layers: int = 4) -> Step:

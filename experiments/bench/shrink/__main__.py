@@ -12,8 +12,6 @@ The result goes to a JSON file and, as Markdown, beside it.
 """
 
 import dataclasses
-import json
-import os
 import pathlib
 import sys
 import time
@@ -24,12 +22,9 @@ import numpy as np
 from rich.console import Console
 
 import jaxprune as jp
-from experiments.bench.common import document as _document
-from experiments.bench.common import machine as _machine
-from experiments.bench.shrink import problems as _shrink_problems
-from experiments.bench.shrink import report as _shrink_report
+from experiments.bench.common import document
+from experiments.bench.shrink import problems, report
 
-_PACKAGES = ("jax", "jaxlib", "numpy", "flax")
 _CLOSE = 1e-4  # of the largest result; float32 sums of thousands of terms in another order
 
 
@@ -63,35 +58,17 @@ class Settings:
 
 
 def check(settings: Settings) -> None:
-    """Raises for what can be seen wrong before anything is measured.
-
-    Raises:
-      ValueError: with the value and the repair.
-    """
-    known = _shrink_problems.problems(on_cpu=True)
-    for name in settings.networks:
-        if name not in known:
-            raise ValueError(f"unknown name {name!r} in networks. Known: {', '.join(known)}.")
+    """Raises for what can be seen wrong before anything is measured."""
+    document.check_names(settings, "networks", problems.problems(on_cpu=True))
     for fraction in settings.fractions:
-        if not 0 < fraction < 1:
-            raise ValueError(f"fractions are those removed, in (0, 1); got {fraction}.")
-    if not settings.networks or not settings.fractions:
-        raise ValueError("networks and fractions must not be empty.")
-    if settings.repeats < 6 or settings.round_to < 1 or settings.min_seconds < 0:
-        raise ValueError(
-            "repeats is at least 6, round_to at least 1 and min_seconds at least 0; got "
-            f"{settings.repeats}, {settings.round_to} and {settings.min_seconds}."
-        )
+        document.check_fraction("fractions", fraction)
+    if not settings.fractions:
+        raise ValueError("fractions is empty. The usual ones are 0.3 0.5 0.7.")
+    document.check_least(settings, repeats=6, round_to=1, min_seconds=0)
 
 
-def measure(
-    name: str, problem: _shrink_problems.Problem, settings: Settings
-) -> list[_shrink_report.Row]:
-    """Shrinks one network by every fraction and times it beside the dense one.
-
-    Raises:
-      RuntimeError: if a small network gives other results than the masked one.
-    """
+def measure(name: str, problem: problems.Problem, settings: Settings) -> list[report.Row]:
+    """Shrinks one network by every fraction and times it beside the dense one."""
     apply, variables, x = problem.apply, problem.variables, problem.x
     start = time.perf_counter()
     groups = jp.structured.channel_groups(apply, variables, x)
@@ -121,7 +98,7 @@ def measure(
                 "largest. No time of it is reported."
             )
         rows.append(
-            _shrink_report.row(
+            report.row(
                 name,
                 problem.what,
                 fraction,
@@ -157,56 +134,28 @@ def _size(variables: Any) -> int:
 
 
 def run(settings: Settings, *, console: Console | None = None) -> str:
-    """Measures all networks and writes the JSON file and the table, after each network anew.
-
-    Args:
-      settings: the settings.
-      console: where progress goes; standard output if omitted.
-
-    Returns:
-      The table, in Markdown.
-
-    Raises:
-      ValueError, OSError: before anything is measured, for bad input.
-      RuntimeError: as `measure`; what was measured before is in the file.
-    """
-    console = console or Console()
+    """Measures all networks and returns the table."""
     check(settings)
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
     backend = jax.default_backend()
-    document: dict[str, Any] = {
-        "command": _document.command("experiments.bench.shrink", settings),
-        "settings": {**dataclasses.asdict(settings), "out": os.fspath(settings.out)},
-        "machine": _machine.describe(_PACKAGES),
-        "started": _document.now(),
-        "load_before": _machine.load(),
-        "results": [],
-    }
-    table = ""
-    known = _shrink_problems.problems(on_cpu=backend == "cpu")
-    for name in settings.networks:
-        console.print(f"{name} ...")
-        results = [*document["results"], *measure(name, known[name](settings.seed), settings)]
-        document.update(
-            results=results,
-            targets=_shrink_report.targets(results, backend=backend),
-            load_after=_machine.load(),
-            finished=_document.now(),
-        )
-        settings.out.write_text(json.dumps(document, indent=2) + "\n")
-        table = _shrink_report.markdown(document)
-        settings.out.with_suffix(".md").write_text(table + "\n")
-    return table
+    known = problems.problems(on_cpu=backend == "cpu")
+
+    def finish(found: document.Document) -> None:
+        found["targets"] = report.targets(found["results"], backend=backend)
+
+    return document.write(
+        "shrink",
+        settings,
+        [(n, lambda n=n: measure(n, known[n](settings.seed), settings)) for n in settings.networks],
+        markdown=report.markdown,
+        finish=finish,
+        console=console,
+        packages=("jax", "jaxlib", "numpy", "flax"),
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status (0, 1 wrong results, 2 bad input, 130 interrupted).
-
-    A missed target is printed and is no error.
-    """
-    return _document.main(
-        Settings, run, module="experiments.bench.shrink", parts="networks", arguments=arguments
-    )
+    """The command line; returns the exit status (0, 1 wrong results, 2 bad input, 130 stopped)."""
+    return document.main(Settings, run, name="shrink", parts="networks", arguments=arguments)
 
 
 if __name__ == "__main__":

@@ -12,28 +12,16 @@ from experiments import models
 
 
 class Problem(NamedTuple):
-    """A network in inference mode.
+    """A network in inference mode."""
 
-    Attributes:
-      apply: ``apply(variables, x)``.
-      variables: parameters and statistics.
-      x: a batch.
-      what: its sizes, in words.
-    """
-
-    apply: Callable[..., Any]
-    variables: Any
-    x: jax.Array
-    what: str
+    apply: Callable[..., Any]  # ``apply(variables, x)``
+    variables: Any  # parameters and statistics
+    x: jax.Array  # a batch
+    what: str  # its sizes, in words
 
 
 class TransformerMLP(nn.Module):
-    """The two dense layers of a transformer block.
-
-    Attributes:
-      width: of the input and the output.
-      hidden: of the layer between.
-    """
+    """The two dense layers of a transformer block, from ``width`` to ``hidden`` and back."""
 
     width: int
     hidden: int

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.bench.common import tables
 from jaxprune.metrics import LatencyComparison
 
 Row = dict[str, Any]
@@ -64,76 +65,61 @@ def row(
     }
 
 
-def targets(rows: Sequence[Row], *, backend: str) -> list[dict[str, Any]]:
+def targets(rows: Sequence[Row], *, backend: str) -> list[Row]:
     """What was aimed at on a CPU, what was measured, and whether it is met."""
-    if backend != "cpu":
-        return []
     return [
-        {
-            "target": f"{NETWORK}, {100 * r['fraction']:g} %: measured over theoretical speedup",
-            "limit": AT_LEAST,
-            "measured": r["of_theory"],
-            "met": r["of_theory"] >= AT_LEAST,
-        }
+        tables.target(
+            f"{NETWORK}, {100 * r['fraction']:g} %: measured over theoretical speedup",
+            r["of_theory"],
+            AT_LEAST,
+            at_least=True,
+        )
         for r in rows
-        if r["network"] == NETWORK and r["fraction"] in FRACTIONS
+        if backend == "cpu" and r["network"] == NETWORK and r["fraction"] in FRACTIONS
     ]
 
 
-def markdown(document: Mapping[str, Any]) -> str:
+def markdown(document: Mapping[str, Any]) -> list[str]:
     """The tables and what they were measured on, from the contents of the JSON file."""
-    machine = document["machine"]
-    lines = [
-        "| network | channels removed | weights | MACs | theoretical speedup | measured "
-        "| 95 % interval | measured / theoretical | ms | examples/s | why far from theory |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
-    ]
-    for r in document["results"]:
-        cells = [
-            r["network"],
-            f"{100 * r['fraction']:g} %",
-            f"{r['small_weights']:,}",
-            f"{r['small_macs']:,}",
-            f"{r['theoretical_speedup']:.2f}",
-            f"{r['speedup']:.2f}",
-            f"{r['speedup_low']:.2f}–{r['speedup_high']:.2f}",
-            f"{r['of_theory']:.2f}",
-            f"{_ms(r['dense_seconds'])} → {_ms(r['small_seconds'])}",
-            f"{r['dense_examples_per_second']:,.0f} → {r['small_examples_per_second']:,.0f}",
-            _note(r),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    lines += ["", "| target | aimed at | measured | met |", "|---|---:|---:|---|"]
-    words = {True: "yes", False: "no"}
-    lines += [
-        f"| {t['target']} | ≥ {t['limit']:g} | {t['measured']:.2f} | {words[t['met']]} |"
-        for t in document["targets"]
-    ]
-    inputs = dict.fromkeys(f"{r['network']}: {r['inputs']}" for r in document["results"])
-    grouping = {r["network"]: r["grouping_seconds"] for r in document["results"]}
+    rows = document["results"]
+    inputs = dict.fromkeys(f"{r['network']}: {r['inputs']}" for r in rows)
+    grouping = {r["network"]: r["grouping_seconds"] for r in rows}
     seconds = ", ".join(f"{name} {value:.1f} s" for name, value in grouping.items())
-    versions = ", ".join(f"{k} {v or 'not installed'}" for k, v in machine["versions"].items())
-    before, after = document["load_before"], document["load_after"]
-    load = f"load {before[0]} before, {after[0]} after" if before and after else "load unknown"
-    lines += [
+    return [
+        *tables.table(
+            "network | > channels removed | > weights | > MACs | > theoretical speedup "
+            "| > measured | > 95 % interval | > measured / theoretical | > ms | > examples/s "
+            "| why far from theory",
+            map(_cells, rows),
+        ),
+        *tables.targets(document["targets"]),
         "",
         f"Dense → small; inputs: {'; '.join(inputs)}; float32, inference. Tracing and grouping: "
         f"{seconds}. A ratio above {SLOW_BASELINE} of theory is flagged: there the dense network "
         "runs below the speed of the machine, which is no merit of the small one.",
-        f"{machine['cpus']} × {machine['cpu']}, device {machine['device']}; {load}. {versions}; "
-        f"Python {machine['python']}; commit {machine['commit'] or 'unknown'}.",
+        tables.machine(document),
     ]
-    return "\n".join(lines)
 
 
-def _note(row: Row) -> str:
+def _cells(r: Row) -> list[str]:
+    return [
+        r["network"],
+        f"{100 * r['fraction']:g} %",
+        f"{r['small_weights']:,}",
+        f"{r['small_macs']:,}",
+        f"{r['theoretical_speedup']:.2f}",
+        f"{r['speedup']:.2f}",
+        f"{r['speedup_low']:.2f}–{r['speedup_high']:.2f}",
+        f"{r['of_theory']:.2f}",
+        f"{tables.ms(r['dense_seconds'])} → {tables.ms(r['small_seconds'])}",
+        f"{r['dense_examples_per_second']:,.0f} → {r['small_examples_per_second']:,.0f}",
+        note(r),
+    ]
+
+
+def note(row: Row) -> str:
     """Why a measured speedup is far from the theoretical one; "" where it is not."""
     rates = f"{row['dense_gmacs_per_second']:.0f} → {row['small_gmacs_per_second']:.0f} GMAC/s"
     if row["slow_dense_baseline"]:
         return f"slow dense baseline: {rates}"
     return f"narrow layers run slower: {rates}" if row["of_theory"] < AT_LEAST else ""
-
-
-def _ms(seconds: float) -> str:
-    value = 1000 * seconds
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -14,26 +14,21 @@ eight minutes on two quiet CPU cores, where the ResNets with batches of 1024 are
 """
 
 import dataclasses
-import json
 import os
 import pathlib
 import sys
-from typing import Any, Literal
+from collections.abc import Iterator
+from functools import partial
+from typing import Literal
 
 import jax
 from rich.console import Console
 
-from experiments.bench.common import document as _document
-from experiments.bench.common import machine as _machine
-from experiments.bench.training import measure as _training_measure
-from experiments.bench.training import peaks as _training_peaks
-from experiments.bench.training import problems as _training_problems
-from experiments.bench.training import pytorch as _training_torch
-from experiments.bench.training import report as _training_report
+from experiments.bench.common import document, machine
+from experiments.bench.training import measure, peaks, problems, pytorch, report
 from experiments.models import prefer_eigen_convolutions
 
 _LEAST_PAIRS, _MOST_PAIRS = 6, 12  # an interval of 95 % takes 6
-_PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax", "torch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,36 +77,19 @@ class Settings:
 
 
 def check(settings: Settings) -> None:
-    """Raises for what can be seen wrong before anything is measured.
-
-    Raises:
-      ValueError: with the value and the repair.
-    """
-    for name in settings.models:
-        if name not in _training_problems.SHAPES:
-            known = ", ".join(_training_problems.SHAPES)
-            raise ValueError(f"unknown name {name!r} in models. Known: {known}.")
-    if not settings.models or not settings.batches:
-        raise ValueError("models and batches must not be empty.")
-    if not 0 < settings.sparsity < 1:
-        raise ValueError(
-            f"sparsity is the fraction removed, in (0, 1); got {settings.sparsity}. The usual "
-            "choice is 0.9."
-        )
-    numbers = {f"batches[{i}]": (batch, 1) for i, batch in enumerate(settings.batches)}
-    numbers |= {"pairs": (settings.pairs, _LEAST_PAIRS), "images": (settings.images, 1)}
-    numbers |= {"evaluated": (settings.evaluated, 1), "seed": (settings.seed, 0)}
-    numbers |= {"block_seconds": (settings.block_seconds, 0)}
-    numbers |= {"seconds_per_side": (settings.seconds_per_side, 0)}
-    for field, (value, least) in numbers.items():
-        if value is not None and not value >= least:
-            raise ValueError(f"{field} is at least {least}; got {value}.")
+    """Raises for what can be seen wrong before anything is measured."""
+    document.check_names(settings, "models", problems.SHAPES)
+    if not settings.batches:
+        raise ValueError("batches is empty. The usual ones are 128 1024.")
+    document.check_fraction("sparsity", settings.sparsity)
+    document.check_least(settings, batches=1, pairs=_LEAST_PAIRS, images=1, evaluated=1, seed=0)
+    document.check_least(settings, block_seconds=0, seconds_per_side=0)
 
 
-def plan(settings: Settings) -> _training_measure.Plan:
+def plan(settings: Settings) -> measure.Plan:
     """How much is measured: what was asked for, and the defaults of this kind of device."""
     on_cpu = jax.default_backend() == "cpu"
-    return _training_measure.Plan(
+    return measure.Plan(
         pairs=(settings.pairs, settings.pairs) if settings.pairs else (_LEAST_PAIRS, _MOST_PAIRS),
         block_seconds=settings.block_seconds,
         seconds_per_side=settings.seconds_per_side,
@@ -124,86 +102,57 @@ def plan(settings: Settings) -> _training_measure.Plan:
 
 
 def run(settings: Settings, *, console: Console | None = None) -> str:
-    """Measures all cases and writes the JSON file and the tables, after each case anew.
-
-    Args:
-      settings: the settings.
-      console: where progress goes; standard output if omitted.
-
-    Returns:
-      The tables, in Markdown.
-
-    Raises:
-      ValueError, OSError: before anything is measured, for bad input.
-      RuntimeError: if a network is not what it is to be; what was measured before is in the file.
-    """
-    console = console or Console()
+    """Measures all cases and returns the tables."""
     check(settings)
-    settings.out.parent.mkdir(parents=True, exist_ok=True)
-    backend = jax.default_backend()
-    peak = _training_peaks.peak(settings.precision)
-    how_much = plan(settings)
-    document: dict[str, Any] = {
-        "command": _document.command("experiments.bench.training", settings),
-        "settings": {
-            **dataclasses.asdict(settings),
-            **how_much._asdict(),
-            "out": os.fspath(settings.out),
+    peak, how_much = peaks.peak(settings.precision), plan(settings)
+    runs: list[report.Row] = []
+
+    def measured(name: str, batch: int, known: dict[str, float]) -> list[report.Row]:
+        found = measure.case(name, batch, how_much, peak=peak, image_seconds=known.get(name))
+        known[name] = found.image_seconds
+        runs.extend([found.run] if found.run else [])
+        return [found.row]
+
+    def cases() -> Iterator[document.Case]:
+        known: dict[str, float] = {}
+        for name in settings.models:
+            for batch in sorted(settings.batches):
+                yield f"{name}, batch {batch}", partial(measured, name, batch, known)
+
+    def finish(found: document.Document) -> None:
+        backend = jax.default_backend()
+        found["targets"] = report.targets(found["results"], runs, backend=backend)
+
+    return document.write(
+        "training",
+        settings,
+        cases(),
+        markdown=report.markdown,
+        finish=finish,
+        console=console,
+        packages=("jax", "jaxlib", "numpy", "optax", "flax", "torch"),
+        given=how_much._asdict(),
+        facts={
+            "xla_flags": os.environ.get("XLA_FLAGS", ""),
+            "torch_settings": pytorch.settings(measure.torch_device(), machine.usable_cpus()),
+            "peak": None if peak is None else peak._asdict(),
+            "runs": runs,
         },
-        "machine": _machine.describe(_PACKAGES),
-        "xla_flags": os.environ.get("XLA_FLAGS", ""),
-        "torch_settings": _training_torch.settings(
-            _training_measure.torch_device(), _machine.usable_cpus()
-        ),
-        "started": _document.now(),
-        "load_before": _machine.load(),
-        "peak": None if peak is None else peak._asdict(),
-        "results": [],
-        "runs": [],
-    }
-    table = ""
-    for name in settings.models:
-        image_seconds = None
-        for batch in sorted(settings.batches):
-            console.print(f"{name}, batch {batch} ...")
-            measured = _training_measure.case(
-                name, batch, how_much, peak=peak, image_seconds=image_seconds
-            )
-            image_seconds = measured.image_seconds
-            results = [*document["results"], measured.row]
-            runs = [*document["runs"], *([measured.run] if measured.run else [])]
-            document.update(
-                results=results,
-                runs=runs,
-                targets=_training_report.targets(results, runs, backend=backend),
-                load_after=_machine.load(),
-                finished=_document.now(),
-            )
-            settings.out.write_text(json.dumps(document, indent=2) + "\n")
-            table = _training_report.markdown(document)
-            settings.out.with_suffix(".md").write_text(table + "\n")
-            settings.out.with_suffix(".csv").write_text(_training_report.as_csv(results))
-    return table
+        csv_without="_blocks",
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status (0, 1 wrong network, 2 bad input, 130 interrupted).
-
-    A missed target is printed and is no error.
-    """
+    """The command line; returns the exit status (0, 1 wrong network, 2 bad input, 130 stopped)."""
 
     def prepared(settings: Settings, *, console: Console) -> str:
         if settings.convolutions == "eigen":
             prefer_eigen_convolutions()
         return run(settings, console=console)
 
-    with _document.compiling_anew():
-        return _document.main(
-            Settings,
-            prepared,
-            module="experiments.bench.training",
-            parts="cases",
-            arguments=arguments,
+    with document.compiling_anew():
+        return document.main(
+            Settings, prepared, name="training", parts="cases", arguments=arguments
         )
 
 

@@ -1,5 +1,6 @@
 """The loops in JAX: ours under a mask, and plain dense ones written by hand."""
 
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,15 +19,11 @@ BY_STEP, BY_CHUNK = "step by step", f"compiled chunks of {CHUNK_STEPS}"
 
 
 class Loop(NamedTuple):
-    """A loop that is ready to train.
+    """A loop that is ready to train."""
 
-    Attributes:
-      run: ``run(carry, steps) -> carry``; returns when the metrics of all steps are on the host.
-      carry: what the first call gets; it may be donated.
-    """
-
+    # ``run(carry, steps) -> carry``; returns when the metrics of all steps are on the host
     run: Callable[[Any, int], Any]
-    carry: Any
+    carry: Any  # what the first call gets; it may be donated
 
 
 def runs_chunks_well(problem: Problem) -> bool:
@@ -69,9 +66,7 @@ def ours(problem: Problem, loop: TrainLoop, sparsity: float) -> Loop:
 def dense(problem: Problem, *, chunks: bool) -> Loop:
     """What one writes by hand for one dense run: no mask, the learning rate a constant.
 
-    Args:
-      problem: the problem.
-      chunks: whether steps run in compiled loops, or are dispatched one by one.
+    Steps run in compiled loops (``chunks``) or are dispatched one by one.
     """
     loss_fn, tx = models.make_loss_fn(problem.model), make_optimizer(LEARNING_RATE)
     key = jax.random.key(problem.seed)
@@ -107,22 +102,26 @@ def dense(problem: Problem, *, chunks: bool) -> Loop:
     return Loop(run, carry)
 
 
-def check_sparse(state: TrainState, weights: int, sparsity: float) -> None:
-    """Raises unless the times are those of a network as sparse as it was to be.
+def call(loop: Loop, steps: int) -> tuple[float, Loop]:
+    """Seconds of some steps, and the loop as it goes on."""
+    begin = time.perf_counter()
+    carry = jax.block_until_ready(loop.run(loop.carry, steps))
+    return time.perf_counter() - begin, loop._replace(carry=carry)
 
-    Raises:
-      RuntimeError: with what was found.
-    """
-    pruned = jax.tree.leaves(
-        jax.tree.map(
-            lambda m, w: 0 if m is None else int(((w == 0) & ~m).sum()),
-            state.mask,
-            state.params,
-            is_leaf=lambda x: x is None,
+
+def check_sparse(state: TrainState, weights: int, sparsity: float) -> None:
+    """Raises unless the times are those of a network as sparse as it was to be."""
+    wanted = round(sparsity * weights)
+    zeros = sum(
+        0 if m is None else int(((w == 0) & ~m).sum())
+        for m, w in zip(
+            jax.tree.leaves(state.mask, is_leaf=lambda x: x is None),
+            jax.tree.leaves(state.params),
+            strict=True,
         )
     )
-    if sum(pruned) != round(sparsity * weights):
+    if zeros != wanted:
         raise RuntimeError(
-            f"after the timed steps {sum(pruned):,} pruned weights are zero, and "
-            f"{round(sparsity * weights):,} were to be. No time of it is reported."
+            f"after the timed steps {zeros:,} pruned weights are zero, and {wanted:,} were to be. "
+            "No time of it is reported."
         )

@@ -1,21 +1,15 @@
 """One network at one batch size: the loops side by side, and the parts of a whole run."""
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 
-from experiments.bench.common import machine as _machine
-from experiments.bench.common import pairs as _pairs
-from experiments.bench.common import timing as _timing
-from experiments.bench.training import loops as _training_jax
-from experiments.bench.training import problems as _training_problems
-from experiments.bench.training import pytorch as _training_torch
-from experiments.bench.training import report as _training_report
-from experiments.bench.training import whole_run as _training_run
+from experiments.bench.common import machine, pairs
+from experiments.bench.common.timing import Unavailable
+from experiments.bench.training import loops, problems, pytorch, report, whole_run
 from experiments.bench.training.peaks import Peak
 from experiments.bench.training.report import DENSE, OURS, TORCH
 
@@ -34,17 +28,12 @@ class Plan(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Rows for the report.
+    """Rows for the report."""
 
-    Attributes:
-      row: images a second of all loops.
-      run: a whole run, `None` where the network is not one of CIFAR or nothing was measured.
-      image_seconds: of our loop, for estimates.
-    """
-
-    row: _training_report.Row
-    run: _training_report.Row | None
-    image_seconds: float
+    row: report.Row  # images a second of all loops
+    # a whole run, `None` where the network is not one of CIFAR or nothing was measured
+    run: report.Row | None
+    image_seconds: float  # of our loop, for estimates
 
 
 def case(
@@ -61,12 +50,9 @@ def case(
         there is no time, nothing is compiled.
 
     Returns:
-      The rows; where the budget is too small, a row that says so.
-
-    Raises:
-      RuntimeError: if a network is not what it is to be.
+      The rows; where there is too little time, a row that says so.
     """
-    problem = _training_problems.make(
+    problem = problems.make(
         name, batch, images=max(plan.images, batch), precision=plan.precision, seed=plan.seed
     )
     facts: dict[str, Any] = {
@@ -77,63 +63,64 @@ def case(
         "not_measured": None,
         "torch_not_measured": None,
     }
-    row = partial(
-        _training_report.row, name, batch, facts=facts, flops=problem.step_flops, peak=peak
-    )
+    row = partial(report.row, name, batch, facts=facts, flops=problem.step_flops, peak=peak)
+    chunked = loops.runs_chunks_well(problem)
 
-    def skipped(step_seconds: float) -> Measured:
+    def skipped(step_seconds: float) -> Measured | None:
         side = step_seconds * _blocks(plan.pairs[0])
+        if side <= plan.seconds_per_side:
+            return None
         facts["not_measured"] = (
             f"skipped: a step takes about {step_seconds:.3g} s, so our side would take "
             f"{side:,.0f} s of the {plan.seconds_per_side:g} s that seconds_per_side allows"
         )
         return Measured(row(pairs={}, steps=0), None, step_seconds / batch)
 
-    if image_seconds is not None and _too_long(image_seconds * batch, plan):
-        return skipped(image_seconds * batch)
-    train = _training_jax.train_loop(problem)
-    ours = _training_jax.ours(problem, train, plan.sparsity)
-    first, ours = _call(ours, 1)
-    step_seconds, ours = _call(ours, 1)
-    if _too_long(step_seconds, plan):
-        return skipped(step_seconds)
+    if image_seconds is not None and (found := skipped(image_seconds * batch)):
+        return found
+    train = loops.train_loop(problem)
+    ours = loops.ours(problem, train, plan.sparsity)
+    first, ours = loops.call(ours, 1)
+    step_seconds, ours = loops.call(ours, 1)
+    if found := skipped(step_seconds):
+        return found
     compile_step = max(first - step_seconds, 0.0)
-    if _training_jax.runs_chunks_well(problem):
-        first, ours = _call(ours, _training_jax.CHUNK_STEPS)
-        again, ours = _call(ours, _training_jax.CHUNK_STEPS)
+    if chunked:
+        first, ours = loops.call(ours, loops.CHUNK_STEPS)
+        again, ours = loops.call(ours, loops.CHUNK_STEPS)
         compile_step += max(first - again, 0.0)
-        step_seconds = again / _training_jax.CHUNK_STEPS
+        step_seconds = again / loops.CHUNK_STEPS
     steps = max(1, math.ceil(plan.block_seconds / step_seconds))
 
-    dense = {_training_jax.BY_STEP: partial(_training_jax.dense, problem, chunks=False)}
-    if _training_jax.runs_chunks_well(problem):
-        dense[_training_jax.BY_CHUNK] = partial(_training_jax.dense, problem, chunks=True)
+    dense = {loops.BY_STEP: partial(loops.dense, problem, chunks=False)}
+    if chunked:
+        dense[loops.BY_CHUNK] = partial(loops.dense, problem, chunks=True)
         if steps > 1:  # whole chunks
-            steps = _training_jax.CHUNK_STEPS * math.ceil(steps / _training_jax.CHUNK_STEPS)
-    loops = {OURS: ours}
-    facts["dense_loop"], loops[DENSE] = _faster(dense, steps)
+            steps = loops.CHUNK_STEPS * math.ceil(steps / loops.CHUNK_STEPS)
+    sides = {OURS: ours}
+    facts["dense_loop"], sides[DENSE] = _faster(dense, steps)
     try:
-        facts["torch_format"], loops[TORCH] = _torch(problem, plan, steps)
-    except _timing.Unavailable as reason:
+        facts["torch_format"], sides[TORCH] = _torch(problem, plan, steps)
+    except Unavailable as reason:
         facts["torch_not_measured"] = str(reason)
 
     runners = {
-        side: _pairs.Runner(lambda carry, loop=loop: loop.run(carry, steps), loop.carry)
-        for side, loop in loops.items()
+        side: pairs.Runner(lambda carry, loop=loop: loop.run(carry, steps), loop.carry)
+        for side, loop in sides.items()
     }
-    pairs, carries = _pairs.interleaved(
+    times, carries = pairs.interleaved(
         OURS,
         runners,
-        pairs=_pairs_that_fit(steps * step_seconds, plan),
+        pairs=pairs_that_fit(steps * step_seconds, plan),
         block_seconds=0.0,
         seed=plan.seed,
     )
     state = carries[OURS]
-    _training_jax.check_sparse(state, problem.weights, plan.sparsity)
-    out = row(pairs=pairs, steps=steps)
+    loops.check_sparse(state, problem.weights, plan.sparsity)
+    out = row(pairs=times, steps=steps)
     run = None
-    if _training_problems.SHAPES[name] == _training_problems.CIFAR:
-        parts = _training_run.measure(
+    if problems.SHAPES[name] == problems.CIFAR:
+        parts = whole_run.measure(
             problem,
             train,
             state,
@@ -141,79 +128,56 @@ def case(
             sparsity=plan.sparsity,
             images=plan.evaluated,
         )
-        run = _training_run.row(problem, out["ours_seconds"], parts)
+        run = whole_run.row(problem, out["ours_seconds"], parts)
     return Measured(out, run, out["ours_seconds"] / batch)
 
 
-def _blocks(pairs: int) -> int:
+def _blocks(number: int) -> int:
     """Blocks of our side: untimed ones, and one for each pair with each of two other sides."""
-    return 5 + 2 * pairs
+    return 5 + 2 * number
 
 
-def _too_long(step_seconds: float, plan: Plan) -> bool:
-    return step_seconds * _blocks(plan.pairs[0]) > plan.seconds_per_side
-
-
-def _pairs_that_fit(block_seconds: float, plan: Plan) -> int:
+def pairs_that_fit(block_seconds: float, plan: Plan) -> int:
+    """How many pairs the seconds allow."""
     least, most = plan.pairs
     fitting = (plan.seconds_per_side / block_seconds - _blocks(0)) / 2
     return max(least, min(most, int(fitting)))
 
 
-def _call(loop: _training_jax.Loop, steps: int) -> tuple[float, _training_jax.Loop]:
-    begin = time.perf_counter()
-    carry = jax.block_until_ready(loop.run(loop.carry, steps))
-    return time.perf_counter() - begin, loop._replace(carry=carry)
-
-
-def _faster(
-    makers: Mapping[str, Callable[[], _training_jax.Loop]], steps: int
-) -> tuple[str, _training_jax.Loop]:
+def _faster(makers: Mapping[str, Callable[[], loops.Loop]], steps: int) -> tuple[str, loops.Loop]:
     """The fastest of several loops, by the better of two blocks."""
-    best = None
+    found = []
     for name, make in makers.items():
-        loop = make()
-        seconds = math.inf
+        loop, seconds = make(), [math.inf]
         if len(makers) > 1:
-            _, loop = _call(loop, min(steps, 2))  # untimed
+            _, loop = loops.call(loop, min(steps, 2))  # untimed
             for _ in range(2):
-                once, loop = _call(loop, steps)
-                seconds = min(seconds, once)
-        if best is None or seconds < best[0]:
-            best = seconds, name, loop
-    assert best is not None
-    return best[1], best[2]
+                once, loop = loops.call(loop, steps)
+                seconds.append(once)
+        found.append((min(seconds), name, loop))
+    _, name, loop = min(found, key=lambda one: one[0])
+    return name, loop
 
 
-def _torch(
-    problem: _training_problems.Problem, plan: Plan, steps: int
-) -> tuple[str, _training_jax.Loop]:
-    """The faster memory format in PyTorch.
-
-    Raises:
-      Unavailable: with the reason.
-    """
+def _torch(problem: problems.Problem, plan: Plan, steps: int) -> tuple[str, loops.Loop]:
+    """The faster memory format in PyTorch."""
     device = torch_device()
-    torch = _training_torch.load(device=device)
+    torch = pytorch.load(device=device)
     convolutions = any(leaf.ndim > 2 for leaf in jax.tree.leaves(problem.params))
-    forms = _training_torch.FORMATS if convolutions else _training_torch.FORMATS[:1]
-    makers = {
-        form: partial(
-            _training_torch.loop,
-            problem,
-            plan.sparsity,
-            form=form,
-            device=device,
-            threads=_machine.usable_cpus(),
-            torch=torch,
-        )
-        for form in forms
-    }
+    make = partial(
+        pytorch.loop,
+        problem,
+        plan.sparsity,
+        device=device,
+        threads=machine.usable_cpus(),
+        torch=torch,
+    )
+    forms = pytorch.FORMATS if convolutions else pytorch.FORMATS[:1]
     try:
-        return _faster(makers, steps)
+        return _faster({form: partial(make, form=form) for form in forms}, steps)
     except torch.OutOfMemoryError as error:
         first = str(error).strip().splitlines()[0]
-        raise _timing.Unavailable(f"PyTorch: {first[:120]}") from None
+        raise Unavailable(f"PyTorch: {first[:120]}") from None
 
 
 def torch_device() -> str:

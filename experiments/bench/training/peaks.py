@@ -8,58 +8,41 @@ import jax.numpy as jnp
 
 
 class Peak(NamedTuple):
-    """The most that a device does.
-
-    Attributes:
-      flops_per_second: floating-point operations.
-      what: the number format, and where the number is from.
-    """
+    """The most floating-point operations a second, and what the number is of and from."""
 
     flops_per_second: float
     what: str
 
 
-class _Device(NamedTuple):
-    """TFLOP/s by data sheet, without structured sparsity."""
-
-    kind: str
-    bfloat16: float | None
-    float32: float
-    float32_as: str = "TF32"
-
-
-# JAX multiplies float32 at its default precision: TF32 on GPUs that have it, bfloat16 on TPUs.
-# The first entry counts whose words are part of the device's kind.
-_DEVICES = (
-    _Device("H200 NVL", 835, 418),
-    _Device("H200", 989, 495),
-    _Device("H100 PCIe", 756, 378),
-    _Device("H100 NVL", 835, 418),
-    _Device("H100", 989, 495),
-    _Device("A100-SXM4-40GB", 312, 156),
-    _Device("A100-SXM4-80GB", 312, 156),
-    _Device("A100-PCIE-40GB", 312, 156),
-    _Device("A100 80GB PCIe", 312, 156),
-    _Device("L4", 121, 60),
-    _Device("T4", None, 8.1, "float32 without tensor cores"),
-    _Device("TPU v6 lite", 918, 918, "bfloat16"),
-    _Device("TPU v5 lite", 197, 197, "bfloat16"),
-    _Device("TPU v5p", 459, 459, "bfloat16"),
-    _Device("TPU v5", 459, 459, "bfloat16"),
-    _Device("TPU v4", 275, 275, "bfloat16"),
-)
+# TFLOP/s by data sheet, without structured sparsity: of bfloat16, and of what JAX multiplies
+# float32 in: TF32 on GPUs that have it, bfloat16 on TPUs. The first entry counts whose words are
+# part of the device's kind.
+_DEVICES = {
+    "H200 NVL": (835, 418),
+    "H200": (989, 495),
+    "H100 PCIe": (756, 378),
+    "H100 NVL": (835, 418),
+    "H100": (989, 495),
+    "A100-SXM4-40GB": (312, 156),
+    "A100-SXM4-80GB": (312, 156),
+    "A100-PCIE-40GB": (312, 156),
+    "A100 80GB PCIe": (312, 156),
+    "L4": (121, 60),
+    "T4": (None, 8.1),  # without tensor cores
+    "TPU v6 lite": (918, 918),
+    "TPU v5 lite": (197, 197),
+    "TPU v5p": (459, 459),
+    "TPU v5": (459, 459),
+    "TPU v4": (275, 275),
+}
 
 _SIDE = 2048
 
 
 def peak(precision: str) -> Peak | None:
-    """The peak of the first device: measured on a CPU, by data sheet elsewhere.
+    """The peak of the first device, `None` if it or the precision is not known.
 
-    Args:
-      precision: "float32" or "bfloat16".
-
-    Returns:
-      The peak, `None` for a device or format that is not in the table.
+    On a CPU it is measured, in float32 only; elsewhere it is that of the data sheet.
     """
     device = jax.devices()[0]
     if device.platform == "cpu":
@@ -67,21 +50,18 @@ def peak(precision: str) -> Peak | None:
             return None
         what = f"float32, measured: a product of {_SIDE}x{_SIDE} matrices"
         return Peak(_matmul_flops_per_second(), what)
-    for entry in _DEVICES:
-        if f" {entry.kind} " in f" {device.device_kind} ":
-            tera = entry.float32 if precision == "float32" else entry.bfloat16
-            form = entry.float32_as if precision == "float32" else "bfloat16"
-            if tera is None:
-                return None
-            return Peak(tera * 1e12, f"{form}, dense, by the data sheet")
+    for kind, tera in _DEVICES.items():
+        if f" {kind} " in f" {device.device_kind} ":
+            found = tera[precision == "float32"]
+            what = f"{precision}, dense, by the data sheet"
+            return None if found is None else Peak(found * 1e12, what)
     return None
 
 
 def _matmul_flops_per_second() -> float:
     """Of a large product in float32; the best of 15."""
     product = jax.jit(lambda x: x @ x)
-    x = jnp.ones((_SIDE, _SIDE), jnp.float32)
-    jax.block_until_ready(product(x))
+    x = jax.block_until_ready(product(jnp.ones((_SIDE, _SIDE), jnp.float32)))
     seconds = []
     for _ in range(15):
         begin = time.perf_counter()

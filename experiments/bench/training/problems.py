@@ -22,20 +22,9 @@ AUGMENTATION = data.CropFlip()
 
 
 class Problem(NamedTuple):
-    """A network and the images that it is trained on.
+    """A network and the images that it is trained on, [n, height, width, channels] on the host.
 
-    Attributes:
-      name: of the network.
-      batch: images in a batch.
-      precision: name of the type of the computation.
-      model: the network.
-      params: its parameters.
-      model_state: batch statistics, or `{}`.
-      images: uint8 [n, height, width, channels], on the host.
-      labels: int32 [n].
-      augment: random crops and flips, or `None`.
-      batch_at: from `experiments.data.make_batch_at`; the images are on the device.
-      seed: of everything.
+    ``batch_at`` is that of `experiments.data.make_batch_at`, with the images on the device.
     """
 
     name: str
@@ -74,15 +63,7 @@ class Problem(NamedTuple):
 
 
 def make(name: str, batch: int, *, images: int, precision: str, seed: int) -> Problem:
-    """Draws parameters and images.
-
-    Args:
-      name: a key of `SHAPES`.
-      batch: images in a batch.
-      images: how many there are.
-      precision: "float32" or "bfloat16".
-      seed: of everything.
-    """
+    """Draws parameters and images for a network of `SHAPES`."""
     shape, dtype = SHAPES[name], jnp.dtype(precision)
     model = models.create(name, CLASSES, dtype)
     params, model_state = models.init(model, jax.random.key(seed), shape)

@@ -4,7 +4,7 @@ import importlib
 import itertools
 from typing import Any
 
-from experiments.bench.common import timing as _timing
+from experiments.bench.common.timing import Unavailable
 from experiments.bench.training.loops import Loop
 from experiments.bench.training.problems import (
     CLASSES,
@@ -20,19 +20,15 @@ FORMATS = ("channels first", "channels last")
 
 
 def load(*, device: str) -> Any:
-    """The module.
-
-    Raises:
-      Unavailable: if it cannot be imported, or sees no GPU where it should.
-    """
+    """The module."""
     try:
         torch = importlib.import_module("torch")
     except ImportError:
-        raise _timing.Unavailable("torch is not installed (the extra `bench`)") from None
+        raise Unavailable("torch is not installed (the extra `bench`)") from None
     if device not in ("cpu", "cuda"):
-        raise _timing.Unavailable(f"no PyTorch loop for the device {device}")
+        raise Unavailable(f"no PyTorch loop for the device {device}")
     if device == "cuda" and not torch.cuda.is_available():
-        raise _timing.Unavailable("this torch sees no GPU")
+        raise Unavailable("this torch sees no GPU")
     return torch
 
 
@@ -52,21 +48,7 @@ def loop(
     """A dense network under masks of the smallest magnitudes, global, as BIMP's code makes them.
 
     Images and augmentation are in the memory of the device, so no loader is waited for; loss and
-    accuracy of every step are fetched after the last one.
-
-    Args:
-      problem: network, batch size and images.
-      sparsity: fraction removed.
-      form: one of `FORMATS`.
-      device: "cpu" or "cuda".
-      threads: of the processor.
-      torch: from `load`.
-
-    Returns:
-      The loop; its carry is empty.
-
-    Raises:
-      RuntimeError: if the network has another number of parameters or pruned weights than ours.
+    accuracy of every step are fetched after the last one. The carry of the loop is empty.
     """
     torch.manual_seed(problem.seed)
     torch.set_num_threads(threads)

@@ -3,7 +3,6 @@
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ import numpy as np
 
 import jaxprune as jp
 from experiments import data, models
+from experiments.bench.common.timing import timed
 from experiments.bench.training.problems import MEAN, STD, Problem, make_optimizer
 from experiments.config import Config
 from jaxprune.training import Checkpoints, TrainLoop, TrainState
@@ -22,39 +22,28 @@ from jaxprune.training._store import Store
 EPOCHS, CYCLES, RETRAINING_EPOCHS = 200, 3, 10
 TRAINING_IMAGES, VALIDATION_IMAGES, TEST_IMAGES = 45_000, 5_000, 10_000
 ALL_EPOCHS = EPOCHS + CYCLES * RETRAINING_EPOCHS  # a validation after each
-PHASES = 1 + CYCLES
 EVALUATIONS = 1 + 2 * CYCLES  # after the dense phase; after every prune and every retraining
-CHECKPOINTS = PHASES + ALL_EPOCHS // Config().checkpoint_epochs
+CHECKPOINTS = 1 + CYCLES + ALL_EPOCHS // Config().checkpoint_epochs
 _EVALUATION_BATCH = 500
 _SAVES = 5
 
 
 class Parts(NamedTuple):
-    """Seconds.
+    """Seconds."""
 
-    Attributes:
-      once: what the first time takes longer: tracing and compilation of the training step, of both
-        evaluations and of the prune, and what the first checkpoint imports and compiles.
-      prune: scores, mask, masked weights and moments, discount, a fresh optimizer.
-      evaluate: the test images, scaled from those that were evaluated.
-      validate: the validation images, likewise.
-      checkpoint: saving the state.
-    """
-
+    # what the first time takes longer: tracing and compilation of the training step, of both
+    # evaluations and of the prune, and what the first checkpoint imports and compiles
     once: float
-    prune: float
-    evaluate: float
-    validate: float
-    checkpoint: float
+    prune: float  # scores, mask, masked weights and moments, discount, a fresh optimizer
+    evaluate: float  # the test images, scaled from those that were evaluated
+    validate: float  # the validation images, likewise
+    checkpoint: float  # saving the state
 
 
 def checkpoint_seconds(state: TrainState) -> tuple[float, float]:
-    """Seconds to save a state so that a run can resume from it, until it is on the disk.
+    """What the first checkpoint takes longer, and what another takes, until it is on the disk.
 
     More than a run loses by it: there the steps go on while the files are written.
-
-    Returns:
-      What the first one takes longer, and what another takes.
     """
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Checkpoints(folder), {})
@@ -65,7 +54,7 @@ def checkpoint_seconds(state: TrainState) -> tuple[float, float]:
             store.finish()
             seconds.append(time.perf_counter() - begin)
         store.close()
-    return _first_and_others(seconds)
+    return first_and_others(seconds)
 
 
 def measure(
@@ -87,15 +76,14 @@ def measure(
       sparsity: fraction removed at the end.
       images: that are evaluated; the seconds are scaled to `TEST_IMAGES`.
     """
-    channels = problem.images.shape[-1]
-    dtype = jnp.dtype(problem.precision)
+    channels, dtype = problem.images.shape[-1], jnp.dtype(problem.precision)
     normalise = partial(data.normalise, mean=[MEAN] * channels, std=[STD] * channels, dtype=dtype)
     evaluate = jp.training.make_evaluate(
         models.make_eval_fn(problem.model, normalise),
         {"image": problem.images[:images], "label": problem.labels[:images]},
         batch_size=_EVALUATION_BATCH,
     )
-    first, again = _timed(lambda: evaluate(state)), _timed(lambda: evaluate(state))
+    first, again = timed(lambda: evaluate(state)), timed(lambda: evaluate(state))
     dense = TrainState.create(
         state.params, make_optimizer, model_state=state.model_state, key=state.key
     )
@@ -104,7 +92,7 @@ def measure(
         begin = time.perf_counter()
         dense = jax.block_until_ready(_prune(dense, loop, target))
         prunes.append(time.perf_counter() - begin)
-    first_prune, prune = _first_and_others(prunes)
+    first_prune, prune = first_and_others(prunes)
     first_checkpoint, checkpoint = checkpoint_seconds(state)
     image_seconds = again / min(images, len(problem.labels))
     return Parts(
@@ -117,7 +105,7 @@ def measure(
     )
 
 
-def _first_and_others(seconds: list[float]) -> tuple[float, float]:
+def first_and_others(seconds: list[float]) -> tuple[float, float]:
     """What the first time takes longer, and the median of the others."""
     median = statistics.median(seconds[1:])
     return max(seconds[0] - median, 0.0), median
@@ -144,16 +132,9 @@ def _prune(state: TrainState, loop: TrainLoop, sparsity: float) -> TrainState:
     return state._replace(params=params, opt_state=loop.step.init_optimizer(params, mask))
 
 
-def _timed(call: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    jax.block_until_ready(call())
-    return time.perf_counter() - begin
-
-
 def row(problem: Problem, step_seconds: float, parts: Parts) -> dict[str, Any]:
     """A whole run, as the JSON file holds it; the fraction is of the steps of all epochs."""
-    epoch_steps = data.steps_per_epoch(TRAINING_IMAGES, problem.batch)
-    steps = ALL_EPOCHS * epoch_steps
+    steps = ALL_EPOCHS * data.steps_per_epoch(TRAINING_IMAGES, problem.batch)
     train = steps * step_seconds
     beside = parts.once + CYCLES * parts.prune + EVALUATIONS * parts.evaluate
     beside += ALL_EPOCHS * parts.validate + CHECKPOINTS * parts.checkpoint
@@ -163,11 +144,7 @@ def row(problem: Problem, step_seconds: float, parts: Parts) -> dict[str, Any]:
         "epochs": ALL_EPOCHS,
         "steps": steps,
         "train_seconds": train,
-        "once_seconds": parts.once,
-        "prune_seconds": parts.prune,
-        "evaluate_seconds": parts.evaluate,
-        "validate_seconds": parts.validate,
-        "checkpoint_seconds": parts.checkpoint,
+        **{f"{name}_seconds": seconds for name, seconds in parts._asdict().items()},
         "run_seconds": train + beside,
         "overhead_fraction": beside / train,
     }
