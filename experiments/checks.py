@@ -1,50 +1,24 @@
-"""What can be seen wrong with a run before anything of it is made, and before JAX is imported.
-
-The names below are those of tables in modules that import JAX; a test holds them equal.
-"""
+"""What can be seen wrong with a run before anything of it is made, and before JAX is imported."""
 
 import difflib
 import math
 import pathlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
-from experiments import prepared, processes
+from experiments import prepared, processes, registry
 from experiments.config import (
     DENSE_SCHEDULES,
-    GROWING,
     INITIAL,
     INTERVAL,
     ITERATIVE,
     METHODS,
-    PATTERNED,
     PENALTY,
-    UNCONTROLLED,
     Config,
     check_same,
 )
 
-MODELS = (
-    "lenet_300_100",
-    "lenet5",
-    "small_cnn",
-    "resnet20",
-    "resnet32",
-    "resnet56",
-    "resnet110",
-    "vgg16_bn",
-    "densenet40",
-    "resnet18",
-    "resnet34",
-    "resnet50",
-    "mobilenet_v2",
-    "vit_s16",
-    "vit_ti4",
-)
-# Those that start at `peak`, and those that know where.
-PEAKED = ("constant", "stepped", "cosine", "linear")
-SCHEDULES = ("ft", "lrw", "slr", "clr", "llr", "allr", *PEAKED)
-# The sparsities that patterns fix.
-FIXED = {"nm_2_4": 0.5, "nm_1_4": 0.75}
+# The schedules that start at `peak`.
+PEAKED = tuple(name for name, entry in registry.SCHEDULES.items() if entry.takes("peak"))
 
 
 def check_name(field: str, value: str, known: Iterable[str]) -> None:
@@ -58,6 +32,18 @@ def check_name(field: str, value: str, known: Iterable[str]) -> None:
         close = difflib.get_close_matches(value, known, n=1)
         hint = f", did you mean {close[0]!r}?" if close else "."
         raise ValueError(f"unknown {field} {value!r}{hint} Known: {', '.join(known)}.")
+
+
+def check_offered(kind: str, value: str, entries: Mapping[str, registry.Entry]) -> None:
+    """Raises for a name that is not known or not offered here.
+
+    Raises:
+      ValueError: with the reason, or the nearest name and all of them.
+    """
+    reason = registry.REFUSED.get(kind, {}).get(value)
+    if reason:
+        raise ValueError(f"{kind} {value} is not offered here: {reason}.")
+    check_name(kind, value, registry.offered(kind, entries))
 
 
 def check_here(config: Config) -> None:
@@ -125,11 +111,19 @@ def check(config: Config) -> None:
     """
     for field, value, known in (
         ("method", config.method, METHODS),
-        ("model", config.model, MODELS),
-        ("schedule", config.schedule, SCHEDULES),
+        ("model", config.model, registry.MODELS),
+        ("schedule", config.schedule, registry.SCHEDULES),
         ("dense_schedule", config.resolved_dense_schedule(), DENSE_SCHEDULES),
     ):
         check_name(field, value, known)
+    check_offered("score", config.score, registry.SCORES)
+    if config.allocation is not None:
+        check_offered("allocation", config.allocation, registry.ALLOCATIONS)
+    if registry.parse_pattern(config.pattern) is None:
+        raise ValueError(
+            f"unknown pattern {config.pattern!r}. Known: {', '.join(registry.pattern_forms())}, "
+            "with numbers in place of the capitals, such as nm_2_4."
+        )
     for field, least in (
         ("epochs", 1),
         ("retrain_epochs", 1),
@@ -213,12 +207,31 @@ def _check_retraining(config: Config) -> None:
             f"{config.epochs}: there is no such window. Retrain for at most that long, or use slr, "
             "which stretches the schedule."
         )
-    fixed = FIXED.get(config.pattern)
-    if fixed is not None and (config.sparsity != fixed or config.cycles != 1):
+    fixed = fixed_sparsity(config)
+    # 0.6667 is near enough to 1 - 1/3.
+    if fixed is not None and (abs(config.sparsity - fixed) > 1e-3 or config.cycles != 1):
         raise ValueError(
             f"pattern {config.pattern} fixes sparsity={fixed:g} and goes with cycles=1; got "
             f"{config.sparsity:g} and {config.cycles}."
         )
+    if registry.needs_batches(config.score):
+        several = processes.place(config) is not None
+        for given, what in (
+            (config.stream, "stream"),
+            (config.parallel == "pmap", "parallel pmap"),
+            (several, "several processes"),
+        ):
+            if given:
+                raise ValueError(
+                    f"score {config.score} is computed from training batches in the memory of one "
+                    f"process; leave out {what}, or take score magnitude."
+                )
+
+
+def fixed_sparsity(config: Config) -> float | None:
+    """The sparsity that the pattern fixes; `None` if it fixes none."""
+    pattern = registry.parse_pattern(config.pattern)
+    return None if pattern is None else pattern.sparsity
 
 
 def _check_stream(config: Config) -> None:
@@ -240,18 +253,26 @@ def _check_one_phase(config: Config) -> None:
     defaults, method = Config(), config.method
     retraining = ("schedule", "rewind_epoch", "peak", "retrain_warmup", "optimizer_state", "score")
     ignored = [(field, "it has one phase and no retraining") for field in retraining]
-    if method in UNCONTROLLED or method == "dense":
+    entry = registry.METHODS[method]
+    if not entry.takes("allocation"):
         ignored.append(("allocation", "it does not spread a total"))
+    if not entry.takes("sparsity"):
         ignored.append(("sparsity", "it does not control its sparsity"))
     if method == "lc":
         ignored.append(("weight_decay", "it decays small weights only, by `penalty`"))
-    if method in GROWING and config.pattern.startswith("nm_"):
-        raise ValueError(
-            f"pattern {config.pattern} fixes the sparsity, but that of {method} grows. Take dnw, "
-            "rigl, set, static or ac_dc, or imp with one cycle."
-        )
-    if method not in PATTERNED:
+    if not entry.takes("pattern"):
         ignored.append(("pattern", "it prunes single weights"))
+    elif fixed_sparsity(config) is not None and not registry.takes_fixed_sparsity(method):
+        takers = ", ".join(filter(registry.takes_fixed_sparsity, registry.METHODS))
+        raise ValueError(
+            f"pattern {config.pattern} fixes the sparsity, but that of {method} grows. Take one of "
+            f"{takers}, or imp with one cycle."
+        )
+    elif fixed_sparsity(config) is None and not entry.takes("sparsity"):
+        raise ValueError(
+            f"method {method} takes its sparsity from an N:M pattern; got pattern "
+            f"{config.pattern}. Pass --pattern nm_2_4."
+        )
     for field, reason in ignored:
         value = getattr(config, field)
         if value != getattr(defaults, field):

@@ -7,41 +7,43 @@ import dataclasses
 import json
 import os
 import pathlib
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from experiments import registry
 
 ITERATIVE = ("imp", "bimp")
-METHODS = (
-    *ITERATIVE,
-    "dense",
-    "random",
-    "gmp",
-    "gmp_recover",
-    "gsm",
-    "lc",
-    "dpf",
-    "dnw",
-    "str",
-    "cs",
-    "dst",
-    "rigl",
-    "set",
-    "static",
-    "ac_dc",
-    "sfp",
+METHODS = (*ITERATIVE, *registry.METHODS)
+# Those whose sparsity follows from other options. Dense training has no option at all.
+UNCONTROLLED = tuple(
+    name for name, e in registry.METHODS.items() if e.parameters and not e.takes("sparsity")
 )
-# What the recipes of one phase need to be told beside the sparsity, which some do not control.
-TIMED = ("random", "gmp", "gmp_recover", "dpf", "cs", "rigl", "set", "ac_dc", "sfp")
-KEYED = ("random", "rigl", "set", "static")
-UNCONTROLLED = ("str", "cs", "dst")
-GROWING = ("random", "gmp", "gmp_recover", "dpf")  # an N:M pattern fixes what these let grow
-PATTERNED = (*ITERATIVE, *GROWING, "dnw", "rigl", "set", "static", "ac_dc", "sfp")
-# Which hyperparameters of their own they take here, and under which name.
-INTERVAL = {
-    **dict.fromkeys(("gmp", "gmp_recover", "random", "dpf", "rigl", "set", "sfp"), "interval"),
-    "ac_dc": "compressed_steps",
+
+# Methods that call an option by another word.
+_OTHER_WORDS = {
+    ("interval", "ac_dc"): "compressed_steps",
+    ("penalty", "lc"): "weight_decay",
+    ("penalty", "sr_ste"): "decay",
 }
-PENALTY = {"lc": "weight_decay", "cs": "penalty", "dst": "penalty"}
-INITIAL = {"str": "initial", "cs": "initial"}
+
+
+def _takers(option: str) -> dict[str, str]:
+    """The methods that take an option of the command line, and which argument it sets."""
+    found = {}
+    for name, entry in registry.METHODS.items():
+        argument = _OTHER_WORDS.get((option, name), option)
+        if not entry.takes(argument):
+            continue
+        if option == "initial" and entry.takes("sparsity"):
+            continue  # there it is the sparsity at the start
+        if option == "interval" and "None" not in entry.parameters[argument].annotation:
+            continue  # it belongs to an option that only the library has
+        found[name] = argument
+    return found
+
+
+INTERVAL, PENALTY, INITIAL = _takers("interval"), _takers("penalty"), _takers("initial")
 # What may change between a run and its continuation: it changes no number, or only the rounding.
 NOT_COMPARED = (
     "run_dir",
@@ -63,6 +65,39 @@ NOT_COMPARED = (
 DENSE_SCHEDULES = ("stepped", "linear", "cosine", "constant")
 
 
+def _help(text: str) -> Any:
+    """A help text with names in it, which a docstring cannot have."""
+    return tyro.conf.arg(help=" ".join(text.split()))
+
+
+_METHOD = f"""imp: train dense, then prune and retrain in cycles. bimp: the same inside the budget
+of `epochs + cycles * retrain-epochs`, with a linear dense schedule and ALLR. Every other method
+trains for that budget in one phase, under the dense schedule, and ends with `sparsity`;
+{", ".join(UNCONTROLLED)} do not control theirs (that of sr_ste is its pattern's).
+{registry.listing(registry.METHODS)}."""
+
+_DATA = f"""Data set: digits (embedded), or a prepared set of tensorflow-datasets by name, such as
+{", ".join(name for name in registry.DATA if name != "digits")}."""
+
+_MODEL = f"Network: {', '.join(registry.MODELS)}."
+
+_SCHEDULE = f"""Retraining schedule. {registry.listing(registry.SCHEDULES, whole=True)}. Those that
+take a `peak` start there."""
+
+_SCORE = f"""What decides which weights stay. {registry.listing(registry.SCORES, "score")}. Those
+that need gradients or activations get them from the first batches of training, in memory.
+synflow sees batch norms as they are at the start."""
+
+_ALLOCATION = f"""How the total is spread over layers; default: global, but erk for rigl, set and
+static, and uniform for sfp. {registry.listing(registry.ALLOCATIONS, "allocation")}. uniform_plus:
+the first convolution stays dense, the last layer loses at most 80 percent."""
+
+_PATTERN = f"""Which weights go together: {", ".join(registry.pattern_forms())}, with numbers in
+place of the capitals, such as nm_2_4. unstructured: single weights; for sfp its own, whole filters
+of convolutions. {registry.listing(registry.PATTERNS)}. nm goes along the input channels and fixes
+the sparsity, 1 - N / M; imp then takes one cycle. What does not fill a group stays."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Train a network, prune it and retrain it, in cycles.
@@ -71,16 +106,9 @@ class Config:
     cycles, each retrained with ALLR.
     """
 
-    method: str = "imp"
-    """imp: train dense, then prune and retrain in cycles. bimp: the same inside the budget of
-    `epochs + cycles * retrain-epochs`, with a linear dense schedule and ALLR. Every other method
-    trains for that budget in one phase, under the dense schedule: dense, random (gradual, drawn),
-    gmp, gmp_recover (weights can come back), gsm, lc, dpf, dnw, rigl, set, static, ac_dc, sfp
-    (filters of convolutions) end with `sparsity`; str, cs and dst do not control theirs."""
+    method: Annotated[str, _help(_METHOD)] = "imp"
 
-    data: str = "digits"
-    """Data set: digits (embedded), or a prepared set of tensorflow-datasets by name, such as mnist,
-    fashion_mnist, cifar10, cifar100."""
+    data: Annotated[str, _help(_DATA)] = "digits"
 
     data_dir: pathlib.Path | None = None
     """Folder of prepared tensorflow-datasets; default: theirs ($TFDS_DATA_DIR, else
@@ -95,8 +123,7 @@ class Config:
     every time. Default: $JAX_COMPILATION_CACHE_DIR, else compiled in $JAXPRUNE_CACHE_DIR, else in
     jaxprune in the user's cache folder, cut to 2 GiB at each start."""
 
-    model: str = "small_cnn"
-    """Network: small_cnn, lenet_300_100, lenet5, resnet20, resnet32, resnet56 or resnet110."""
+    model: Annotated[str, _help(_MODEL)] = "small_cnn"
 
     sparsity: float = 0.95
     """Final sparsity: fraction removed of all convolution and dense weights, in [0, 1)."""
@@ -110,12 +137,7 @@ class Config:
     retrain_epochs: int = 15
     """Length of retraining after each pruning, in epochs."""
 
-    schedule: str = "allr"
-    """Retraining schedule: ft (fine-tuning: the last dense rate), lrw (learning-rate rewinding: the
-    last dense rates again), slr (scaled: the dense schedule compressed), clr (cyclic: cosine from
-    the highest rate), llr (linear from the highest rate to 0), allr (adaptive llr: starts at d
-    times the highest rate, d from what the pruning changed), or constant, stepped, cosine, linear
-    (these four start at `peak`)."""
+    schedule: Annotated[str, _help(_SCHEDULE)] = "allr"
 
     peak: float | None = None
     """Highest learning rate of the schedules constant, stepped, cosine and linear."""
@@ -155,29 +177,19 @@ class Config:
     recalibrate: bool = False
     """Whether batch-norm statistics are re-estimated over one epoch after each pruning."""
 
-    score: Literal["magnitude", "random"] = "magnitude"
-    """What decides which weights stay."""
+    score: Annotated[str, _help(_SCORE)] = "magnitude"
 
-    allocation: Literal["global", "uniform", "uniform_plus", "erk", "lamp"] | None = None
-    """How the total is spread over layers; default: global, but erk for rigl, set and static, and
-    uniform for sfp.
-    global (one threshold), uniform (every layer loses the same fraction), uniform_plus (the first
-    convolution stays dense, the last layer loses at most 80 percent), erk (Erdős–Rényi-Kernel:
-    small layers stay denser) or lamp (one threshold on layer-adaptive scores)."""
+    allocation: Annotated[str | None, _help(_ALLOCATION)] = None
 
-    pattern: Literal["unstructured", "nm_2_4", "nm_1_4", "block_4_4", "channels"] = "unstructured"
-    """Which weights go together: single ones, n of every m along the input channels (n stay; this
-    fixes the sparsity, 0.5 or 0.75, and goes with one cycle), blocks of 4 x 4 channels, or whole
-    output channels of each layer. What does not fill a group stays. For sfp, unstructured means its
-    own: whole filters of convolutions."""
+    pattern: Annotated[str, _help(_PATTERN)] = "unstructured"
 
     interval: float | None = None
-    """Epochs between moves of the mask (gmp, gmp_recover, random, dpf, rigl, set, sfp), or the
-    length of a phase (ac_dc); default: the method's own, mostly a tenth of training."""
+    """Epochs between moves of the mask, or of the temperature (cs), or the length of a phase
+    (ac_dc); default: the method's own, mostly a tenth of training."""
 
     penalty: float | None = None
     """Strength of what drives weights to zero: the selective weight decay of lc (which replaces
-    `weight-decay`), the penalties of cs and dst; default: the method's own."""
+    `weight-decay`), the penalties of cs and dst, the decay of sr_ste; default: the method's own."""
 
     initial: float | None = None
     """Where the thresholds of str or the gates of cs start, before the sigmoid; default: the

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from experiments import _cells
 from experiments._cells import Cell, append, check_settings, mean_std, read
-from experiments.config import UNCONTROLLED, Config
+from experiments.config import Config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     from experiments import data
 
 _KEYS = ("seed", "method", "level")
+# What sets the sparsity of methods that do not control it: the option, and its symbol.
+_DIALS = {
+    "str": ("weight_decay", "weight decay"),
+    "cs": ("initial", "s₀"),
+    "dst": ("penalty", "α"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,8 +116,8 @@ def config_of(grid: Grid, cell: Cell) -> Config:
     """The configuration of a cell."""
     method, level = cell["method"], cell["level"]
     options: dict[str, Any] = {"method": method}
-    if method in UNCONTROLLED:
-        options[{"str": "weight_decay", "cs": "initial", "dst": "penalty"}[method]] = level
+    if method in _DIALS:
+        options[_DIALS[method][0]] = level
         if method == "str":
             options["initial"] = grid.str_initial
     elif method != "dense":
@@ -189,9 +195,8 @@ def markdown(grid: Grid, done: list[Cell]) -> str:
 def _setting(method: str, level: float) -> str:
     if method == "dense":
         return ""
-    if method in UNCONTROLLED:
-        symbol = {"str": "weight decay", "cs": "s₀", "dst": "α"}[method]
-        return f"{symbol} = {level:g}"
+    if method in _DIALS:
+        return f"{_DIALS[method][1]} = {level:g}"
     return f"{100 * level:g} %"
 
 

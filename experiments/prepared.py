@@ -10,9 +10,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from experiments import registry
+
 _RANDOM_ACCESS = "array_record"
 
-KNOWN = ("cifar10", "cifar100", "digits", "fashion_mnist", "mnist")
+KNOWN = registry.DATA
 """Names with settings of their own; other prepared image-classification sets load as well."""
 
 

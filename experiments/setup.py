@@ -10,18 +10,9 @@ import jax.numpy as jnp
 import optax
 
 import jaxprune as jp
-from experiments import data, devices, models
-from experiments.checks import check, check_split
-from experiments.config import (
-    INITIAL,
-    INTERVAL,
-    ITERATIVE,
-    KEYED,
-    PENALTY,
-    TIMED,
-    UNCONTROLLED,
-    Config,
-)
+from experiments import data, devices, models, registry, scoring
+from experiments.checks import check, check_split, fixed_sparsity
+from experiments.config import INITIAL, INTERVAL, ITERATIVE, PENALTY, Config
 from experiments.inputs import Inputs, make_inputs
 from jaxprune.training import Prepared, TrainLoop, TrainState
 
@@ -125,7 +116,8 @@ def build(
         loss_fn = fed.loss_fn(models.make_loss_fn(spread))
     prepared = None
     if config.method in ITERATIVE:
-        options |= _iterative_options(config, params, keys[1], epoch_steps)
+        scores = scoring.make_scores(config.score, fed, model, model_state, keys[1])
+        options |= _iterative_options(config, params, scores, epoch_steps)
         state = TrainState.create(params, optimizer, model_state=model_state, key=keys[2])
     else:
         method = make_method(config, params, keys[1], epoch_steps)
@@ -210,7 +202,7 @@ def make_method(config: Config, params: Any, key: jax.Array, epoch_steps: int) -
     Raises:
       ValueError: if a hyperparameter is out of range for the method.
     """
-    name, total_steps = config.method, config.total_epochs() * epoch_steps
+    name, entry = config.method, registry.METHODS[config.method]
     options: dict[str, Any] = {}
     if config.interval is not None:
         options[INTERVAL[name]] = max(1, round(config.interval * epoch_steps))
@@ -218,57 +210,64 @@ def make_method(config: Config, params: Any, key: jax.Array, epoch_steps: int) -
         options[PENALTY[name]] = config.penalty
     if config.initial is not None:
         options[INITIAL[name]] = config.initial
-    if name in TIMED:
-        options["total_steps"] = total_steps
-    if name in KEYED:
+    if entry.takes("total_steps"):
+        options["total_steps"] = config.total_epochs() * epoch_steps
+    if entry.takes("key"):
         options["key"] = key
-    if name == "dense" or name in UNCONTROLLED:
-        return jp.methods.METHODS[name](**options)
+    if entry.takes("sparsity"):
+        options["sparsity"] = None if fixed_sparsity(config) is not None else config.sparsity
     if config.pattern != "unstructured":
-        options["pattern"] = PATTERNS[config.pattern]
+        options["pattern"] = make_pattern(config.pattern)
     if config.allocation is not None:
-        options["allocation"] = _allocations(params)[config.allocation]()
-    sparsity = None if config.pattern.startswith("nm_") else config.sparsity
-    return jp.methods.METHODS[name](sparsity, **options)
+        options["allocation"] = make_allocation(config.allocation, params)
+    return entry.load()(**options)
 
 
-PATTERNS: dict[str, jp.masks.Pattern | None] = {
-    "unstructured": None,
-    "nm_2_4": jp.masks.nm(2, 4, layout="flax", remainder="dense"),
-    "nm_1_4": jp.masks.nm(1, 4, layout="flax", remainder="dense"),
-    "block_4_4": jp.masks.block(4, 4, remainder="dense"),
-    "channels": jp.masks.channels(norm="mean"),
+# What a pattern is told beside its numbers.
+_PATTERN_OPTIONS: dict[str, dict[str, Any]] = {
+    "nm": {"layout": "flax", "remainder": "dense"},
+    "block": {"remainder": "dense"},
+    "channels": {"norm": "mean"},
 }
 
 
-def _allocations(params: Any) -> dict[str, Callable[[], jp.masks.Allocation]]:
-    """Allocations by their names on the command line."""
-    # Flax numbers its layers, so the last dense one is known here, which shapes do not tell.
+def make_pattern(name: str) -> jp.masks.Pattern | None:
+    """The pattern of a name on the command line; `None` for single weights."""
+    pattern = registry.parse_pattern(name)
+    assert pattern is not None
+    if pattern.function is None:
+        return None
+    function = registry.PATTERNS[pattern.function].load()
+    return function(*pattern.numbers, **_PATTERN_OPTIONS.get(pattern.function, {}))
+
+
+def make_allocation(name: str, params: Any) -> jp.masks.Allocation:
+    """The allocation of a name on the command line."""
+    entry = registry.ALLOCATIONS[name]
+    return entry.load()(**({"last": _last_dense(params)} if entry.takes("last") else {}))
+
+
+def _last_dense(params: Any) -> str:
+    """The path of the last dense kernel, which shapes do not tell."""
     leaves = jax.tree_util.tree_leaves_with_path(jp.masks.dense(params))
     paths = [jax.tree_util.keystr(p, simple=True, separator="/") for p, x in leaves if x.ndim == 2]
-    last = max(paths, key=lambda path: int("0" + "".join(re.findall(r"\d", path))), default="")
-    return {
-        "global": jp.masks.globally,
-        "uniform": jp.masks.uniform,
-        "uniform_plus": partial(jp.masks.uniform_plus, last=last),
-        "erk": jp.masks.erk,
-        "lamp": jp.masks.lamp,
-    }
+    # Flax numbers its layers.
+    return max(paths, key=lambda path: int("0" + "".join(re.findall(r"\d", path))), default="")
 
 
 def _iterative_options(
-    config: Config, params: Any, key: jax.Array, epoch_steps: int
+    config: Config, params: Any, scores: Callable[[Any], Any], epoch_steps: int
 ) -> dict[str, Any]:
     """The arguments of imp or bimp."""
-    scores = {"magnitude": jp.scores.magnitude, "random": partial(jp.scores.random, key)}
+    fixed = fixed_sparsity(config)
     options: dict[str, Any] = {
         "pretraining_steps": config.epochs * epoch_steps,
-        "sparsity": config.sparsity,
+        "sparsity": config.sparsity if fixed is None else fixed,
         "cycles": config.cycles,
         "warmup": config.retrain_warmup,
-        "scores": scores[config.score],
-        "allocation": _allocations(params)[config.allocation or "global"](),
-        "pattern": PATTERNS[config.pattern],
+        "scores": scores,
+        "allocation": make_allocation(config.allocation or "global", params),
+        "pattern": make_pattern(config.pattern),
         "optimizer_state": config.optimizer_state,
     }
     if config.method == "bimp":

@@ -16,7 +16,7 @@ from ._tfds import read_tfds
 # name -> (mean, std) as published with the training recipes, or None: computed from the images.
 _CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 _CIFAR100 = ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761))
-_STATISTICS = {
+STATISTICS = {
     "digits": None,
     "mnist": ((0.1307,), (0.3081,)),
     "fashion_mnist": ((0.2860,), (0.3530,)),
@@ -40,7 +40,7 @@ def statistics(name: str, channels: int) -> tuple[tuple[float, ...], tuple[float
         Those published with its training recipes; of other sets, those of ImageNet for three
         channels, else 0.5 and 0.5. In units where a pixel lies in [0, 1].
     """
-    known = _STATISTICS.get(name)
+    known = STATISTICS.get(name)
     if known is not None:
         return known
     return (
@@ -108,7 +108,7 @@ def load(
     train, held_out = hold_out(train, round(validation * len(train["label"])), seed)
     if not len(train["label"]):
         raise ValueError(f"validation={validation} leaves {name} no training example; lower it")
-    mean, std = _STATISTICS.get(name) or channel_statistics(train["image"])
+    mean, std = STATISTICS.get(name) or channel_statistics(train["image"])
     return Dataset(
         name=name,
         train=train,

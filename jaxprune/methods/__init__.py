@@ -4,7 +4,8 @@ A recipe is a function from hyperparameters to a `Method`, a NamedTuple of publi
 iterative methods IMP and BIMP, which alternate pruning and retraining, are drivers instead:
 `jaxprune.training.imp` and `jaxprune.training.bimp`.
 
-To add a method, copy the file of the one nearest to it and give it a name in `METHODS`.
+To add a method, copy the file of the one nearest to it and give it a name in `METHODS`. Spell its
+options out in its signature.
 """
 
 from jaxprune.methods._ac_dc import ac_dc as ac_dc
@@ -27,22 +28,26 @@ from jaxprune.methods._static import static as static
 from jaxprune.methods._str import str_ as str_
 
 METHODS = {
-    "ac_dc": ac_dc,
-    "cs": cs,
     "dense": dense,
-    "dnw": dnw,
-    "dpf": dpf,
-    "dst": dst,
+    "random": random,
     "gmp": gmp,
     "gmp_recover": gmp_recover,
     "gsm": gsm,
     "lc": lc,
-    "random": random,
+    "dpf": dpf,
+    "dnw": dnw,
+    "str": str_,
+    "cs": cs,
+    "dst": dst,
+    "sr_ste": sr_ste,
     "rigl": rigl,
     "set": set_,
-    "sfp": sfp,
-    "sr_ste": sr_ste,
     "static": static,
-    "str": str_,
+    "ac_dc": ac_dc,
+    "sfp": sfp,
 }
-"""The recipes by their names on a command line."""
+"""The recipes by their names on a command line.
+
+A method is registered here and nowhere else. Commands, tests and tables read its name from here
+and its options from its signature.
+"""

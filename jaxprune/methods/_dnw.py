@@ -1,17 +1,28 @@
 """DNW as a recipe."""
 
-from typing import Any
-
 from jaxprune import parametrizations
+from jaxprune._scoring import Scores
+from jaxprune._tree import Where
+from jaxprune.masks import Allocation, Pattern
 from jaxprune.methods._method import Method
 
 
-def dnw(sparsity: float, **options: Any) -> Method:
+def dnw(
+    sparsity: float | None,
+    *,
+    scores: Scores | None = None,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+    where: Where | None = None,
+) -> Method:
     """Discovering neural wirings (DNW): `jaxprune.parametrizations.dnw`, sparse from the start.
 
     Args:
-      sparsity: fraction removed at every step, in (0, 1).
-      **options: further options of the parametrization, e.g. ``allocation``.
+      sparsity: fraction removed at every step, in (0, 1); `None` with an N:M pattern.
+      scores: what decides which weights stay; magnitude if omitted.
+      allocation: how the total is spread over leaves; global if omitted.
+      pattern: which weights go together; unstructured if omitted.
+      where: ``where(path, leaf) -> bool``, what is prunable.
 
     Returns:
       The method.
@@ -27,4 +38,7 @@ def dnw(sparsity: float, **options: Any) -> Method:
     References:
       Wortsman, Farhadi, Rastegari, Discovering Neural Wirings, NeurIPS 2019.
     """
-    return Method("dnw", sparsity, parametrization=parametrizations.dnw(sparsity, **options))
+    p = parametrizations.dnw(
+        sparsity, scores=scores, allocation=allocation, pattern=pattern, where=where
+    )
+    return Method("dnw", sparsity, parametrization=p)

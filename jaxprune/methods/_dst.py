@@ -1,18 +1,33 @@
 """DST as a recipe."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Literal
 
 from jaxprune import parametrizations
+from jaxprune._tree import Where
 from jaxprune.methods._method import Method
 
 
-def dst(**options: Any) -> Method:
+def dst(
+    *,
+    penalty: float = 5e-6,
+    weight_decay: float = 0.0,
+    reset_at: float = 0.01,
+    axis: int | tuple[int, ...] | Callable[[str, Any], int | tuple[int, ...]] | None = None,
+    layout: Literal["flax", "haiku", "equinox"] | None = None,
+    where: Where | None = None,
+) -> Method:
     """Dynamic sparse training (DST): `jaxprune.parametrizations.dst`.
 
     The sparsity follows from the penalty; it is not controlled.
 
     Args:
-      **options: options of the parametrization, e.g. ``penalty``.
+      penalty: of low thresholds, added up over output units.
+      weight_decay: over prunable weights.
+      reset_at: fraction kept of a leaf at which its thresholds restart.
+      axis: the output axis or axes of a leaf, or a function ``(path, leaf) -> axis``.
+      layout: the framework that says where output axes are, instead of ``axis``.
+      where: ``where(path, leaf) -> bool``, what is prunable.
 
     Returns:
       The method.
@@ -29,4 +44,12 @@ def dst(**options: Any) -> Method:
       Liu et al., Dynamic Sparse Training: Find Efficient Sparse Network From Scratch With Trainable
       Masked Layers, ICLR 2020.
     """
-    return Method("dst", None, parametrization=parametrizations.dst(**options))
+    p = parametrizations.dst(
+        penalty,
+        weight_decay=weight_decay,
+        reset_at=reset_at,
+        axis=axis,
+        layout=layout,
+        where=where,
+    )
+    return Method("dst", None, parametrization=p)

@@ -1,15 +1,28 @@
 """GMP as a recipe."""
 
 from functools import partial
-from typing import Any
 
 from jaxprune import transforms
+from jaxprune._scoring import Scores
+from jaxprune._tree import PyTree, Where
+from jaxprune.masks import Allocation, Pattern
 from jaxprune.methods._defaults import tenth
 from jaxprune.methods._method import Method, checked
 
 
 def gmp(
-    sparsity: float, *, total_steps: int, interval: int | None = None, **options: Any
+    sparsity: float,
+    *,
+    total_steps: int,
+    interval: int | None = None,
+    begin_step: int = 0,
+    end_step: int | None = None,
+    initial: float = 0.0,
+    within: PyTree | None = None,
+    scores: Scores | None = None,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+    where: Where | None = None,
 ) -> Method:
     """Gradual magnitude pruning (GMP): `jaxprune.transforms.gmp` around the optimizer.
 
@@ -17,7 +30,14 @@ def gmp(
       sparsity: fraction removed in the end, in (0, 1).
       total_steps: the length of training in steps.
       interval: steps between prunings; a tenth of training if omitted.
-      **options: further options of the transform, e.g. ``allocation``.
+      begin_step: steps before the schedule begins.
+      end_step: the step by which the schedule ends; by default the last interval only trains.
+      initial: fraction removed when the schedule begins.
+      within: a mask to start from; every later one lies inside it.
+      scores: what decides which weights stay; magnitude if omitted.
+      allocation: how the total is spread over leaves; global if omitted.
+      pattern: which weights go together, of those that fix no sparsity; unstructured if omitted.
+      where: ``where(path, leaf) -> bool``, what is prunable.
 
     Returns:
       The method. It ends sparse: the final prune removes nothing.
@@ -36,6 +56,17 @@ def gmp(
     """
     interval = tenth(total_steps) if interval is None else interval
     transform = partial(
-        transforms.gmp, sparsity=sparsity, total_steps=total_steps, interval=interval, **options
+        transforms.gmp,
+        sparsity=sparsity,
+        total_steps=total_steps,
+        interval=interval,
+        begin_step=begin_step,
+        end_step=end_step,
+        initial=initial,
+        within=within,
+        scores=scores,
+        allocation=allocation,
+        pattern=pattern,
+        where=where,
     )
     return checked(Method("gmp", sparsity, total_steps, transform=transform))

@@ -7,16 +7,25 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune import masks, parametrizations, schedules, transforms
-from jaxprune._scoring import Scoring
-from jaxprune._tree import PyTree
+from jaxprune._scoring import Scores, Scoring
+from jaxprune._tree import PyTree, Where
+from jaxprune.masks import Allocation, Pattern
 from jaxprune.methods._defaults import tenth
 from jaxprune.methods._method import Method
 
-_WINDOW = ("begin_step", "end_step", "initial")
-
 
 def gmp_recover(
-    sparsity: float, *, total_steps: int, interval: int | None = None, **options: Any
+    sparsity: float,
+    *,
+    total_steps: int,
+    interval: int | None = None,
+    begin_step: int = 0,
+    end_step: int | None = None,
+    initial: float = 0.0,
+    scores: Scores | None = None,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+    where: Where | None = None,
 ) -> Method:
     """GMP in which weights can come back: `jaxprune.parametrizations.gmp_recover`.
 
@@ -28,7 +37,13 @@ def gmp_recover(
       sparsity: fraction removed in the end, in (0, 1).
       total_steps: the length of training in steps.
       interval: steps between prunings; a tenth of training if omitted.
-      **options: further options of the parametrization.
+      begin_step: steps before the schedule begins.
+      end_step: the step by which the schedule ends; by default the last interval only trains.
+      initial: fraction removed when the schedule begins.
+      scores: what decides which weights stay; magnitude if omitted.
+      allocation: how the total is spread over leaves; global if omitted.
+      pattern: which weights go together, of those that fix no sparsity; unstructured if omitted.
+      where: ``where(path, leaf) -> bool``, what is prunable.
 
     Returns:
       The method.
@@ -46,15 +61,12 @@ def gmp_recover(
       code's option to allow recovering).
     """
     interval = tenth(total_steps) if interval is None else interval
-    p = parametrizations.gmp_recover(
-        sparsity, total_steps=total_steps, interval=interval, **options
-    )
-    window = {name: options[name] for name in _WINDOW if name in options}
-    times, targets = schedules.gmp_targets(
-        sparsity, total_steps=total_steps, interval=interval, **window
-    )
-    rules: dict[str, Any] = {k: options.get(k) for k in ("allocation", "pattern")}
-    score = Scoring(options.get("scores"), options.get("where"), **rules)
+    times: dict[str, Any] = {"total_steps": total_steps, "interval": interval}
+    times |= {"begin_step": begin_step, "end_step": end_step, "initial": initial}
+    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
+    p = parametrizations.gmp_recover(sparsity, **times, scores=scores, **rules, where=where)
+    steps, targets = schedules.gmp_targets(sparsity, **times)
+    score = Scoring(scores, where, **rules)
 
     def mask_of(params: PyTree, index: jax.Array) -> PyTree:
         scored = score(params)
@@ -64,7 +76,7 @@ def gmp_recover(
         "gmp_recover",
         sparsity,
         total_steps,
-        transform=lambda inner: _without_moments(inner, times, mask_of),
+        transform=lambda inner: _without_moments(inner, steps, mask_of),
         parametrization=p,
     )
 

@@ -5,6 +5,7 @@ from typing import Any
 import optax
 
 from jaxprune import transforms
+from jaxprune._scoring import Scores
 from jaxprune._tree import Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.methods._defaults import magnitude_prune, ranked_by
@@ -15,11 +16,14 @@ def lc(
     sparsity: float | None,
     *,
     weight_decay: Any = None,
+    mu: Any = None,
+    interval: int = 1,
+    multipliers: bool = False,
+    scores: Scores | None = None,
     ranked: Where | None = None,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
-    **options: Any,
 ) -> Method:
     """Learning-compression (LC): `jaxprune.transforms.lc` before the optimizer, then a prune.
 
@@ -31,6 +35,11 @@ def lc(
         form that the published comparison ran, and that diverges for no learning rate. In
         BIMP's code the strength is the weight decay of the optimizer, taken back for the largest
         weights: to compare with it, pass that number here and give the optimizer none.
+      mu: penalty of the original's alternation, a number or a function of the step; instead of
+        ``weight_decay``.
+      interval: with ``mu``, steps between projections.
+      multipliers: with ``mu``, whether to use multipliers.
+      scores: importance of what is projected; magnitude if omitted.
       ranked: ``where`` of the transform: among which weights the largest are spared; all
         parameters if omitted, as in the code of Zimmer et al.; with ``allocation`` or ``pattern``
         those of ``where``, because biases have neither.
@@ -39,7 +48,6 @@ def lc(
       pattern: which weights go together, in training and by the final prune; unstructured if
         omitted.
       where: what is prunable.
-      **options: further options of the transform, e.g. ``mu`` for the original's alternation.
 
     Returns:
       The method. Nothing is zero during training; the final prune is by magnitude.
@@ -56,11 +64,20 @@ def lc(
       Carreira-Perpiñán & Idelbayev, Learning-Compression Algorithms for Neural Net Pruning, CVPR
       2018.
     """
-    if weight_decay is None and options.get("mu") is None:
+    if weight_decay is None and mu is None:
         weight_decay = 1e-3
     rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
     ranked = ranked_by(ranked, **rules, where=where)
-    edit = transforms.lc(sparsity, weight_decay, **rules, where=ranked, **options)
+    edit = transforms.lc(
+        sparsity,
+        weight_decay,
+        mu=mu,
+        interval=interval,
+        multipliers=multipliers,
+        scores=scores,
+        **rules,
+        where=ranked,
+    )
 
     def transform(optimizer: Any) -> optax.GradientTransformationExtraArgs:
         return optax.chain(edit, optimizer)

@@ -1,11 +1,12 @@
 """Gradual random pruning as a recipe."""
 
 from functools import partial
-from typing import Any
 
 import jax
 
 from jaxprune import scores, transforms
+from jaxprune._tree import PyTree, Where
+from jaxprune.masks import Allocation, Pattern
 from jaxprune.methods._defaults import tenth
 from jaxprune.methods._method import Method, checked
 
@@ -16,7 +17,13 @@ def random(
     key: jax.Array,
     total_steps: int,
     interval: int | None = None,
-    **options: Any,
+    begin_step: int = 0,
+    end_step: int | None = None,
+    initial: float = 0.0,
+    within: PyTree | None = None,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+    where: Where | None = None,
 ) -> Method:
     """Gradual random pruning: the schedule of GMP, but which weights go is drawn.
 
@@ -28,7 +35,13 @@ def random(
       key: a JAX random key for the order in which weights go.
       total_steps: the length of training in steps.
       interval: steps between prunings; a tenth of training if omitted.
-      **options: further options of `jaxprune.transforms.gmp`.
+      begin_step: steps before the schedule begins.
+      end_step: the step by which the schedule ends; by default the last interval only trains.
+      initial: fraction removed when the schedule begins.
+      within: a mask to start from; every later one lies inside it.
+      allocation: how the total is spread over leaves; global if omitted.
+      pattern: which weights go together, of those that fix no sparsity; unstructured if omitted.
+      where: ``where(path, leaf) -> bool``, what is prunable.
 
     Returns:
       The method. It ends sparse: the final prune removes nothing.
@@ -52,6 +65,12 @@ def random(
         total_steps=total_steps,
         interval=interval,
         scores=partial(scores.random, key),
-        **options,
+        begin_step=begin_step,
+        end_step=end_step,
+        initial=initial,
+        within=within,
+        allocation=allocation,
+        pattern=pattern,
+        where=where,
     )
     return checked(Method("random", sparsity, total_steps, transform=transform))

@@ -1,11 +1,13 @@
 """RigL as a recipe."""
 
 from functools import partial
-from typing import Any
 
 import jax
 
 from jaxprune import transforms
+from jaxprune._scoring import Scores
+from jaxprune._tree import PyTree, Where
+from jaxprune.masks import Allocation, Pattern
 from jaxprune.methods._method import Method, checked
 
 
@@ -15,7 +17,15 @@ def rigl(
     key: jax.Array,
     total_steps: int,
     interval: int | None = None,
-    **options: Any,
+    within: PyTree | None = None,
+    drop_fraction: float = 0.3,
+    end_step: int | None = None,
+    step_too: bool = False,
+    scores: Scores | None = None,
+    grow: Scores | None = None,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+    where: Where | None = None,
 ) -> Method:
     """RigL (the rigged lottery): `jaxprune.transforms.rigl` around the optimizer.
 
@@ -25,7 +35,15 @@ def rigl(
       total_steps: the length of training in steps.
       interval: steps between rewirings; the authors' 100 if omitted, or a thirtieth of training
         where that is less, but at least 5.
-      **options: further options of the transform, e.g. ``drop_fraction``.
+      within: a mask to start from in place of a random one; then pass ``sparsity=None``.
+      drop_fraction: fraction of the kept weights that a move would drop at step 0.
+      end_step: steps after which the mask rests; three quarters of training if omitted.
+      step_too: whether the optimizer steps also where the mask moves.
+      scores: what is dropped first; magnitude if omitted.
+      grow: of which scores the highest grow; the size of the gradients if omitted.
+      allocation: how the total is spread over leaves; ERK if omitted.
+      pattern: which weights go together; unstructured if omitted.
+      where: ``where(path, leaf) -> bool``, what is prunable.
 
     Returns:
       The method.
@@ -49,6 +67,14 @@ def rigl(
         key=key,
         total_steps=total_steps,
         interval=interval,
-        **options,
+        within=within,
+        drop_fraction=drop_fraction,
+        end_step=end_step,
+        step_too=step_too,
+        scores=scores,
+        grow=grow,
+        allocation=allocation,
+        pattern=pattern,
+        where=where,
     )
     return checked(Method("rigl", sparsity, total_steps, transform=transform))

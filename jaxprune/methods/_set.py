@@ -1,31 +1,47 @@
 """SET as a recipe."""
 
 from functools import partial
-from typing import Any
 
 import jax
 
 from jaxprune import transforms
+from jaxprune._scoring import Scores
+from jaxprune._tree import PyTree, Where
+from jaxprune.masks import Allocation, Pattern
 from jaxprune.methods._defaults import tenth
 from jaxprune.methods._method import Method, checked
 
 
 def set_(
-    sparsity: float,
+    sparsity: float | None,
     *,
     key: jax.Array,
     total_steps: int,
     interval: int | None = None,
-    **options: Any,
+    within: PyTree | None = None,
+    drop_fraction: float = 0.3,
+    end_step: int | None = None,
+    by_sign: bool = False,
+    scores: Scores | None = None,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+    where: Where | None = None,
 ) -> Method:
     """Sparse evolutionary training (SET): `jaxprune.transforms.set_` around the optimizer.
 
     Args:
-      sparsity: fraction removed from the start, in (0, 1).
+      sparsity: fraction removed from the start, in (0, 1); `None` with an N:M pattern.
       key: a JAX random key for the first mask and for what grows.
       total_steps: the length of training in steps.
       interval: steps between rewirings, an epoch in the original; a tenth of training if omitted.
-      **options: further options of the transform, e.g. ``drop_fraction``.
+      within: a mask to start from in place of a random one; then pass ``sparsity=None``.
+      drop_fraction: fraction of the kept weights that a move drops.
+      end_step: the last step after which the mask may move; the last but one if omitted.
+      by_sign: whether positive and negative weights are dropped apart.
+      scores: what is dropped first; magnitude if omitted.
+      allocation: how the total is spread over leaves; ERK if omitted.
+      pattern: which weights go together; unstructured if omitted.
+      where: ``where(path, leaf) -> bool``, what is prunable.
 
     Returns:
       The method.
@@ -49,6 +65,13 @@ def set_(
         key=key,
         total_steps=total_steps,
         interval=interval,
-        **options,
+        within=within,
+        drop_fraction=drop_fraction,
+        end_step=end_step,
+        by_sign=by_sign,
+        scores=scores,
+        allocation=allocation,
+        pattern=pattern,
+        where=where,
     )
     return checked(Method("set", sparsity, total_steps, transform=transform))

@@ -1,15 +1,27 @@
 """SFP as a recipe."""
 
 from functools import partial
-from typing import Any
 
 from jaxprune import transforms
+from jaxprune._scoring import Scores
+from jaxprune._tree import Where
+from jaxprune.masks import Allocation, Pattern
 from jaxprune.methods._defaults import tenth
 from jaxprune.methods._method import Method, checked
 
 
 def sfp(
-    sparsity: float | None, *, total_steps: int, interval: int | None = None, **options: Any
+    sparsity: float | None,
+    *,
+    total_steps: int,
+    interval: int | None = None,
+    begin_step: int = 0,
+    end_step: int | None = None,
+    reset_moments: bool = False,
+    scores: Scores | None = None,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+    where: Where | None = None,
 ) -> Method:
     """Soft filter pruning (SFP): `jaxprune.transforms.soft` around the optimizer.
 
@@ -21,8 +33,14 @@ def sfp(
         pattern.
       total_steps: the length of training in steps.
       interval: steps between resets, an epoch in the original; a tenth of training if omitted.
-      **options: further options of the transform, e.g. ``where`` for a network without
-        convolutions.
+      begin_step: steps before the first interval begins.
+      end_step: the step after which the last reset comes; ``total_steps`` if omitted.
+      reset_moments: whether a reset sets the moments of what it takes to zero, too.
+      scores: what decides which weights stay; magnitude if omitted.
+      allocation: how the total is spread over leaves; uniform if omitted.
+      pattern: which weights go together; output channels if omitted.
+      where: ``where(path, leaf) -> bool``, what is prunable; the convolutions if this and
+        ``pattern`` are omitted.
 
     Returns:
       The method.
@@ -41,6 +59,16 @@ def sfp(
     """
     every = tenth(total_steps) if interval is None else interval
     transform = partial(
-        transforms.soft, sparsity=sparsity, total_steps=total_steps, every=every, **options
+        transforms.soft,
+        sparsity=sparsity,
+        total_steps=total_steps,
+        every=every,
+        begin_step=begin_step,
+        end_step=end_step,
+        reset_moments=reset_moments,
+        scores=scores,
+        allocation=allocation,
+        pattern=pattern,
+        where=where,
     )
     return checked(Method("sfp", sparsity, total_steps, transform=transform))

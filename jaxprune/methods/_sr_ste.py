@@ -1,18 +1,26 @@
 """SR-STE as a recipe."""
 
-from typing import Any
-
 from jaxprune import parametrizations
+from jaxprune._scoring import Scores
+from jaxprune._tree import Where
 from jaxprune.masks import Pattern
 from jaxprune.methods._method import Method
 
 
-def sr_ste(pattern: Pattern, **options: Any) -> Method:
+def sr_ste(
+    pattern: Pattern,
+    *,
+    decay: float = 2e-4,
+    scores: Scores | None = None,
+    where: Where | None = None,
+) -> Method:
     """Sparse-refined straight-through (SR-STE) for N:M: `jaxprune.parametrizations.sr_ste`.
 
     Args:
       pattern: an N:M pattern, e.g. ``jp.masks.nm(2, 4, layout="flax")``; it fixes the sparsity.
-      **options: further options of the parametrization, e.g. ``decay``.
+      decay: strength of the decay of the other weights.
+      scores: what decides which weights stay; magnitude if omitted.
+      where: ``where(path, leaf) -> bool``, what is prunable.
 
     Returns:
       The method.
@@ -30,5 +38,5 @@ def sr_ste(pattern: Pattern, **options: Any) -> Method:
       Zhou et al., Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch, ICLR
       2021.
     """
-    p = parametrizations.sr_ste(pattern, **options)
+    p = parametrizations.sr_ste(pattern, decay=decay, scores=scores, where=where)
     return Method("sr_ste", None, parametrization=p)

@@ -1,21 +1,34 @@
 """Static sparse training as a recipe."""
 
 from functools import partial
-from typing import Any
 
 import jax
 
 from jaxprune import transforms
+from jaxprune._scoring import Scores
+from jaxprune._tree import Where
+from jaxprune.masks import Allocation, Pattern
 from jaxprune.methods._method import Method, checked
 
 
-def static(sparsity: float | None, *, key: jax.Array, **options: Any) -> Method:
+def static(
+    sparsity: float | None,
+    *,
+    key: jax.Array,
+    scores: Scores | None = None,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+    where: Where | None = None,
+) -> Method:
     """Static sparse training: a random mask from the start, `jaxprune.transforms.static`.
 
     Args:
       sparsity: fraction removed from the start, in (0, 1); `None` with an N:M pattern.
       key: a JAX random key for the mask.
-      **options: further options of the transform, e.g. ``allocation``.
+      scores: what decides which weights stay; random if omitted.
+      allocation: how the total is spread over leaves; ERK if omitted.
+      pattern: which weights go together; unstructured if omitted.
+      where: ``where(path, leaf) -> bool``, what is prunable.
 
     Returns:
       The method.
@@ -32,5 +45,13 @@ def static(sparsity: float | None, *, key: jax.Array, **options: Any) -> Method:
       Evci et al., Rigging the Lottery: Making All Tickets Winners, ICML 2020 (the baseline of this
       name).
     """
-    transform = partial(transforms.static, sparsity=sparsity, key=key, **options)
+    transform = partial(
+        transforms.static,
+        sparsity=sparsity,
+        key=key,
+        scores=scores,
+        allocation=allocation,
+        pattern=pattern,
+        where=where,
+    )
     return checked(Method("static", sparsity, transform=transform))

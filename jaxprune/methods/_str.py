@@ -1,19 +1,29 @@
 """STR as a recipe."""
 
-from typing import Any
+from collections.abc import Callable
+
+import jax
 
 from jaxprune import parametrizations
+from jaxprune._tree import Where
 from jaxprune.methods._method import Method
 
 
-def str_(**options: Any) -> Method:
+def str_(
+    *,
+    initial: float = -5.0,
+    threshold: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid,
+    where: Where | None = None,
+) -> Method:
     """Soft threshold reparametrization (STR): `jaxprune.parametrizations.str_`.
 
     The sparsity follows from the initial threshold and the weight decay of the optimizer; it is
     not controlled.
 
     Args:
-      **options: options of the parametrization, e.g. ``initial``.
+      initial: what every threshold starts with, before ``threshold``.
+      threshold: what makes a threshold of it, elementwise and differentiable.
+      where: ``where(path, leaf) -> bool``, what is prunable.
 
     Returns:
       The method.
@@ -29,4 +39,5 @@ def str_(**options: Any) -> Method:
     References:
       Kusupati et al., Soft Threshold Weight Reparameterization for Learnable Sparsity, ICML 2020.
     """
-    return Method("str", None, parametrization=parametrizations.str_(**options))
+    p = parametrizations.str_(initial=initial, threshold=threshold, where=where)
+    return Method("str", None, parametrization=p)

@@ -27,3 +27,23 @@ from jaxprune.scores._snip import snip as snip
 from jaxprune.scores._synflow import synflow as synflow
 from jaxprune.scores._taylor import taylor as taylor
 from jaxprune.scores._wanda import wanda as wanda
+
+SCORES = {
+    "magnitude": magnitude,
+    "random": random,
+    "taylor": taylor,
+    "snip": snip,
+    "grasp": grasp,
+    "fisher": fisher,
+    "synflow": synflow,
+    "wanda": wanda,
+    "movement": movement,
+    "geometric_median": geometric_median,
+    "batch_norm_scale": batch_norm_scale,
+    "lamp": lamp,
+}
+"""The scores by their names on a command line.
+
+A score is registered here and nowhere else. What it needs beside the parameters is read from its
+signature.
+"""

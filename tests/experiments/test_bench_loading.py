@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.bench import _throughput, loading
+from experiments.bench.loading import __main__ as loading
+from experiments.bench.loading import problems, throughput
 from tests.experiments.test_data_load import make_examples, write_set
 
 
@@ -28,7 +29,7 @@ class Clock:
 
 
 def count(clock, seconds, **options):
-    return _throughput.images_per_second(clock.batches(seconds), clock=clock, **options)
+    return throughput.images_per_second(clock.batches(seconds), clock=clock, **options)
 
 
 def test_images_are_counted_in_whole_batches_after_the_warm_up():
@@ -91,7 +92,7 @@ def test_a_run_measures_and_writes(tmp_path):
 
 
 def test_photographs_have_the_size_of_imagenet_s():
-    sizes = [len(loading._photograph(np.random.default_rng(seed))) for seed in range(4)]
+    sizes = [len(problems.photograph(np.random.default_rng(seed))) for seed in range(4)]
     assert 100_000 < np.mean(sizes) < 125_000
 
 
@@ -99,11 +100,11 @@ def test_photographs_have_the_size_of_imagenet_s():
     ("options", "message"),
     [
         ({"preprocess": ("blur",)}, r"unknown name 'blur' in preprocess. Known: none, crop_flip"),
-        ({"preprocess": ()}, "must not be empty"),
-        ({"workers": ()}, "must not be empty"),
-        ({"workers": (0, -1)}, "workers not negative"),
+        ({"preprocess": ()}, "preprocess is empty"),
+        ({"workers": ()}, "workers is empty"),
+        ({"workers": (0, -1)}, r"workers\[1\] is at least 0; got -1"),
         ({"repeats": 0}, "repeats is at least 1"),
-        ({"min_seconds": -1.0}, "min_seconds at least 0"),
+        ({"min_seconds": -1.0}, "min_seconds is at least 0"),
     ],
 )
 def test_bad_settings(options, message):

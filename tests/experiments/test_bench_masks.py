@@ -11,17 +11,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from experiments.bench import (
-    _baselines,
-    _first_call,
-    _first_calls,
-    _machine,
-    _methods,
-    _report,
-    _shapes,
-    _timing,
-    masks,
-)
+from experiments.bench.common import machine, timing
+from experiments.bench.masks import __main__ as masks
+from experiments.bench.masks import first_calls, methods, problems, report
 
 TINY = {"a/kernel": (3, 3, 6, 8), "b/kernel": (20, 31)}
 WEIGHTS = 432 + 620
@@ -47,7 +39,7 @@ def reference(kept):
 @pytest.fixture
 def tiny_ours(monkeypatch):
     """A size that takes no time."""
-    monkeypatch.setitem(_shapes.SIZES, "tiny", TINY)
+    monkeypatch.setitem(problems.SIZES, "tiny", TINY)
     # Compiling as in a fresh process would make the tests beside this one compile again.
     monkeypatch.setattr(jax, "clear_caches", lambda: None)
 
@@ -57,9 +49,9 @@ def tiny(tiny_ours, monkeypatch):
     """The same with makers that compile at once in the place of ours."""
 
     def makers(sparsity):
-        return {name: reference(n) for name, n in _methods.targets(TINY, sparsity).items()}
+        return {name: reference(n) for name, n in methods.targets(TINY, sparsity).items()}
 
-    monkeypatch.setattr(_methods, "makers", makers)
+    monkeypatch.setattr(methods, "makers", makers)
 
 
 @pytest.fixture
@@ -83,13 +75,13 @@ def rows_of(document):
 
 
 def outcome(seconds, kept=10):
-    return _timing.Times((seconds,) * 7, kept)
+    return timing.Times((seconds,) * 7, kept)
 
 
 def test_resnet50_has_its_weights():
-    shapes = _shapes.resnet50()
+    shapes = problems.resnet50()
     assert len(shapes) == 54
-    assert _shapes.size(shapes) == 25_502_912
+    assert problems.size(shapes) == 25_502_912
     assert sum(len(shape) == 4 for shape in shapes.values()) == 53
     assert shapes["dense/kernel"] == (2048, 1000)
 
@@ -98,44 +90,44 @@ def test_resnet50_has_its_weights():
     ("name", "weights"), [("1m", 10**6), ("10m", 10**7), ("resnet50", 25_502_912), ("1b", 10**9)]
 )
 def test_sizes_are_what_they_are_called(name, weights):
-    assert _shapes.size(_shapes.SIZES[name]) == weights
+    assert problems.size(problems.SIZES[name]) == weights
 
 
 def test_scores_are_he_normal_magnitudes_and_repeat():
-    scores = _shapes.he_scores(TINY, dtype="float32", seed=0)
-    again = _shapes.he_scores(TINY, dtype="float32", seed=0)
+    scores = problems.he_scores(TINY, dtype="float32", seed=0)
+    again = problems.he_scores(TINY, dtype="float32", seed=0)
     for (name, shape), fan_in in zip(TINY.items(), (54, 20), strict=True):
         values = np.asarray(scores[name])
         assert values.shape == shape
         assert values.min() >= 0
         np.testing.assert_allclose(np.mean(values**2), 2 / fan_in, rtol=0.25)
         np.testing.assert_array_equal(values, again[name])
-    assert _shapes.he_scores(TINY, dtype="bfloat16", seed=0)["a/kernel"].dtype == jnp.bfloat16
+    assert problems.he_scores(TINY, dtype="bfloat16", seed=0)["a/kernel"].dtype == jnp.bfloat16
 
 
 def test_targets_follow_from_shapes():
-    targets = _methods.targets({**TINY, "c/kernel": (3, 10)}, 0.9)
-    assert targets[_methods.GLOBAL] == targets[_methods.ERK] == 1082 - 974
-    assert targets[_methods.UNIFORM] == (432 - 389) + (620 - 558) + (30 - 27)
+    targets = methods.targets({**TINY, "c/kernel": (3, 10)}, 0.9)
+    assert targets[methods.GLOBAL] == targets[methods.ERK] == 1082 - 974
+    assert targets[methods.UNIFORM] == (432 - 389) + (620 - 558) + (30 - 27)
     # 2:4 leaves 2 of 6 input channels, and the three of the last leaf, alone.
-    assert targets[_methods.N_M] == 1082 - 9 * 8 * 2 - 310
+    assert targets[methods.N_M] == 1082 - 9 * 8 * 2 - 310
 
 
 @pytest.mark.usefixtures("tiny_ours", "no_torch")
 def test_the_file_holds_times_counts_and_the_machine(tmp_path):
     table, document = run(tmp_path, slow_repeats=2)
     rows = rows_of(document)
-    assert set(rows) == {*_methods.OURS, _methods.EAGER, *_baselines.BASELINES}
+    assert set(rows) == {*methods.OURS, methods.EAGER, *methods.BASELINES}
     for name, row in rows.items():
         assert row["weights"] == WEIGHTS
-        if name == _baselines.TORCH:
+        if name == methods.TORCH:
             continue
-        runs = 2 if name in (_baselines.SORT, _baselines.PARTITION) else 7
+        runs = 2 if name in (methods.SORT, methods.PARTITION) else 7
         assert len(row["seconds"]) == runs
         assert row["min_seconds"] <= row["median_seconds"] <= row["max_seconds"]
         assert row["kept"] == row["target_kept"]
         assert row["kept_too_many"] == 0
-        is_compiled = name not in (_baselines.PARTITION, _methods.EAGER)
+        is_compiled = name not in (methods.PARTITION, methods.EAGER)
         assert (row["compile_seconds"] is not None) == is_compiled
         assert (row["temporary_bytes_per_weight"] is not None) == is_compiled
     assert document["command"] == (
@@ -160,7 +152,7 @@ def test_the_file_holds_times_counts_and_the_machine(tmp_path):
 @pytest.mark.usefixtures("tiny", "no_torch")
 def test_without_torch_the_table_says_so(tmp_path):
     table, document = run(tmp_path)
-    row = rows_of(document)[_baselines.TORCH]
+    row = rows_of(document)[methods.TORCH]
     assert row["not_measured"] == "torch is not installed (the extra `bench`)"
     assert row["median_seconds"] is row["seconds"] is row["kept"] is None
     assert "| torch | torch is not installed (the extra `bench`) |" in table
@@ -172,25 +164,25 @@ def test_without_torch_the_table_says_so(tmp_path):
 @pytest.mark.filterwarnings("ignore:::torch")
 def test_with_torch_it_is_timed_and_counted(tmp_path):
     _, document = run(tmp_path, slow_repeats=3)
-    row = rows_of(document)[_baselines.TORCH]
+    row = rows_of(document)[methods.TORCH]
     assert row["not_measured"] is None
     assert len(row["seconds"]) == 3
     assert row["kept"] == row["target_kept"] == 105
-    ratio = [r for r in document["ratios"] if r["of"] == _baselines.TORCH]
-    ours = rows_of(document)[_methods.GLOBAL]["median_seconds"]
+    ratio = [r for r in document["ratios"] if r["of"] == methods.TORCH]
+    ours = rows_of(document)[methods.GLOBAL]["median_seconds"]
     assert ratio[0]["ratio"] == pytest.approx(row["median_seconds"] / ours)
 
 
 @pytest.mark.usefixtures("tiny", "no_torch")
 def test_scores_in_bfloat16_go_to_the_others_as_float32(tmp_path, monkeypatch):
     seen = []
-    right = _baselines.by_partition
+    right = methods.by_partition
 
     def by_partition(scores, removed):
         seen.extend(leaf.dtype for leaf in scores.values())
         return right(scores, removed)
 
-    monkeypatch.setattr(_baselines, "by_partition", by_partition)
+    monkeypatch.setattr(methods, "by_partition", by_partition)
     _, document = run(tmp_path, dtype="bfloat16", slow_repeats=1)
     assert set(seen) == {np.dtype(np.float32)}
     assert document["command"].split()[5:7] == ["--dtype", "bfloat16"]
@@ -201,27 +193,27 @@ def test_ties_show_in_the_counts_of_the_baselines_and_not_in_ours(tmp_path, monk
     def equal(shapes, **_):
         return {name: jnp.ones(shape) for name, shape in shapes.items()}
 
-    monkeypatch.setattr(_shapes, "he_scores", equal)
+    monkeypatch.setattr(problems, "he_scores", equal)
     table, document = run(tmp_path, slow_repeats=1)
     rows = rows_of(document)
-    for name in (_baselines.FLOOR, _baselines.SORT, _baselines.PARTITION):
+    for name in (methods.FLOOR, methods.SORT, methods.PARTITION):
         assert rows[name]["kept_too_many"] == 947
-    assert all(rows[name]["kept_too_many"] == 0 for name in _methods.OURS)
+    assert all(rows[name]["kept_too_many"] == 0 for name in methods.OURS)
     assert "| 1,052 | +947 |" in table
 
 
 @pytest.mark.usefixtures("tiny", "no_torch")
 def test_a_wrong_count_of_ours_stops_the_benchmark(tmp_path, monkeypatch):
-    right = _methods.makers
-    monkeypatch.setattr(_methods, "makers", lambda s: {**right(s), _methods.GLOBAL: reference(104)})
-    with pytest.raises(_timing.MiscountError, match="ours, global kept 104 weights where 105 are"):
+    right = methods.makers
+    monkeypatch.setattr(methods, "makers", lambda s: {**right(s), methods.GLOBAL: reference(104)})
+    with pytest.raises(timing.MiscountError, match="ours, global kept 104 weights where 105 are"):
         run(tmp_path)
     assert not (tmp_path / "out" / "masks.json").exists()
 
 
 def test_a_wrong_count_is_status_1(tmp_path, monkeypatch, capsys):
     def run(settings, *, console):
-        raise _timing.MiscountError("ours, global kept 104")
+        raise timing.MiscountError("ours, global kept 104")
 
     monkeypatch.setattr(masks, "run", run)
     assert masks.main(["--out", str(tmp_path / "x.json")]) == 1
@@ -230,7 +222,7 @@ def test_a_wrong_count_is_status_1(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.usefixtures("tiny", "no_torch")
 def test_what_does_not_fit_is_skipped_with_a_reason(tmp_path, monkeypatch):
-    monkeypatch.setattr(_machine, "free_host_bytes", lambda: 100)
+    monkeypatch.setattr(machine, "free_host_bytes", lambda: 100)
     table, document = run(tmp_path)
     reasons = {row["not_measured"] for row in document["results"]}
     assert len(reasons) == 1
@@ -238,12 +230,12 @@ def test_what_does_not_fit_is_skipped_with_a_reason(tmp_path, monkeypatch):
     assert table.count("skipped: needs") == 9
 
     # Enough for ours, too little for what copies everything.
-    monkeypatch.setattr(_machine, "free_host_bytes", lambda: 10**6)
-    monkeypatch.setattr(_baselines, "_PARTITION_BYTES", 10**6)
+    monkeypatch.setattr(machine, "free_host_bytes", lambda: 10**6)
+    monkeypatch.setattr(methods, "_PARTITION_BYTES", 10**6)
     _, document = run(tmp_path)
     rows = rows_of(document)
-    assert rows[_methods.GLOBAL]["kept"] == 105
-    assert rows[_baselines.PARTITION]["not_measured"].startswith("skipped: needs")
+    assert rows[methods.GLOBAL]["kept"] == 105
+    assert rows[methods.PARTITION]["not_measured"].startswith("skipped: needs")
 
 
 def test_methods_take_turns_and_fresh_arguments():
@@ -255,46 +247,44 @@ def test_methods_take_turns_and_fresh_arguments():
         def run(argument):
             order.append((name, argument))
 
-        return _timing.Method(name, run, lambda: next(made), lambda _: 5, **options)
+        return timing.Method(name, run, lambda: next(made), lambda _: 5, **options)
 
-    methods = [method("a"), method("b"), method("c", slow=True)]
-    times = _timing.interleaved(methods, repeats=2, slow_repeats=1)
+    three = [method("a"), method("b"), method("c", slow=True)]
+    times = timing.interleaved(three, repeats=2, slow_repeats=1)
     assert [name for name, _ in order] == ["a", "b", "c", "a", "b", "c", "b", "a"]
     assert [argument for name, argument in order if name == "a"] == [0, 1, 2]
     assert [len(times[name].seconds) for name in "abc"] == [2, 2, 1]
 
     order.clear()
-    times = _timing.interleaved([method("a"), method("b")], repeats=1, slow_repeats=1, warm=True)
+    times = timing.interleaved([method("a"), method("b")], repeats=1, slow_repeats=1, warm=True)
     assert order == [(name, i + j) for i in (0, 2) for name in "ab" for j in (0, 1)]
     assert [len(times[name].seconds) for name in "ab"] == [1, 1]
 
 
 def test_counts_that_change_between_runs_are_an_error():
     counts = iter([5, 6])
-    method = _timing.Method("a", lambda _: None, lambda: None, lambda _: next(counts))
+    method = timing.Method("a", lambda _: None, lambda: None, lambda _: next(counts))
     with pytest.raises(RuntimeError, match="a kept 5 weights in one run and 6 in another"):
-        _timing.interleaved([method], repeats=7, slow_repeats=7)
+        timing.interleaved([method], repeats=7, slow_repeats=7)
 
 
 def test_a_baseline_may_fail_and_ours_may_not():
     def fail(_):
         raise RuntimeError("out of memory\nand more")
 
-    method = _timing.Method("a", fail, lambda: None, lambda _: 5, slow=True)
-    assert _timing.interleaved([method], repeats=7, slow_repeats=7) == {
-        "a": "failed: out of memory"
-    }
+    method = timing.Method("a", fail, lambda: None, lambda _: 5, slow=True)
+    assert timing.interleaved([method], repeats=7, slow_repeats=7) == {"a": "failed: out of memory"}
     with pytest.raises(RuntimeError, match="out of memory"):
-        _timing.interleaved([method._replace(slow=False)], repeats=7, slow_repeats=7)
+        timing.interleaved([method._replace(slow=False)], repeats=7, slow_repeats=7)
 
 
 def test_targets_of_a_cpu_are_met_or_not():
-    compiled = _timing.Compiled(lambda: None, 1.0, 250, 300)
-    seconds = {_methods.GLOBAL: 0.1, _baselines.TORCH: 2.0, _baselines.SORT: 2.0}
+    compiled = timing.Compiled(lambda: None, 1.0, 250, 300)
+    seconds = {methods.GLOBAL: 0.1, methods.TORCH: 2.0, methods.SORT: 2.0}
     rows = [
-        _report.row("resnet50", 100, name, 10, outcome(s), compiled) for name, s in seconds.items()
+        report.row("resnet50", 100, name, 10, outcome(s), compiled) for name, s in seconds.items()
     ]
-    found = {t["target"]: t for t in _report.targets(rows, backend="cpu")}
+    found = {t["target"]: t for t in report.targets(rows, backend="cpu")}
     torch = found["resnet50: time of torch / ours, global"]
     assert (torch["measured"], torch["met"]) == (pytest.approx(20), True)
     assert found["resnet50: time of jnp.sort / ours, global"]["met"] is False
@@ -305,23 +295,23 @@ def test_targets_of_a_cpu_are_met_or_not():
 
 def test_targets_of_an_accelerator_are_met_or_not():
     rows = [
-        _report.row(size, 100, name, 10, outcome(seconds), None)
+        report.row(size, 100, name, 10, outcome(seconds), None)
         for size, name, seconds in (
-            ("resnet50", _methods.GLOBAL, 0.009),
-            ("resnet50", _baselines.FLOOR, 0.001),
-            ("1b", _methods.GLOBAL, 0.020),
-            ("1b", _baselines.FLOOR, 0.004),
+            ("resnet50", methods.GLOBAL, 0.009),
+            ("resnet50", methods.FLOOR, 0.001),
+            ("1b", methods.GLOBAL, 0.020),
+            ("1b", methods.FLOOR, 0.004),
         )
     ]
-    found = _report.targets(rows, backend="gpu")
+    found = report.targets(rows, backend="gpu")
     assert [(t["limit"], t["met"]) for t in found] == [(8.0, False), (8.0, True), (0.05, True)]
-    assert [t["met"] for t in _report.targets([], backend="tpu")] == [None, None, None]
+    assert [t["met"] for t in report.targets([], backend="tpu")] == [None, None, None]
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"sizes": ("2m",)}, r"unknown size '2m'\. Known: 1m, 10m, resnet50, 1b"),
+        ({"sizes": ("2m",)}, r"unknown name '2m' in sizes\. Known: 1m, 10m, resnet50, 1b"),
         ({"sparsity": 1.0}, r"in \(0, 1\); got 1\.0"),
         ({"repeats": 6}, "repeats is at least 7; got 6"),
         ({"slow_repeats": 0}, "slow_repeats is at least 1; got 0"),
@@ -336,14 +326,14 @@ def test_bad_settings_are_refused_before_anything_is_measured(tmp_path, options,
 
 def test_the_command_refuses_with_status_2(tmp_path, capsys):
     assert masks.main(["--sizes", "2m", "--out", str(tmp_path / "x.json")]) == 2
-    assert "unknown size '2m'" in capsys.readouterr().out
+    assert "unknown name '2m'" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("tiny", "no_torch")
 def test_first_calls_are_made_in_processes_of_their_own(tmp_path, monkeypatch):
     cases = {"5 leaves of 8 x 8": None, "ResNet-50, PyTorch": None}
-    monkeypatch.setattr(_first_call, "CASES", cases)
-    monkeypatch.setattr(_first_calls, "_REPEATS", 1)
+    monkeypatch.setattr(first_calls, "CASES", cases)
+    monkeypatch.setattr(first_calls, "_REPEATS", 1)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "torch.py").write_text("raise ImportError('none here', name='torch')")
     table, document = run(tmp_path, first_calls=True)
@@ -351,7 +341,7 @@ def test_first_calls_are_made_in_processes_of_their_own(tmp_path, monkeypatch):
     assert ours["seconds"][0] > 0
     assert ours["programs"] == 0
     assert torch["not_measured"] == "torch is not installed"
-    assert "| ResNet-50, PyTorch | torch is not installed | | |" in table
+    assert "| ResNet-50, PyTorch | torch is not installed |  |  |" in table
     assert "| first prune of 5 small leaves, seconds | ≤ 0.5 |" in table
     assert "| first prune of ResNet-50 / PyTorch's | ≤ 0.333 | – | not measured |" in table
 
@@ -362,7 +352,7 @@ def test_targets_of_first_calls():
 
     rows = [row("ResNet-50", 1.0), row("ResNet-50, PyTorch", 4.0)]
     rows.append(row("1,000 leaves of 64 x 64", 6.0))
-    found = {t["target"]: t for t in _report.targets([], rows, backend="cpu")}
+    found = {t["target"]: t for t in report.targets([], rows, backend="cpu")}
     assert found["first prune of ResNet-50 / PyTorch's"]["measured"] == 0.25
     assert found["first prune of ResNet-50 / PyTorch's"]["met"] is True
     assert found["first prune of 1,000 leaves, seconds"]["met"] is False

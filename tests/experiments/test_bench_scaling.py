@@ -10,7 +10,8 @@ import pytest
 from rich.console import Console
 
 import jaxprune as jp
-from experiments.bench import _scaling, scaling
+from experiments.bench.scaling import __main__ as scaling
+from experiments.bench.scaling import counts as _scaling
 from jaxprune.masks import _engine
 
 SMALL = {"a/kernel": (1024, 64), "b/kernel": (64, 1024), "c/kernel": (4, 4)}

@@ -6,7 +6,8 @@ import json
 import pytest
 from rich.console import Console
 
-from experiments.bench import _shrink_problems, _shrink_report, shrink
+from experiments.bench.shrink import __main__ as shrink
+from experiments.bench.shrink import problems, report
 from jaxprune.metrics import Latency, LatencyComparison, MedianInterval
 
 pytestmark = pytest.mark.usefixtures("jax_defaults")
@@ -19,7 +20,7 @@ def comparison(dense=0.1, small=0.05):
 
 
 def row(network="resnet50", fraction=0.5, macs=(4_000_000_000, 1_600_000_000), **times):
-    return _shrink_report.row(
+    return report.row(
         network,
         "4 images",
         fraction,
@@ -47,10 +48,10 @@ def test_more_than_theory_is_flagged_as_a_slow_baseline():
 
 def test_targets_are_of_one_network_on_cpu():
     rows = [row(fraction=f) for f in (0.3, 0.5, 0.7)] + [row(network="vgg16")]
-    found = _shrink_report.targets(rows, backend="cpu")
+    found = report.targets(rows, backend="cpu")
     assert [t["met"] for t in found] == [True, True]
-    assert not _shrink_report.targets([row(dense=0.05)], backend="cpu")[0]["met"]
-    assert _shrink_report.targets(rows, backend="gpu") == []
+    assert not report.targets([row(dense=0.05)], backend="cpu")[0]["met"]
+    assert report.targets(rows, backend="gpu") == []
 
 
 @pytest.mark.slow
@@ -75,7 +76,7 @@ def test_a_run_measures_compares_and_writes(tmp_path):
 
 
 def test_wrong_results_are_not_timed(monkeypatch):
-    problem = _shrink_problems.problems(on_cpu=True)["transformer_mlp"](0)
+    problem = problems.problems(on_cpu=True)["transformer_mlp"](0)
     real = shrink.jp.structured.shrink
 
     def wrong(*arguments):
@@ -91,8 +92,8 @@ def test_wrong_results_are_not_timed(monkeypatch):
     ("options", "message"),
     [
         ({"networks": ("alexnet",)}, "unknown name 'alexnet' in networks. Known: resnet20"),
-        ({"fractions": (50.0,)}, r"fractions are those removed, in \(0, 1\); got 50"),
-        ({"networks": ()}, "must not be empty"),
+        ({"fractions": (50.0,)}, r"fractions is the fraction removed, in \(0, 1\); got 50"),
+        ({"networks": ()}, "networks is empty"),
         ({"repeats": 3}, "repeats is at least 6"),
     ],
 )
@@ -107,6 +108,6 @@ def test_the_command_line_says_errors_in_one_line(capsys):
 
 
 def test_rows_far_from_theory_say_why():
-    assert _shrink_report._note(row(small=0.08)) == "narrow layers run slower: 40 → 20 GMAC/s"
-    assert _shrink_report._note(row(small=0.02)).startswith("slow dense baseline: 40 →")
-    assert _shrink_report._note(row()) == ""
+    assert report.note(row(small=0.08)) == "narrow layers run slower: 40 → 20 GMAC/s"
+    assert report.note(row(small=0.02)).startswith("slow dense baseline: 40 →")
+    assert report.note(row()) == ""

@@ -1,18 +1,9 @@
 """Commands refuse wrong options at once: before anything is imported that takes seconds."""
 
-import inspect
 import subprocess
 import sys
-import typing
 
-import numpy as np
 import pytest
-
-import jaxprune as jp
-from experiments import checks, config, models
-from experiments.data._load import _STATISTICS
-from experiments.prepared import KNOWN
-from experiments.setup import PATTERNS
 
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "jaxprune", "matplotlib", "sklearn", "pandas")
 COMMAND = f"""
@@ -51,6 +42,13 @@ def run(folder, module, *arguments):
         (["--schedule", "alr"], "did you mean 'allr'?"),
         (["--dense-schedule", "x"], "unknown dense_schedule 'x'"),
         (["--sparsity", "95"], "For 95 % pass 0.95"),
+        (["--score", "tailor"], "unknown score 'tailor', did you mean 'taylor'?"),
+        (["--score", "movement"], "score movement is not offered here: it adds up over training"),
+        (["--allocation", "per_leaf"], "allocation per_leaf is not offered here: it takes"),
+        (["--allocation", "uniformly"], "did you mean 'uniform'?"),
+        (["--pattern", "nm_4_2"], "Known: unstructured, block_H_W, channels, nm_N_M"),
+        (["--score", "taylor", "--data", "mnist", "--stream"], "leave out stream"),
+        (["--method", "sr_ste"], "takes its sparsity from an N:M pattern"),
         (["--cycles", "0"], "cycles is at least 1"),
         (["--schedule", "cosine"], "cosine needs peak"),
         (["--method", "bimp", "--schedule", "slr"], "method bimp fixes schedule=allr"),
@@ -109,25 +107,3 @@ def test_help_does_not_import_jax(tmp_path, module):
     assert status == 0, out
     assert f"python -m experiments.{module}" in out
     assert out.endswith("imported: []")
-
-
-def test_names_that_are_checked_are_those_that_there_are():
-    assert tuple(models.MODELS) == checks.MODELS
-    assert tuple(jp.schedules.RETRAINING) == checks.SCHEDULES
-    peaks = {name: inspect.signature(f).parameters for name, f in jp.schedules.RETRAINING.items()}
-    assert tuple(name for name, found in peaks.items() if "peak" in found) == checks.PEAKED
-    assert set(config.METHODS) - {*config.ITERATIVE} <= {*jp.methods.METHODS}
-    assert sorted(KNOWN) == sorted(_STATISTICS)
-    assert typing.get_args(typing.get_type_hints(config.Config)["pattern"]) == tuple(PATTERNS)
-
-
-@pytest.mark.parametrize("name", PATTERNS)
-def test_patterns_fix_the_sparsities_that_are_checked(name):
-    weights = {"kernel": np.arange(1.0, 65.0, dtype=np.float32).reshape(8, 8)}
-    fixed = checks.FIXED.get(name)
-    if fixed is None:
-        with pytest.raises(TypeError, match="sparsity is a number"):
-            jp.prune(weights, None, pattern=PATTERNS[name])
-    else:
-        _, mask = jp.prune(weights, None, pattern=PATTERNS[name])
-        assert jp.sparsity(mask) == fixed

@@ -234,6 +234,7 @@ def test_one_compilation_for_the_whole_run(tmp_path):
 ONE_PHASE = [m for m in METHODS if m not in ("imp", "bimp")]
 MILD = {"str": {"initial": -4.0}, "cs": {"initial": 0.01}, "dst": {"penalty": 1e-4}}
 MILD["sfp"] = {"pattern": "channels"}  # this network has no convolutions
+MILD["sr_ste"] = {"pattern": "nm_2_4"}
 
 
 @pytest.mark.parametrize(
@@ -279,7 +280,9 @@ def test_every_method_by_name(tmp_path, method):
         ({"method": "gmp", "schedule": "llr"}, "schedule means nothing to method gmp"),
         ({"method": "rigl", "rewind_epoch": 1}, "rewind_epoch means nothing to method rigl"),
         ({"method": "cs", "allocation": "erk"}, "allocation means nothing to method cs"),
-        ({"method": "gsm", "pattern": "channels"}, "pattern means nothing to method gsm"),
+        ({"method": "dst", "pattern": "channels"}, "pattern means nothing to method dst"),
+        ({"method": "sr_ste", "pattern": "block_4_4"}, "sr_ste takes its sparsity from an N:M"),
+        ({"method": "sr_ste", "sparsity": 0.5}, "sparsity means nothing|takes its sparsity from"),
         ({"method": "gmp", "interval": 0.0}, "interval is a number of epochs above 0"),
         ({"method": "gmp", "interval": 4.0}, "this never prunes"),
         (
@@ -298,6 +301,16 @@ def test_options_that_a_method_does_not_take(tmp_path, options, message):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("score", ["taylor", "wanda", "synflow"])
+def test_scores_that_need_the_run(tmp_path, score):
+    config = small(tmp_path, score=score, sparsity=0.5)
+    result = job.run(config, console=quiet())
+    assert jp.sparsity(result.state.mask) == pytest.approx(0.5, abs=1e-4)
+    assert result.records[-1].evaluation["accuracy"] > 0.5
+    job.run(dataclasses.replace(config, resume=True), console=quiet())  # the same scores again
+
+
+@pytest.mark.slow
 def test_options_that_a_method_takes(tmp_path):
     config = small(tmp_path, method="ac_dc", sparsity=0.5, interval=1.0, allocation="uniform")
     result = job.run(config, console=quiet())
@@ -305,6 +318,9 @@ def test_options_that_a_method_takes(tmp_path):
         row.sparsity == pytest.approx(0.5, abs=1e-3)
         for row in jp.metrics.sparsity_per_leaf(result.state.mask)
     )
+    config = small(tmp_path / "gsm", method="gsm", sparsity=0.5, pattern="block_4_4")
+    result = job.run(config, console=quiet())
+    jp.masks.check(result.state.mask, jp.masks.block(4, 4, remainder="dense"))
     config = small(tmp_path / "static", method="static", pattern="nm_2_4")
     result = job.run(config, console=quiet())
     jp.masks.check(result.state.mask, jp.masks.nm(2, 4, layout="flax", remainder="dense"))

@@ -1,5 +1,7 @@
 """Recipes: what they are made of, and what they refuse at once."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -19,6 +21,26 @@ def test_the_table_names_every_public_recipe():
     assert {name.rstrip("_") for name in public} == set(jp.methods.METHODS)
     for name, recipe in jp.methods.METHODS.items():
         assert recipe is getattr(jp.methods, name, None) or getattr(jp.methods, name + "_")
+
+
+# Where a recipe has a default of its own, in place of what the part must be told.
+OWN_DEFAULTS = {"interval", "every", "warmup_steps", "compressed_steps", "final_steps"}
+
+
+@pytest.mark.parametrize("name", jp.methods.METHODS)
+def test_options_are_those_of_the_part_that_a_recipe_is_made_of(name):
+    recipe = jp.methods.METHODS[name]
+    places = (jp.transforms, jp.parametrizations)
+    other = {"random": "gmp", "sfp": "soft"}.get(name, recipe.__name__)
+    part = next((getattr(p, other) for p in places if hasattr(p, other)), None)
+    if part is None:
+        assert name == "dense"
+        return
+    ours, theirs = (inspect.signature(f).parameters for f in (recipe, part))
+    renamed = {"inner", "every"} | ({"scores"} if name in ("random", "gsm") else set())
+    assert theirs.keys() - ours.keys() <= renamed
+    for option in (ours.keys() & theirs.keys()) - OWN_DEFAULTS - {"key", "sparsity", "total_steps"}:
+        assert ours[option].default == theirs[option].default, option
 
 
 @pytest.mark.parametrize(

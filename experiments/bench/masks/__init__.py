@@ -1,0 +1,1 @@
+"""How fast a mask is made, and in how much memory."""

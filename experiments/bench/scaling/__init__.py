@@ -1,0 +1,1 @@
+"""What a prune costs on many devices."""
