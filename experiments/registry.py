@@ -93,7 +93,9 @@ def _definition(module: str, name: str) -> ast.FunctionDef | None:
         if isinstance(statement, ast.FunctionDef) and statement.name == name:
             return statement
     for here, source, there in _imports(module):
-        if here == name and source.split(".")[0] in ("jaxprune", "experiments"):
+        # A package that imports from itself imports a folder of its own.
+        own = source.split(".")[0] in ("jaxprune", "experiments") and source != module
+        if here == name and own:
             return _definition(source, there)
     return None
 
