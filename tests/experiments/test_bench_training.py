@@ -367,7 +367,7 @@ def test_the_files_hold_every_case_and_the_machine(tmp_path):
     assert [r["model"] for r in document["runs"]] == ["resnet20"]
     assert document["runs"][0]["checkpoint_seconds"] > 0
     assert "| whole run | batch | steps of 230 epochs s |" in table
-    assert document["settings"]["pairs"] == [6, 6]
+    assert document["settings"]["pairs"] == 6
     assert "torch" in document["machine"]["versions"]
     assert document["command"].startswith("python -m experiments.bench.training --models lenet")
     assert (tmp_path / "out" / "training.md").read_text() == table + "\n"
@@ -409,11 +409,11 @@ def test_a_case_that_takes_too_long_is_skipped(tmp_path, monkeypatch):
 
 
 def test_as_many_pairs_as_fit():
-    plan = training.plan(training.Settings(seconds_per_side=60.0))
+    plan = training.Settings(seconds_per_side=60.0)
     fits = measure.pairs_that_fit
     # Five untimed blocks of ours, and one in each pair with each of two sides.
     assert (fits(3.0, plan), fits(0.1, plan), fits(10.0, plan)) == (7, 12, 6)
-    fixed = training.plan(training.Settings(pairs=7))
+    fixed = training.Settings(pairs=7)
     assert fits(100.0, fixed) == fits(0.1, fixed) == 7
 
 

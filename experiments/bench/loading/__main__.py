@@ -78,10 +78,10 @@ def _row(
     what: str,
     preprocess: str,
     workers: int | None,
-    **options: int,
+    warm_up: int = 4,
 ) -> document.Row:
     found = images_per_second(
-        batches, repeats=settings.repeats, min_seconds=settings.min_seconds, **options
+        batches, repeats=settings.repeats, min_seconds=settings.min_seconds, warm_up=warm_up
     )
     row = {"what": what, "preprocess": preprocess, "workers": workers}
     return {**row, **dataclasses.asdict(found)}

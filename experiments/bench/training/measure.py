@@ -12,19 +12,7 @@ from experiments.bench.common.timing import Unavailable
 from experiments.bench.training import loops, problems, pytorch, report, whole_run
 from experiments.bench.training.peaks import Peak
 from experiments.bench.training.report import DENSE, OURS, TORCH
-
-
-class Plan(NamedTuple):
-    """How much is measured; see the settings of the command. Pairs: at least, and at most."""
-
-    pairs: tuple[int, int]
-    block_seconds: float
-    seconds_per_side: float
-    images: int
-    evaluated: int
-    sparsity: float
-    precision: str
-    seed: int
+from experiments.bench.training.settings import LEAST_PAIRS, MOST_PAIRS, Settings
 
 
 class Measured(NamedTuple):
@@ -37,14 +25,14 @@ class Measured(NamedTuple):
 
 
 def case(
-    name: str, batch: int, plan: Plan, *, peak: Peak | None, image_seconds: float | None
+    name: str, batch: int, settings: Settings, *, peak: Peak | None, image_seconds: float | None
 ) -> Measured:
     """Measures one network at one batch size.
 
     Args:
       name: of the network.
       batch: images in a batch.
-      plan: how much.
+      settings: those of the command.
       peak: of the device.
       image_seconds: of our loop for an image at another batch size, if measured: where it says that
         there is no time, nothing is compiled.
@@ -53,7 +41,11 @@ def case(
       The rows; where there is too little time, a row that says so.
     """
     problem = problems.make(
-        name, batch, images=max(plan.images, batch), precision=plan.precision, seed=plan.seed
+        name,
+        batch,
+        images=max(settings.images, batch),
+        precision=settings.precision,
+        seed=settings.seed,
     )
     facts: dict[str, Any] = {
         "parameters": problem.parameters,
@@ -67,19 +59,19 @@ def case(
     chunked = loops.runs_chunks_well(problem)
 
     def skipped(step_seconds: float) -> Measured | None:
-        side = step_seconds * _blocks(plan.pairs[0])
-        if side <= plan.seconds_per_side:
+        side = step_seconds * _blocks(settings.pairs or LEAST_PAIRS)
+        if side <= settings.seconds_per_side:
             return None
         facts["not_measured"] = (
             f"skipped: a step takes about {step_seconds:.3g} s, so our side would take "
-            f"{side:,.0f} s of the {plan.seconds_per_side:g} s that seconds_per_side allows"
+            f"{side:,.0f} s of the {settings.seconds_per_side:g} s that seconds_per_side allows"
         )
         return Measured(row(pairs={}, steps=0), None, step_seconds / batch)
 
     if image_seconds is not None and (found := skipped(image_seconds * batch)):
         return found
     train = loops.train_loop(problem)
-    ours = loops.ours(problem, train, plan.sparsity)
+    ours = loops.ours(problem, train, settings.sparsity)
     first, ours = loops.call(ours, 1)
     step_seconds, ours = loops.call(ours, 1)
     if found := skipped(step_seconds):
@@ -90,7 +82,7 @@ def case(
         again, ours = loops.call(ours, loops.CHUNK_STEPS)
         compile_step += max(first - again, 0.0)
         step_seconds = again / loops.CHUNK_STEPS
-    steps = max(1, math.ceil(plan.block_seconds / step_seconds))
+    steps = max(1, math.ceil(settings.block_seconds / step_seconds))
 
     dense = {loops.BY_STEP: partial(loops.dense, problem, chunks=False)}
     if chunked:
@@ -100,7 +92,7 @@ def case(
     sides = {OURS: ours}
     facts["dense_loop"], sides[DENSE] = _faster(dense, steps)
     try:
-        facts["torch_format"], sides[TORCH] = _torch(problem, plan, steps)
+        facts["torch_format"], sides[TORCH] = _torch(problem, settings, steps)
     except Unavailable as reason:
         facts["torch_not_measured"] = str(reason)
 
@@ -111,12 +103,12 @@ def case(
     times, carries = pairs.interleaved(
         OURS,
         runners,
-        pairs=pairs_that_fit(steps * step_seconds, plan),
+        pairs=pairs_that_fit(steps * step_seconds, settings),
         block_seconds=0.0,
-        seed=plan.seed,
+        seed=settings.seed,
     )
     state = carries[OURS]
-    loops.check_sparse(state, problem.weights, plan.sparsity)
+    loops.check_sparse(state, problem.weights, settings.sparsity)
     out = row(pairs=times, steps=steps)
     run = None
     if problems.SHAPES[name] == problems.CIFAR:
@@ -125,8 +117,8 @@ def case(
             train,
             state,
             compile_step=compile_step,
-            sparsity=plan.sparsity,
-            images=plan.evaluated,
+            sparsity=settings.sparsity,
+            images=settings.evaluated_images(),
         )
         run = whole_run.row(problem, out["ours_seconds"], parts)
     return Measured(out, run, out["ours_seconds"] / batch)
@@ -137,11 +129,12 @@ def _blocks(number: int) -> int:
     return 5 + 2 * number
 
 
-def pairs_that_fit(block_seconds: float, plan: Plan) -> int:
+def pairs_that_fit(block_seconds: float, settings: Settings) -> int:
     """How many pairs the seconds allow."""
-    least, most = plan.pairs
-    fitting = (plan.seconds_per_side / block_seconds - _blocks(0)) / 2
-    return max(least, min(most, int(fitting)))
+    if settings.pairs:
+        return settings.pairs
+    fitting = (settings.seconds_per_side / block_seconds - _blocks(0)) / 2
+    return max(LEAST_PAIRS, min(MOST_PAIRS, int(fitting)))
 
 
 def _faster(makers: Mapping[str, Callable[[], loops.Loop]], steps: int) -> tuple[str, loops.Loop]:
@@ -159,7 +152,7 @@ def _faster(makers: Mapping[str, Callable[[], loops.Loop]], steps: int) -> tuple
     return name, loop
 
 
-def _torch(problem: problems.Problem, plan: Plan, steps: int) -> tuple[str, loops.Loop]:
+def _torch(problem: problems.Problem, settings: Settings, steps: int) -> tuple[str, loops.Loop]:
     """The faster memory format in PyTorch."""
     device = torch_device()
     torch = pytorch.load(device=device)
@@ -167,7 +160,7 @@ def _torch(problem: problems.Problem, plan: Plan, steps: int) -> tuple[str, loop
     make = partial(
         pytorch.loop,
         problem,
-        plan.sparsity,
+        settings.sparsity,
         device=device,
         threads=machine.usable_cpus(),
         torch=torch,
