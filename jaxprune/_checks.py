@@ -1,5 +1,7 @@
 """Arguments checked: functions, numbers, step counts. What fits comes back as a Python value."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from typing import Any
 

@@ -3,6 +3,8 @@
 Integers, because float32 cannot hold 25,600,000 * 0.9.
 """
 
+from __future__ import annotations
+
 import numbers
 from typing import Any, TypeAlias
 

@@ -4,6 +4,8 @@ An operation on arrays outside of `jax.jit` is a small XLA program, compiled ane
 tree of fifty leaves easily takes a hundred of them.
 """
 
+from __future__ import annotations
+
 import contextlib
 import hashlib
 from collections.abc import Callable

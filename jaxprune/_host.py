@@ -5,6 +5,8 @@ network takes longer than the pruning. An array on a CPU device can be read in p
 lies on an accelerator, is spread over devices, or is traced stays with JAX.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Iterator, Sequence
 from typing import Any

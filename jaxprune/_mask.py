@@ -1,5 +1,7 @@
 """What a mask is: boolean leaves, True = kept. Checks of that, and exact counts of what is True."""
 
+from __future__ import annotations
+
 import itertools
 import math
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """Calling a score function with what it asks for by name."""
 
+from __future__ import annotations
+
 import functools
 import inspect
 from collections.abc import Callable

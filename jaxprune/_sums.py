@@ -1,5 +1,7 @@
 """Counting the True entries of arrays, in the one form that XLA fuses on every backend."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 

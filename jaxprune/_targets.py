@@ -1,5 +1,7 @@
 """Sparsities to come, checked against what is pruned already."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import jax

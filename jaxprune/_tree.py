@@ -11,6 +11,8 @@ Three notions carry the whole library:
   `map_partial`.
 """
 
+from __future__ import annotations
+
 import itertools
 import math
 import re

@@ -1,5 +1,7 @@
 """Which inputs of a jaxpr its results depend on, told by labels that the inputs carry."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 

@@ -6,6 +6,8 @@ for every value, which parameters it is a linear rearrangement of. No framework 
 that, and no module has to be known.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple

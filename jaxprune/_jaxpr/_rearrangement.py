@@ -4,6 +4,8 @@ A reshape, a transpose, a cast, a mask or a constant factor leaves a parameter r
 comes out is a linear function of it, with at most one parameter entry in each result entry.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

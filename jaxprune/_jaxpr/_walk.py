@@ -6,6 +6,8 @@ stand in this file only. What is known of a value, and what each primitive does 
 reader.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 

@@ -1,5 +1,7 @@
 """A search for thresholds: brackets, narrowed by counting at a few points inside them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import NamedTuple
 

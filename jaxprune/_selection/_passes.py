@@ -1,5 +1,7 @@
 """One pass over the scores of a leaf: how many keys lie below each of a few points."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from functools import partial

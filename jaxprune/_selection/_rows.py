@@ -5,6 +5,8 @@ are taken off every count. A row belongs to one leaf, so counts of rows add up t
 and the program has the same size for three leaves and for a thousand.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple

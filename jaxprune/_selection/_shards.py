@@ -1,5 +1,7 @@
 """Counts over an array that may be spread over devices, without moving the array."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -64,7 +66,7 @@ def _counted(local: Local, arrays: int, rank: int, batch: int) -> Callable[..., 
         reduced = tuple(name for axis in names[batch:] for name in axis)
         return jax.lax.psum(counts, reduced) if reduced else counts
 
-    def by_parts(parts: "_Parts", args: Sequence[jax.Array]) -> jax.Array:
+    def by_parts(parts: _Parts, args: Sequence[jax.Array]) -> jax.Array:
         """The same for any partition: where several devices hold a part, the first counts."""
         if not parts.names:
             return mapped([0] * len(args[0].shape), args)

@@ -8,6 +8,8 @@ costs little and leaves a narrow bracket; the bracket is verified by exact count
 decides speed and never the result.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """Which of several equal entries go: those before a position, found by counting."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import Any, NamedTuple

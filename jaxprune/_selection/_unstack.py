@@ -1,5 +1,7 @@
 """A small array taken apart into its rows, so that compiled kernels are shared between leaves."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -9,6 +9,8 @@ Sums over shards and leaves go through digits in base 2**16, which can be added 
 all-reduce knows nothing of them. Of a count of one limb the only digit is itself.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -4,6 +4,8 @@ NumPy compares floats exactly, where XLA's CPU backend flushes denormals. So num
 they are; the caller turns those with NaN, or in narrow formats, into keys first (see `ordering`).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """Scores as unsigned integers of the same order."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import jax

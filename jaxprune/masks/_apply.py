@@ -1,5 +1,7 @@
 """Masks on parameters."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

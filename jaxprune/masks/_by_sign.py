@@ -1,5 +1,7 @@
 """Removing a share of the positive weights and a share of the negative ones."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,5 +1,7 @@
 """The mask of an unpruned network."""
 
+from __future__ import annotations
+
 import jax
 
 from jaxprune import _eager, _tree

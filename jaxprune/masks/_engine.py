@@ -1,5 +1,7 @@
 """The compiled part of a prune: masks of all leaves, and what happened."""
 
+from __future__ import annotations
+
 from functools import partial
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Masks in files that other frameworks can read: safetensors, one bool tensor a leaf."""
 
+from __future__ import annotations
+
 import json
 import math
 import os

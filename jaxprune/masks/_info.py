@@ -1,5 +1,7 @@
 """What a prune did, as data: compiled code cannot raise, so it reports."""
 
+from __future__ import annotations
+
 import dataclasses
 import warnings
 

@@ -1,5 +1,7 @@
 """Pruning in many small steps, with scores taken anew after each."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 from jaxprune import _tree

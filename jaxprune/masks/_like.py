@@ -1,5 +1,7 @@
 """Leaves with paths, put into the structure of a tree that says what they should look like."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """From scores to a mask."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -5,6 +5,8 @@ other's oracle in the tests. Scores are compared as they are, and as order-prese
 there are NaN or narrow formats.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

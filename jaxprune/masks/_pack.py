@@ -1,5 +1,7 @@
 """Masks in one bit a weight."""
 
+from __future__ import annotations
+
 import dataclasses
 import math
 

@@ -1,5 +1,7 @@
 """Masks for a list of sparsities known beforehand: counts on the host, the choice as data."""
 
+from __future__ import annotations
+
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple

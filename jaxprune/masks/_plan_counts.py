@@ -1,5 +1,7 @@
 """Masks of given counts, leaf by leaf: how many entries go is an integer, not a fraction."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """What was taken as prunable and what not."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """Masks as sets of kept weights: union, intersection, difference, complement."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

@@ -1,5 +1,7 @@
 """CS as a recipe."""
 
+from __future__ import annotations
+
 from typing import Literal
 
 from jaxprune import parametrizations

@@ -1,5 +1,7 @@
 """Defaults that several recipes share."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 from jaxprune import masks, scores

@@ -1,5 +1,7 @@
 """Dense training, for comparison."""
 
+from __future__ import annotations
+
 from jaxprune.methods._method import Method
 
 

@@ -1,5 +1,7 @@
 """DNW as a recipe."""
 
+from __future__ import annotations
+
 from jaxprune import parametrizations
 from jaxprune._scoring import Scores
 from jaxprune._tree import Where

@@ -1,5 +1,7 @@
 """DPF as a recipe."""
 
+from __future__ import annotations
+
 from jaxprune import parametrizations
 from jaxprune._scoring import Scores
 from jaxprune._tree import Where

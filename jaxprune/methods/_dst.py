@@ -1,5 +1,7 @@
 """DST as a recipe."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, Literal
 

@@ -1,5 +1,7 @@
 """GMP with recovery as a recipe."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax

@@ -1,5 +1,7 @@
 """GSM as a recipe."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import optax

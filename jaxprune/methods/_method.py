@@ -1,5 +1,7 @@
 """What a published method is made of."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple

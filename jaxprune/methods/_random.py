@@ -1,5 +1,7 @@
 """Gradual random pruning as a recipe."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import jax

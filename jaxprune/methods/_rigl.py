@@ -1,5 +1,7 @@
 """RigL as a recipe."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import jax

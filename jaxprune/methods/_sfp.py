@@ -1,5 +1,7 @@
 """SFP as a recipe."""
 
+from __future__ import annotations
+
 from functools import partial
 
 from jaxprune import transforms

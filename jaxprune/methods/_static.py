@@ -1,5 +1,7 @@
 """Static sparse training as a recipe."""
 
+from __future__ import annotations
+
 from functools import partial
 
 import jax

@@ -1,5 +1,7 @@
 """STR as a recipe."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

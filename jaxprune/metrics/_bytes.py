@@ -1,5 +1,7 @@
 """How many bytes a network takes: as it is, without its pruned weights, and compressed."""
 
+from __future__ import annotations
+
 import zlib
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """Multiplications of a network, counted from its jaxpr."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from fractions import Fraction

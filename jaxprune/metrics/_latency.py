@@ -1,5 +1,7 @@
 """How long a function takes on this machine, alone or beside another one."""
 
+from __future__ import annotations
+
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias

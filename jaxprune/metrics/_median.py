@@ -1,5 +1,7 @@
 """The median of measurements, with an interval that assumes no distribution."""
 
+from __future__ import annotations
+
 import math
 import statistics
 from collections.abc import Sequence

@@ -1,5 +1,7 @@
 """How much of the weights' norm a prune takes away."""
 
+from __future__ import annotations
+
 import jax
 
 from jaxprune import _tree

@@ -1,5 +1,7 @@
 """How much two masks agree."""
 
+from __future__ import annotations
+
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """Sparsity, from exact counts."""
 
+from __future__ import annotations
+
 from typing import NamedTuple
 
 from jaxprune import _mask, _tree

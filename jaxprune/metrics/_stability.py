@@ -1,5 +1,7 @@
 """Pruning stability: how much accuracy survives the prune itself."""
 
+from __future__ import annotations
+
 
 def pruning_stability(accuracy_pruned: float, accuracy_before: float) -> float:
     """Returns the share of the accuracy that is left right after pruning.

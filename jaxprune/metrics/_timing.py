@@ -1,5 +1,7 @@
 """Timing a function: compiled first, warmed up, every call waited for."""
 
+from __future__ import annotations
+
 import gc
 import math
 import time

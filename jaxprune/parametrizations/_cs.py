@@ -1,5 +1,7 @@
 """Continuous sparsification (CS)."""
 
+from __future__ import annotations
+
 import math
 from typing import Any, Literal, NamedTuple
 

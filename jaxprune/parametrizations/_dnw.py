@@ -1,5 +1,7 @@
 """Discovering neural wirings (DNW): the top weights of every forward pass."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

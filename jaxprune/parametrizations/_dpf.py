@@ -1,5 +1,7 @@
 """Dynamic pruning with feedback (DPF)."""
 
+from __future__ import annotations
+
 from jaxprune._scoring import Scores
 from jaxprune._tree import Where
 from jaxprune.masks import Allocation, Pattern

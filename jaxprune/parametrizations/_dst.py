@@ -1,5 +1,7 @@
 """Dynamic sparse training (DST): a trained threshold for each output unit."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias

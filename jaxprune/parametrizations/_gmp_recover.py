@@ -1,5 +1,7 @@
 """Gradual magnitude pruning (GMP) whose pruned weights may recover."""
 
+from __future__ import annotations
+
 from jaxprune._scoring import Scores
 from jaxprune._tree import Where
 from jaxprune.masks import Allocation, Pattern

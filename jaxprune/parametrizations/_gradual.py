@@ -1,5 +1,7 @@
 """Masks whose sparsity grows, remade from dense weights: what `dpf` and `gmp_recover` share."""
 
+from __future__ import annotations
+
 from typing import Any, Literal, NamedTuple
 
 import jax

@@ -1,5 +1,7 @@
 """The parametrization that changes nothing."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from jaxprune import _checks, masks

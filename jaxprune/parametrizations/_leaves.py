@@ -1,5 +1,7 @@
 """Prunable leaves beside what is trained along with them, whose shapes may differ."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """What a parametrization is, and the parts that all of them share."""
 
+from __future__ import annotations
+
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple

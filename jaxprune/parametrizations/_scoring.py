@@ -1,5 +1,7 @@
 """How the methods with a straight-through gradient get scores and masks."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Sparse-refined straight-through estimator (SR-STE): N:M sparsity from the first step."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """The straight-through estimator: masked weights forward, the gradient of your choice backward."""
 
+from __future__ import annotations
+
 from typing import Any, Literal
 
 import jax

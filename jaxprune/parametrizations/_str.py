@@ -1,5 +1,7 @@
 """Soft threshold weight reparameterization (STR)."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """ALLR: adaptive linear learning-rate restarting."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

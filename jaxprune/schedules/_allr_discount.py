@@ -1,5 +1,7 @@
 """The discount of ALLR: how much a prune moved the parameters."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

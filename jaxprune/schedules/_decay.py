@@ -1,5 +1,7 @@
 """The shapes after the warm-up, each K rates long."""
 
+from __future__ import annotations
+
 import numpy as np
 
 from jaxprune.schedules._table import Pretraining, Table

@@ -1,5 +1,7 @@
 """FT: fine-tuning at a constant rate."""
 
+from __future__ import annotations
+
 import warnings
 
 import numpy as np

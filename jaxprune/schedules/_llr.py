@@ -1,5 +1,7 @@
 """LLR: linear learning-rate restarting."""
 
+from __future__ import annotations
+
 import optax
 
 from jaxprune._checks import check_steps

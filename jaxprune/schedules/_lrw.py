@@ -1,5 +1,7 @@
 """LRW: learning-rate rewinding."""
 
+from __future__ import annotations
+
 import numpy as np
 import optax
 

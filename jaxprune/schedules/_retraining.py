@@ -1,5 +1,7 @@
 """One table from names to retraining schedules, for configurations and command lines."""
 
+from __future__ import annotations
+
 import inspect
 from collections.abc import Callable
 from typing import Any

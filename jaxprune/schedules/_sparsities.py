@@ -1,5 +1,7 @@
 """How much is pruned, by cycle or by step. A sparsity is the fraction of weights removed."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Tables: a schedule read once on the host, and a table handed back as a schedule."""
 
+from __future__ import annotations
+
 import contextlib
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias

@@ -4,6 +4,8 @@ They convert a schedule to a budget: the shape is replayed over N steps from the
 For these the first rate is searched for, where `slr`, `clr` and `llr` take it from pretraining.
 """
 
+from __future__ import annotations
+
 from typing import Any
 
 import numpy as np

@@ -1,5 +1,7 @@
 """The warm-up before a retraining schedule: a half cosine from zero."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Batch norm scale: network slimming's importance of an output channel."""
 
+from __future__ import annotations
+
 import collections
 import difflib
 from collections.abc import Mapping

@@ -1,5 +1,7 @@
 """Fisher: second-order saliency with a diagonal Hessian."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from typing import Any
 

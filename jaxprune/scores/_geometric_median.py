@@ -1,5 +1,7 @@
 """Geometric median: filters that the others can replace go first."""
 
+from __future__ import annotations
+
 import operator
 from collections.abc import Callable
 from functools import partial

@@ -1,5 +1,7 @@
 """GraSP: gradient signal preservation."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import jax

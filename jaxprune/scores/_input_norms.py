@@ -1,5 +1,7 @@
 """Input norms: what each weight of a product or a convolution is multiplied with."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """LAMP: layer-adaptive magnitude-based pruning."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """Magnitude: the absolute value of each weight."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

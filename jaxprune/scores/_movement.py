@@ -1,5 +1,7 @@
 """Movement: weights that training moves away from zero stay."""
 
+from __future__ import annotations
+
 import operator
 from typing import Any
 

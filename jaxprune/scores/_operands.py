@@ -1,5 +1,7 @@
 """What scores share: the weights, and the trees that go with them."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

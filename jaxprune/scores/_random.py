@@ -1,5 +1,7 @@
 """Random: the baseline that every criterion must beat."""
 
+from __future__ import annotations
+
 import math
 from functools import partial
 

@@ -1,5 +1,7 @@
 """SNIP: single-shot network pruning by connection sensitivity."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

@@ -1,5 +1,7 @@
 """SynFlow: iterative synaptic flow, without any data."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Taylor: how much the loss changes, to first order, if a weight is set to zero."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 
 from jaxprune._tree import PyTree, Where

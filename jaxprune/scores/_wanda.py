@@ -1,5 +1,7 @@
 """Wanda: weights and activations."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """Cutting removed channels out of trees: parameters, optimizer states, gradients, averages."""
 
+from __future__ import annotations
+
 from collections import Counter
 from collections.abc import Callable
 from typing import Any

@@ -1,5 +1,7 @@
 """Groups of channels: what vanishes together, and what cannot vanish and why."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple

@@ -1,5 +1,7 @@
 """Masks of groups: every member of a removed unit is zero, so that masked equals removed."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any, Literal
 

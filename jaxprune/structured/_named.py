@@ -1,5 +1,7 @@
 """Numbers by path: which group a path, or a regular expression of paths, means."""
 
+from __future__ import annotations
+
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping

@@ -1,5 +1,7 @@
 """Selection: which channels stay, by their scores."""
 
+from __future__ import annotations
+
 import inspect
 import operator
 from collections.abc import Mapping, Sequence

@@ -1,5 +1,7 @@
 """Shrinking: a network without its masked channels, as a function of its own."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

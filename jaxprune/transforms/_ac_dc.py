@@ -1,5 +1,7 @@
 """AC/DC: alternating compressed and decompressed training."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """The first mask of sparse training: drawn at random, scored, or given."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

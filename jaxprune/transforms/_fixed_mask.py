@@ -1,5 +1,7 @@
 """An optimizer that keeps pruned weights at exactly zero."""
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import optax

@@ -1,5 +1,7 @@
 """Turning the mask that moves into one that stays."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

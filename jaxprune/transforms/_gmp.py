@@ -1,5 +1,7 @@
 """Gradual magnitude pruning."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import optax

@@ -1,5 +1,7 @@
 """Global sparse momentum."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import optax

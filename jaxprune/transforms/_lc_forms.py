@@ -1,5 +1,7 @@
 """The two forms of learning-compression: selective decay, and the penalty towards a projection."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """The learning rate as data in the optimizer state."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """The mask inside an optimizer state: how it is stored, read and replaced."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

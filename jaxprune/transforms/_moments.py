@@ -5,6 +5,8 @@ averaged weights). `optax.tree.map_params` finds them by what ``init`` does with
 no optimizer is known by name here.
 """
 
+from __future__ import annotations
+
 from typing import Any, NamedTuple
 
 import jax

@@ -1,5 +1,7 @@
 """The wrap around an optimizer whose mask moves at known steps."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

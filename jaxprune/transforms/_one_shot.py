@@ -1,5 +1,7 @@
 """One-shot pruning at a given step."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import optax

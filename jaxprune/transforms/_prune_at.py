@@ -1,5 +1,7 @@
 """Prune to given sparsities after given numbers of steps."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Sequence
 from typing import Any

@@ -1,5 +1,7 @@
 """Dropping weights and growing as many elsewhere: what sparse training methods share."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """When soft pruning sets weights to zero, and from when on they stay there."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -1,5 +1,7 @@
 """RigL: drop what is small, grow where gradients are large."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Sparse evolutionary training: drop what is small, grow at random."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

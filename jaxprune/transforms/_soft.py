@@ -1,5 +1,7 @@
 """Soft filter pruning: what is pruned is set to zero, and trains on."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """Static sparse training: a random mask that stays."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

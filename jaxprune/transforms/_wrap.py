@@ -1,5 +1,7 @@
 """What all transforms that keep weights at zero do with the optimizer they wrap."""
 
+from __future__ import annotations
+
 import inspect
 from typing import Any
 

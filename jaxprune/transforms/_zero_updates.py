@@ -1,5 +1,7 @@
 """Exact zeros at the end of a chain, and nothing else."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import optax

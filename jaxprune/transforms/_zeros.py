@@ -9,6 +9,8 @@ Numbers common to a whole leaf (learning rates, norms, bias corrections) are tak
 no zero divisors: where they are not, kept weights are no numbers either.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace

@@ -5,6 +5,8 @@ says which leaves are counted together and how many entries each such pool loses
 weight, or, with a pattern of blocks or channels, one of those.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 

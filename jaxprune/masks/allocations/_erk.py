@@ -1,5 +1,7 @@
 """Erdős–Rényi-Kernel: small layers stay denser than large ones."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

@@ -1,5 +1,7 @@
 """LAMP: global pruning of layer-adaptive scores."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from jaxprune._tree import PyTree

@@ -1,5 +1,7 @@
 """Caps and floors: the fewest and the most entries that each leaf may lose."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Per leaf: sparsities written out by hand."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Allocations that give every leaf a density in a fixed proportion to the others."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """One number a leaf: from a number for all, from rules on paths, or from a tree."""
 
+from __future__ import annotations
+
 import difflib
 import numbers
 import re

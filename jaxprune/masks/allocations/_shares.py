@@ -10,6 +10,8 @@ The shares are fixed-point integers and the same arithmetic is written twice: in
 a total known on the host, and in 16-bit digits for a traced one. Both give the same counts.
 """
 
+from __future__ import annotations
+
 import functools
 import math
 from collections.abc import Sequence

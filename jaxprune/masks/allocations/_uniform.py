@@ -1,5 +1,7 @@
 """Uniform: every leaf loses the same fraction."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Uniform+: uniform, but gentle with the first convolution and the last dense layer."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import jax

@@ -1,5 +1,7 @@
 """Blocks: h x w weights stay or go together."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from jaxprune.masks.patterns._pattern import Norm, Pattern, PatternSpec, Remainder, check_words

@@ -1,5 +1,7 @@
 """Channels: all weights of one index along an axis stay or go together."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Whether a mask has a pattern."""
 
+from __future__ import annotations
+
 import jax.numpy as jnp
 import numpy as np
 

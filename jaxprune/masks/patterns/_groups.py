@@ -1,5 +1,7 @@
 """Blocks and channels as the entries of a selection."""
 
+from __future__ import annotations
+
 import math
 from typing import Any
 

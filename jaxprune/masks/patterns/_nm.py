@@ -1,5 +1,7 @@
 """N:M: n of every m consecutive weights stay."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import Any, Literal

@@ -6,6 +6,8 @@ then groups are what an allocation counts; or a fixed number of each group is ke
 nothing is left to allocate.
 """
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias

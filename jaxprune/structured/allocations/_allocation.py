@@ -5,6 +5,8 @@ groups that may lose channels. It returns one `Pool` for all groups that are cou
 groups of no pool keep all.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 

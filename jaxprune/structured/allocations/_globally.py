@@ -1,5 +1,7 @@
 """Global: one threshold for the channels of the whole network."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

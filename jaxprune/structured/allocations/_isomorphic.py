@@ -1,5 +1,7 @@
 """Isomorphic: groups that are built alike are counted together."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Named configurations of filter pruning, as kept widths."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterable, Sequence
 

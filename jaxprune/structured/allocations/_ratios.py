@@ -1,5 +1,7 @@
 """Ratios: a fraction for each group that is named."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Widths: how many channels each group that is named keeps."""
 
+from __future__ import annotations
+
 import numbers
 from collections.abc import Mapping, Sequence
 from typing import Any

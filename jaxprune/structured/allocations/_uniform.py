@@ -1,5 +1,7 @@
 """Uniform: the same fraction of every group."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Following axes through primitives that hold functions: calls, loops, branches, custom rules."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any

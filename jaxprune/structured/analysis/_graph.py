@@ -1,5 +1,7 @@
 """From a function to the groups of its channels."""
 
+from __future__ import annotations
+
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

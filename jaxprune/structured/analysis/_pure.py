@@ -1,5 +1,7 @@
 """Whether a function is pure: traced again, it gives the same program."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

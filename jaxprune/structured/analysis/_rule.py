@@ -1,5 +1,7 @@
 """A rule: how the axes of one primitive's operands and results hang together."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
@@ -55,7 +57,7 @@ class Step:
     eqn: JaxprEqn
     operands: Sequence[Tracked]
     results: Sequence[Tracked]
-    evaluate: "Evaluate"
+    evaluate: Evaluate
     inner: tuple[Any, ...] = ()
 
 

@@ -1,5 +1,7 @@
 """A jaxpr, followed: what is known of every value in it, calls and loop bodies included."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -60,7 +62,7 @@ class Walk:
     """
 
     units: Units
-    control: Mapping[str, Callable[["Walk", JaxprEqn, Sequence[Tracked]], Step]]
+    control: Mapping[str, Callable[[Walk, JaxprEqn, Sequence[Tracked]], Step]]
     roles: dict[tuple[int, int], str] = field(default_factory=dict)
     remembered: dict[Any, Any] = field(default_factory=dict)
     differentiating: bool = False

@@ -1,5 +1,7 @@
 """What is known of a value while its axes are followed through a jaxpr."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -35,7 +37,7 @@ class Tracked(NamedTuple):
         """The sizes of the axes."""
         return tuple(len(axis) for axis in self.nodes)
 
-    def with_axes(self, axes: Sequence[int]) -> "Tracked":
+    def with_axes(self, axes: Sequence[int]) -> Tracked:
         """The value with only the given axes, in that order."""
         source = None if self.source is None else tuple(self.source[a] for a in axes)
         return Tracked(

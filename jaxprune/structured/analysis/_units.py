@@ -7,6 +7,8 @@ is a **composite** of the two. Joining nodes only ever makes more positions vani
 is found is always safe to remove, though not always all that could be.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 

@@ -1,5 +1,7 @@
 """Average: scores of channels over batches."""
 
+from __future__ import annotations
+
 import jax
 
 from jaxprune._checks import check_number

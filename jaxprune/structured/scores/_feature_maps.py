@@ -1,5 +1,7 @@
 """Feature maps: what convolutions and pooling over the image read, channel by channel."""
 
+from __future__ import annotations
+
 from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 

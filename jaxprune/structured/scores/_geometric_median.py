@@ -1,5 +1,7 @@
 """Geometric median: channels that the others of their group can replace go first."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

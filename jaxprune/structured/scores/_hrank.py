@@ -1,5 +1,7 @@
 """HRank: channels whose feature maps have a low rank carry little information."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Container, Iterable, Sequence
 from typing import Any
 

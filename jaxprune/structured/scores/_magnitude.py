@@ -1,5 +1,7 @@
 """Magnitude: the norms of what would go with a channel."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias

@@ -1,5 +1,7 @@
 """Norm scale: network slimming's importance of a channel."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 
 import jax

@@ -1,5 +1,7 @@
 """Random: the baseline that every criterion of channels must beat."""
 
+from __future__ import annotations
+
 import jax
 import jax.numpy as jnp
 

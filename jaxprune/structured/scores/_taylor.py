@@ -1,5 +1,7 @@
 """Taylor: how much the loss changes, to first order, if a gate behind a channel closes."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import jax

@@ -1,5 +1,7 @@
 """The entries of parameters unit by unit: what every score of channels is made of."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Checkpoints of a run: where, how often, and whether to go on with them."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 import os

@@ -1,5 +1,7 @@
 """What identifies a run: settings, shapes and hashes that must not change until it is resumed."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import hashlib

@@ -1,5 +1,7 @@
 """One run at a time in a folder."""
 
+from __future__ import annotations
+
 import os
 import pathlib
 import socket

@@ -1,5 +1,7 @@
 """A state as named arrays that can be stored: keys as numbers, masks in bits, nothing empty."""
 
+from __future__ import annotations
+
 import zlib
 from collections.abc import Mapping
 from typing import Any

@@ -1,5 +1,7 @@
 """What happened in a run, phase by phase, and how it is stored."""
 
+from __future__ import annotations
+
 import dataclasses
 from typing import Any, NamedTuple
 

@@ -1,5 +1,7 @@
 """The checkpoints of one run on the disk: written, read, checked."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import pathlib

@@ -1,5 +1,7 @@
 """BIMP: the dense phase and all retraining inside one budget."""
 
+from __future__ import annotations
+
 from typing import Any
 
 import optax

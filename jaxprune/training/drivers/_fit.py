@@ -1,5 +1,7 @@
 """Train with any method: one phase, then the final hard prune."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
 

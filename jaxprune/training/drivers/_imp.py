@@ -1,5 +1,7 @@
 """IMP: train, then prune and retrain, cycle by cycle."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeAlias
 

@@ -1,5 +1,7 @@
 """The plan of a run: sparsities, steps and learning rates of every cycle, checked up front."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Sequence
 from typing import NamedTuple

@@ -1,5 +1,7 @@
 """One prune inside a run: new mask, masked parameters, the discount of ALLR."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

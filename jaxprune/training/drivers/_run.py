@@ -1,5 +1,7 @@
 """A run in phases, which is saved on the way and goes on where it was saved."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -88,7 +90,7 @@ class Run:
         self._asked_to_stop = Agreement()
         self._store = None if checkpoints is None else Store(checkpoints, fingerprint())
 
-    def __enter__(self) -> "Run":
+    def __enter__(self) -> Run:
         """Puts the state where the step wants it, or reads the newest checkpoint.
 
         Raises:

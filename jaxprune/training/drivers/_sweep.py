@@ -1,5 +1,7 @@
 """Independent runs side by side, one a device, each as if it were alone."""
 
+from __future__ import annotations
+
 import threading
 from collections.abc import Callable, Sequence
 from functools import partial

@@ -1,5 +1,7 @@
 """Evaluation that counts every example once, the last partial batch included."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Iterable
 from functools import partial

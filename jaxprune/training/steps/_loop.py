@@ -1,5 +1,7 @@
 """Many steps: chunks of fixed length, so that no remainder compiles anew."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias

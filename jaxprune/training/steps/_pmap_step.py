@@ -1,5 +1,7 @@
 """The training step by `jax.pmap`, for loops that keep replicated state."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from functools import partial
 from typing import Any

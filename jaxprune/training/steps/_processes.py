@@ -1,5 +1,7 @@
 """What the processes of a run must agree on."""
 
+from __future__ import annotations
+
 import functools
 from typing import Any
 

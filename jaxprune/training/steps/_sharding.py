@@ -1,5 +1,7 @@
 """Where the arrays of a run lie on a mesh of devices."""
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Callable, Mapping

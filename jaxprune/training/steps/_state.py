@@ -1,5 +1,7 @@
 """What a run carries from step to step."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -40,7 +42,7 @@ class TrainState(NamedTuple):
         mask: PyTree | None = None,
         masked: bool = True,
         key: jax.Array,
-    ) -> "TrainState":
+    ) -> TrainState:
         """Makes the state of a run that starts at step 0.
 
         Args:

@@ -1,5 +1,7 @@
 """One compiled training step; learning rate and mask enter as data."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple

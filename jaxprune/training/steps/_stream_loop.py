@@ -1,5 +1,7 @@
 """Many steps on batches that the host brings: data that do not fit on the devices."""
 
+from __future__ import annotations
+
 import contextlib
 import queue
 import threading
@@ -154,7 +156,7 @@ class _Source:
         )
 
     def _fetch(
-        self, batches: Iterator[PyTree], ahead: "queue.Queue[Any]", closed: threading.Event
+        self, batches: Iterator[PyTree], ahead: queue.Queue[Any], closed: threading.Event
     ) -> None:
         def put(kind: str, value: Any) -> None:
             while not closed.is_set():

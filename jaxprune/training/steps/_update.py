@@ -1,5 +1,7 @@
 """What one training step computes: gradients, masked optimizer, new state. Not yet compiled."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, TypeAlias
 

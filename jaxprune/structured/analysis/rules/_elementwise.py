@@ -1,5 +1,7 @@
 """Following axes through operations that treat every entry for itself."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Following axes through operations that only move entries about."""
 
+from __future__ import annotations
+
 import itertools
 import math
 import operator

@@ -1,5 +1,7 @@
 """Following axes through operations that take or write positions by index."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Following axes through matrix products and convolutions."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,5 +1,7 @@
 """Following axes through operations that put the entries of an axis together."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from typing import Any
 
