@@ -3,6 +3,7 @@
 Neither this module nor the commands that use it import JAX before a grid has passed its checks.
 """
 
+import dataclasses
 import json
 import pathlib
 import statistics
@@ -19,6 +20,26 @@ if TYPE_CHECKING:
     from experiments import data
 
 Cell = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What all grids have in common; each names its own ``data`` and ``out``, too."""
+
+    data_dir: pathlib.Path | None = None
+    """Folder of prepared tensorflow-datasets; default: theirs."""
+
+    data_cache: str | None = None
+    """Folder for decoded images, or off; default: in the user's cache folder."""
+
+    compilation_cache: str | None = None
+    """Folder for compiled programs, or off; default: in the user's cache folder."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds of weights, data order and whatever is drawn."""
+
+    batch_size: int = 128
+    """Examples a training step."""
 
 
 def read(file: pathlib.Path, keys: Sequence[str]) -> dict[tuple[Any, ...], Cell]:
@@ -39,6 +60,65 @@ def append(file: pathlib.Path, cell: Cell) -> None:
     torn = bool(written) and not written.endswith(b"\n")
     with file.open("a") as lines:
         lines.write("\n" * torn + json.dumps(cell) + "\n")
+
+
+def fill(
+    grid: Any,
+    keys: Sequence[str],
+    *,
+    shared: Config,
+    cells: Callable[[Any, int], Iterable[Cell]],
+    begin: Callable[[int, "data.Dataset"], Callable[[Cell], Cell]],
+    line: Callable[[Cell], str],
+    table: Callable[[Any, list[Cell]], str],
+    console: Console,
+    varied: Sequence[str] = (),
+    **settings: Any,
+) -> str:
+    """Runs the cells that are missing, keeps each as soon as it is done, and returns the table.
+
+    Args:
+      grid: its settings, with ``seeds`` and ``out``.
+      keys: names of the values that tell a cell from all others, "seed" first.
+      shared: the configuration of one cell. What all have in common is kept in the folder, which
+        takes no cells of other settings.
+      cells: the cells of a seed, from the grid and the seed.
+      begin: from a seed and the data set, what runs a cell of this seed and returns it with its
+        results, "accuracy" and "seconds" among them.
+      line: what is said of a cell that is done.
+      table: the table of all cells that are done, in Markdown.
+      console: where progress goes.
+      varied: options that differ between the cells and are not among the keys.
+      **settings: what else the cells have in common.
+
+    Raises:
+      ValueError: if the folder holds cells of other settings.
+    """
+    file = grid.out / "results.jsonl"
+    common = dataclasses.asdict(shared)
+    for key in ("data_dir", "data_cache", "compilation_cache", "run_dir", *keys, *varied):
+        common.pop(key, None)
+    check_settings(grid.out, common | settings)
+    dataset = None
+    for seed in grid.seeds:
+        done = read(file, keys)
+        missing = [c for c in cells(grid, seed) if tuple(c[k] for k in keys) not in done]
+        if not missing:
+            continue
+        dataset = dataset or load(grid, console)
+        console.print(f"seed {seed}: {len(missing)} cells")
+        run_cell = begin(seed, dataset)
+        for i, cell in enumerate(missing, 1):
+            result = run_cell(cell)
+            append(file, result)
+            console.print(
+                f"seed {seed} {i:3}/{len(missing)}  {line(result)}: "
+                f"{100 * result['accuracy']:.2f} % in {result['seconds']:.0f} s",
+                highlight=False,
+            )
+    text = table(grid, list(read(file, keys).values()))
+    (grid.out / "table.md").write_text(text + "\n")
+    return text
 
 
 def check_settings(folder: pathlib.Path, settings: dict[str, Any]) -> None:

@@ -21,30 +21,25 @@ table is made from what is there. No learning rate was tuned for it: 0.1, divide
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from experiments import _cells, checks
-from experiments._cells import Cell, append, check_settings, mean_std, read
+from experiments._cells import Cell, mean_std
 from experiments.config import Config
+
+if TYPE_CHECKING:
+    from experiments import data
 
 _KEYS = ("seed", "fraction", "score", "schedule")
 _SCHEDULES = ("ft", "lrw", "slr", "clr", "llr", "allr")
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class Grid(_cells.Settings):
     """The grid of runs behind the table of filter pruning."""
-
-    data_dir: pathlib.Path | None = None
-    """Folder of prepared tensorflow-datasets; default: theirs."""
-
-    data_cache: str | None = None
-    """Folder for decoded images, or off; default: in the user's cache folder."""
-
-    compilation_cache: str | None = None
-    """Folder for compiled programs, or off; default: in the user's cache folder."""
 
     data: str = "fashion_mnist"
     """Data set."""
@@ -66,12 +61,6 @@ class Grid:
 
     schedules: tuple[str, ...] = _SCHEDULES
     """Retraining schedules."""
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of weights, data order and random filters."""
-
-    batch_size: int = 128
-    """Examples a training step."""
 
     out: pathlib.Path = pathlib.Path("runs/filters_table")
     """Folder for results.jsonl and table.md."""
@@ -151,38 +140,25 @@ def configs(grid: Grid) -> Iterator[Config]:
 
 def run(grid: Grid, console: Console) -> str:
     """Runs what is missing of the grid and returns the table."""
-    file = grid.out / "results.jsonl"
-    # What the cells have in common, defaults included; what differs between them is in each.
-    shared = dataclasses.asdict(config_of(grid, 0)) | {"retrain_epochs": grid.retrain_epochs}
-    for key in ("data_dir", "data_cache", "compilation_cache", "run_dir", "seed", "schedule"):
-        shared.pop(key, None)
-    check_settings(grid.out, shared)
 
-    from experiments import _filters
+    def begin(seed: int, dataset: "data.Dataset") -> Callable[[Cell], Cell]:
+        from experiments import _filters
 
-    dataset = None
-    for seed in grid.seeds:
-        done = read(file, _KEYS)
-        missing = [c for c in cells(grid, seed) if tuple(c[k] for k in _KEYS) not in done]
-        if not missing:
-            continue
-        dataset = dataset or _cells.load(grid, console)
-        console.print(f"seed {seed}: dense training, then {len(missing)} cells")
-        dense = _filters.train_dense(config_of(grid, seed), dataset)
-        for i, cell in enumerate(missing):
-            result = _filters.run_cell(
-                config_of(grid, seed), cell, dense, dataset, epochs=grid.retrain_epochs
-            )
-            append(file, result)
-            console.print(
-                f"seed {seed} {i + 1:2}/{len(missing)}  {cell['score']:6} {cell['schedule']:5}"
-                f"{cell['fraction']}: {100 * result['accuracy']:.2f} % in "
-                f"{result['seconds']:.0f} s",
-                highlight=False,
-            )
-    table = markdown(grid, list(read(file, _KEYS).values()))
-    (grid.out / "table.md").write_text(table + "\n")
-    return table
+        config, epochs = config_of(grid, seed), grid.retrain_epochs
+        dense = _filters.train_dense(config, dataset)
+        return lambda cell: _filters.run_cell(config, cell, dense, dataset, epochs=epochs)
+
+    return _cells.fill(
+        grid,
+        _KEYS,
+        shared=config_of(grid, 0),
+        retrain_epochs=grid.retrain_epochs,
+        cells=cells,
+        begin=begin,
+        line=lambda cell: f"{cell['score']:6} {cell['schedule']:5} {cell['fraction']}",
+        table=markdown,
+        console=console,
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,7 +13,7 @@ from experiments import caches, devices, reports
 from experiments.checks import check_run_dir
 from experiments.config import ITERATIVE, UNCONTROLLED, Config, compared
 from experiments.setup import Setup, build, prune_and_retrain
-from jaxprune.training import ImpResult, PhaseRecord, Resumed, TrainState
+from jaxprune.training import PhaseRecord, Resumed, RunResult, TrainState, join_metrics
 
 Stop: TypeAlias = Callable[[int], bool]
 
@@ -25,7 +25,7 @@ def run(
     parts: Setup | None = None,
     stop: Callable[[], bool] | None = None,
     started: float | None = None,
-) -> ImpResult:
+) -> RunResult:
     """Trains and prunes as configured, and writes the run folder.
 
     Args:
@@ -125,7 +125,7 @@ class _Report:
             if self.compiled and steps:
                 self.speed.stretch(steps, time.perf_counter() - begin)
             self.compiled = True
-            pieces += [metrics] if steps else []
+            pieces.append(metrics)
             done += steps
             self.trained += steps
             if steps < len(piece) or np.isnan(metrics["loss"]).any():
@@ -136,8 +136,7 @@ class _Report:
             dense = devices.on_host(self.parts.deployed(state).params)
             if devices.is_first():
                 reports.save_dense(dense, self.folder.path)
-        names = pieces[0] if pieces else {}
-        return state, {name: np.concatenate([p[name] for p in pieces]) for name in names}
+        return state, join_metrics(pieces)
 
     def _chunk(self, first_step: int, rates: np.ndarray, metrics: dict[str, np.ndarray]) -> None:
         if not self.begun:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from experiments import _cells
-from experiments._cells import Cell, append, check_settings, mean_std, read
+from experiments._cells import Cell, mean_std
 from experiments.config import Config
 
 if TYPE_CHECKING:
@@ -42,17 +42,8 @@ _DIALS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class Grid(_cells.Settings):
     """The grid of runs behind the table of methods."""
-
-    data_dir: pathlib.Path | None = None
-    """Folder of prepared tensorflow-datasets; default: theirs."""
-
-    data_cache: str | None = None
-    """Folder for decoded images, or off; default: in the user's cache folder."""
-
-    compilation_cache: str | None = None
-    """Folder for compiled programs, or off; default: in the user's cache folder."""
 
     data: str = "fashion_mnist"
     """Data set."""
@@ -84,12 +75,6 @@ class Grid:
 
     dst_penalty: tuple[float, ...] = (1e-3, 2e-3, 3e-3)
     """Penalties of DST."""
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of weights and data order."""
-
-    batch_size: int = 128
-    """Examples a training step."""
 
     learning_rate: float = 0.05
     """First learning rate of all methods; it falls linearly to 0."""
@@ -215,34 +200,25 @@ def configs(grid: Grid) -> Iterator[Config]:
 
 def run(grid: Grid, console: Console) -> str:
     """Runs what is missing of the grid and returns the table."""
-    file = grid.out / "results.jsonl"
-    # What the cells have in common, defaults included; what differs between them is in each.
-    shared = dataclasses.asdict(config_of(grid, {"seed": 0, "method": "dense", "level": 0.0}))
-    for key in ("data_dir", "data_cache", "compilation_cache", "run_dir", "seed", "method"):
-        del shared[key]
-    for key in ("sparsity", "penalty", "initial"):  # what levels are made of
-        del shared[key]
-    # Weight decay stays: STR's is its level, but that of all others is a default.
-    shared["str_initial"] = grid.str_initial
-    check_settings(grid.out, shared)
 
-    dataset = None
-    for seed in grid.seeds:
-        for cell in cells(grid, seed):
-            if tuple(cell[k] for k in _KEYS) in read(file, _KEYS):
-                continue
-            dataset = dataset or _cells.load(grid, console)
-            result = run_cell(grid, cell, dataset)
-            append(file, result)
-            console.print(
-                f"seed {seed}  {cell['method']:6} {_setting(cell['method'], cell['level']):10} "
-                f"{100 * result['sparsity']:6.2f} % sparse: {100 * result['accuracy']:.2f} % in "
-                f"{result['seconds']:.0f} s",
-                highlight=False,
-            )
-    table = markdown(grid, list(read(file, _KEYS).values()))
-    (grid.out / "table.md").write_text(table + "\n")
-    return table
+    def line(cell: Cell) -> str:
+        setting = _setting(cell["method"], cell["level"])
+        return f"{cell['method']:6} {setting:10} {100 * cell['sparsity']:6.2f} % sparse"
+
+    return _cells.fill(
+        grid,
+        _KEYS,
+        shared=config_of(grid, {"seed": 0, "method": "dense", "level": 0.0}),
+        # What levels are made of. Weight decay is not among them: STR's is its level, but that of
+        # all others is a default, and in common.
+        varied=("sparsity", "penalty", "initial"),
+        str_initial=grid.str_initial,
+        cells=cells,
+        begin=lambda _, dataset: lambda cell: run_cell(grid, cell, dataset),
+        line=line,
+        table=markdown,
+        console=console,
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

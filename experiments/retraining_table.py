@@ -14,34 +14,26 @@ table is made from what is there. On two CPU cores the whole grid of three seeds
 import dataclasses
 import pathlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from experiments import _cells
-from experiments._cells import Cell, append, check_settings, mean_std, read
+from experiments._cells import Cell, mean_std
 from experiments.config import Config
 
 if TYPE_CHECKING:
     import jaxprune as jp
+    from experiments import data
     from experiments.setup import Setup
 
 _KEYS = ("seed", "cycles", "sparsity", "retrain_epochs", "schedule")
 
 
 @dataclasses.dataclass(frozen=True)
-class Grid:
+class Grid(_cells.Settings):
     """The grid of runs behind the table of retraining schedules."""
-
-    data_dir: pathlib.Path | None = None
-    """Folder of prepared tensorflow-datasets; default: theirs."""
-
-    data_cache: str | None = None
-    """Folder for decoded images, or off; default: in the user's cache folder."""
-
-    compilation_cache: str | None = None
-    """Folder for compiled programs, or off; default: in the user's cache folder."""
 
     data: str = "fashion_mnist"
     """Data set."""
@@ -63,12 +55,6 @@ class Grid:
 
     schedules: tuple[str, ...] = ("ft", "lrw", "slr", "clr", "llr", "allr")
     """Retraining schedules."""
-
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of weights and data order."""
-
-    batch_size: int = 128
-    """Examples a training step."""
 
     out: pathlib.Path = pathlib.Path("runs/retraining_table")
     """Folder for results.jsonl and table.md."""
@@ -158,41 +144,32 @@ def markdown(grid: Grid, done: list[Cell]) -> str:
 
 def run(grid: Grid, console: Console) -> str:
     """Runs what is missing of the grid and returns the table."""
-    file = grid.out / "results.jsonl"
-    # What the cells have in common, defaults included; what differs between them is in each.
-    shared = dataclasses.asdict(config_of(grid, 0))
-    for key in ("data_dir", "data_cache", "compilation_cache", "run_dir", *_KEYS):
-        shared.pop(key, None)
-    check_settings(grid.out, shared)
 
-    import jax
-    import jax.numpy as jnp
+    def begin(seed: int, dataset: "data.Dataset") -> Callable[[Cell], Cell]:
+        import jax
+        import jax.numpy as jnp
 
-    from experiments.setup import build
+        from experiments.setup import build
 
-    dataset = None
-    for seed in grid.seeds:
-        done = read(file, _KEYS)
-        missing = [c for c in cells(grid, seed) if tuple(c[k] for k in _KEYS) not in done]
-        if not missing:
-            continue
-        dataset = dataset or _cells.load(grid, console)
         parts = build(config_of(grid, seed), dataset=dataset)
-        console.print(f"seed {seed}: dense training, then {len(missing)} cells")
         steps = jnp.arange(parts.options["pretraining_steps"])
         dense, _ = parts.train(parts.state, jax.vmap(parts.pretraining)(steps))
-        for i, cell in enumerate(missing):
-            result = run_cell(cell, parts, dense)
-            append(file, result)
-            console.print(
-                f"seed {seed} {i + 1:3}/{len(missing)}  {cell['schedule']:5} {cell['cycles']} "
-                f"cycle(s) {cell['sparsity']} {cell['retrain_epochs']} epoch(s): "
-                f"{100 * result['accuracy']:.2f} % in {result['seconds']} s",
-                highlight=False,
-            )
-    table = markdown(grid, list(read(file, _KEYS).values()))
-    (grid.out / "table.md").write_text(table + "\n")
-    return table
+        return lambda cell: run_cell(cell, parts, dense)
+
+    def line(cell: Cell) -> str:
+        cycles, epochs = cell["cycles"], cell["retrain_epochs"]
+        return f"{cell['schedule']:5} {cycles} cycle(s) {cell['sparsity']} {epochs} epoch(s)"
+
+    return _cells.fill(
+        grid,
+        _KEYS,
+        shared=config_of(grid, 0),
+        cells=cells,
+        begin=begin,
+        line=line,
+        table=markdown,
+        console=console,
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

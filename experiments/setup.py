@@ -286,7 +286,7 @@ def _iterative_options(
 
 def prune_and_retrain(
     config: Config, parts: Setup, *, train: TrainLoop | None = None, **options: Any
-) -> jp.training.ImpResult:
+) -> jp.training.RunResult:
     """Runs the method of the configuration on the parts built from it.
 
     Args:

@@ -13,7 +13,6 @@ from ._objective import LossFn as LossFn
 from ._objective import init as init
 from ._objective import make_eval_fn as make_eval_fn
 from ._objective import make_loss_fn as make_loss_fn
-from ._recurrent import Recurrent as Recurrent
 from ._resnet import ResNet as ResNet
 from ._shrunk import Shrunk as Shrunk
 from ._shrunk import shrink as shrink

@@ -1,10 +1,10 @@
 """Training with masks: states, compiled steps and loops, and the recipes IMP and BIMP."""
 
 from jaxprune.training.checkpoints import Checkpoints as Checkpoints
-from jaxprune.training.checkpoints import ImpResult as ImpResult
 from jaxprune.training.checkpoints import PhaseRecord as PhaseRecord
 from jaxprune.training.checkpoints import Preempted as Preempted
 from jaxprune.training.checkpoints import Resumed as Resumed
+from jaxprune.training.checkpoints import RunResult as RunResult
 from jaxprune.training.drivers import Prepared as Prepared
 from jaxprune.training.drivers import bimp as bimp
 from jaxprune.training.drivers import fit as fit
@@ -16,6 +16,7 @@ from jaxprune.training.steps import TrainLoop as TrainLoop
 from jaxprune.training.steps import TrainState as TrainState
 from jaxprune.training.steps import TrainStep as TrainStep
 from jaxprune.training.steps import fully_sharded as fully_sharded
+from jaxprune.training.steps import join_metrics as join_metrics
 from jaxprune.training.steps import make_evaluate as make_evaluate
 from jaxprune.training.steps import make_loop as make_loop
 from jaxprune.training.steps import make_pmap_train_step as make_pmap_train_step

@@ -14,7 +14,6 @@ from experiments.models import (
     DenseNet,
     ImageNetResNet,
     MobileNetV2,
-    Recurrent,
     ResNet,
     ViT,
     create,
@@ -40,10 +39,6 @@ def test_parameter_counts(model, x, expected):
 
 def test_macs_of_depthwise_convolutions():
     assert macs(create("mobilenet_v2", 1000), image(224)) == 300_774_272
-
-
-def vectors(length, width):
-    return jax.ShapeDtypeStruct((2, length, width), jnp.float32)
 
 
 SMALL_MOBILENET = {
@@ -88,8 +83,6 @@ SMALL = {
     "mobilenet": (MobileNetV2, SMALL_MOBILENET, image(8), {"inner_widths": (7, 11)}),
     "vit": (ViT, SMALL_VIT, image(8), {"mlp_widths": (9,), "block_heads": (1,)}),
     "gpt": (GPT, SMALL_GPT, tokens(5), {"mlp_widths": (7,), "block_heads": (1,)}),
-    "lstm": (Recurrent, {"vocabulary": 7, "widths": (5, 4)}, tokens(4), {"widths": (3, 2)}),
-    "gru": (Recurrent, {"widths": (5,), "cell": "gru"}, vectors(4, 3), {"widths": (3,)}),
 }
 
 
@@ -160,7 +153,7 @@ def test_types_and_what_is_prunable(name):
     assert logits.dtype == evaluated.dtype == jnp.float32
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((params, state)))
     assert dict(new) == state
-    normalised = make not in (ViT, GPT, Recurrent)
+    normalised = make not in (ViT, GPT)
     assert list(state) == (["batch_stats"] if normalised else [])
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     for path, leaf in leaves:
@@ -236,8 +229,6 @@ def test_dropout_is_for_training_and_needs_a_key():
         (ViT(7, **SMALL_VIT, mlp_widths=(3, 2)), image(8), r"mlp_widths is \(3, 2\), .* 1 entries"),
         (GPT(7, **SMALL_GPT), tokens(9), "sequence of 9 tokens is longer than max_length 6"),
         (GPT(7, **SMALL_GPT, block_heads=(0,)), tokens(5), "block_heads is .* at least one"),
-        (Recurrent(7, cell="rnn"), vectors(4, 3), "unknown cell 'rnn'. Known: lstm, gru"),
-        (Recurrent(7), tokens(4), r"shape \(1, 4\) with vocabulary None; give tokens"),
         (DenseNet(7), image(3), "3 blocks needs images of at least 4x4 pixels, got 3x3"),
         (DenseNet(7, transition_widths=(3,)), image(8), "transition_widths is .* 2 entries"),
         (MobileNetV2(7, inner_widths=(96,)), image(8), "inner_widths is .* 16 entries"),

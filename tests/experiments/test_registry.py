@@ -2,6 +2,7 @@
 
 import inspect
 import pathlib
+from typing import get_type_hints
 
 import jax
 import numpy as np
@@ -23,7 +24,7 @@ def returning(package, kind):
     return {
         name: f
         for name, f in vars(package).items()
-        if inspect.isfunction(f) and name[0] != "_" and f.__annotations__.get("return") == kind
+        if inspect.isfunction(f) and name[0] != "_" and get_type_hints(f).get("return") == kind
     }
 
 

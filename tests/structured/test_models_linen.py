@@ -12,6 +12,7 @@ import pytest
 import jaxprune as jp
 from experiments import models
 from tests.structured.checks import check_shrunk, normal, prunable_fraction, random_params
+from tests.structured.recurrent import Recurrent
 
 
 def images(side, batch=2, channels=3):
@@ -158,13 +159,13 @@ CASES = {
         (False,),
     ),
     "lstm": (
-        models.Recurrent(5, 11, 6, (8, 4)),
+        Recurrent(5, 11, 6, (8, 4)),
         TOKENS,
         {"embed_tokens/embedding": 6, "layer0/hf": 8, "layer1/hf": 4},
         (False,),
     ),
     "gru": (
-        models.Recurrent(5, None, widths=(8,), cell="gru"),
+        Recurrent(5, None, widths=(8,), cell="gru"),
         normal(2, 5, 3),
         {"layer0/hn": 8},
         (False,),

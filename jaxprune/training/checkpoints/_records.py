@@ -50,7 +50,7 @@ class PhaseRecord(NamedTuple):
     seconds: float
 
 
-class ImpResult(NamedTuple):
+class RunResult(NamedTuple):
     """The end of a run: the final state, and a record of every phase in order."""
 
     state: TrainState

@@ -16,7 +16,7 @@ import numpy as np
 from jaxprune._tree import PyTree
 from jaxprune.training.checkpoints._checkpoints import Checkpoints, orbax
 from jaxprune.training.checkpoints._fingerprint import check_same, versions
-from jaxprune.training.checkpoints._lock import FolderLock
+from jaxprune.training.checkpoints._lock import lock_folder
 from jaxprune.training.checkpoints._portable import (
     digests,
     from_arrays,
@@ -53,7 +53,7 @@ class Store:
         first = jax.process_index() == 0
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = FolderLock(self.folder) if first else None
+            self._lock = lock_folder(self.folder) if first else None
         except BlockingIOError:
             raise
         except OSError as error:

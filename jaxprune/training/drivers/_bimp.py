@@ -7,7 +7,7 @@ from typing import Any
 import optax
 
 from jaxprune._checks import check_rate, check_steps
-from jaxprune.training.checkpoints._records import ImpResult
+from jaxprune.training.checkpoints._records import RunResult
 from jaxprune.training.drivers._imp import imp
 from jaxprune.training.steps._evaluate import Evaluate
 from jaxprune.training.steps._loop import TrainLoop
@@ -25,7 +25,7 @@ def bimp(
     sparsity: float,
     cycles: int = 1,
     **options: Any,
-) -> ImpResult:
+) -> RunResult:
     """Budgeted iterative magnitude pruning (BIMP): IMP with ALLR inside a fixed number of steps.
 
     ``pretraining_steps`` (T_0) steps with a linear schedule from ``learning_rate`` to 0, then

@@ -12,7 +12,7 @@ from jaxprune import _eager, _tree, metrics
 from jaxprune._tree import PyTree
 from jaxprune.methods import Method
 from jaxprune.parametrizations import Parametrization
-from jaxprune.training.checkpoints import Checkpoints, ImpResult, PhaseRecord
+from jaxprune.training.checkpoints import Checkpoints, PhaseRecord, RunResult
 from jaxprune.training.checkpoints._fingerprint import (
     describe_array,
     describe_function,
@@ -179,7 +179,7 @@ def fit(
     recalibrate: Callable[[TrainState], TrainState] | None = None,
     on_phase: Callable[[PhaseRecord], None] | None = None,
     checkpoints: Checkpoints | None = None,
-) -> ImpResult:
+) -> RunResult:
     """Trains with a method for one phase, then prunes for good, measuring before and after.
 
     Args:
@@ -253,4 +253,4 @@ def fit(
         # It takes no step and follows from the state before it, so it is not saved.
         none = np.zeros((0,), np.float32)
         run.end("final prune", 1, none, result, kept=kept, prunable=prunable, save=False)
-    return ImpResult(run.state, run.records)
+    return RunResult(run.state, run.records)

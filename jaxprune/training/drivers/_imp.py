@@ -12,7 +12,7 @@ import optax
 from jaxprune import _tree, metrics, schedules, transforms
 from jaxprune._tree import PyTree
 from jaxprune.masks import Allocation, Pattern
-from jaxprune.training.checkpoints import Checkpoints, ImpResult, PhaseRecord
+from jaxprune.training.checkpoints import Checkpoints, PhaseRecord, RunResult
 from jaxprune.training.checkpoints._fingerprint import (
     describe_array,
     describe_function,
@@ -62,7 +62,7 @@ def imp(
     metric: str | None = None,
     on_phase: Callable[[PhaseRecord], None] | None = None,
     checkpoints: Checkpoints | None = None,
-) -> ImpResult:
+) -> RunResult:
     """Iterative magnitude pruning (IMP): trains dense, then prunes and retrains in cycles.
 
     One-shot pruning is ``cycles=1``. After cycle j of J the sparsity is ``1 - (1 - S)**(j / J)``;
@@ -220,7 +220,7 @@ def imp(
                 kept, prunable = start.info.counts()[0], sum(start.info.sizes)
                 result = evaluate(run.state)
                 run.end(f"cycle {number}", number, rates, result, kept=kept, prunable=prunable)
-    return ImpResult(run.state, run.records)
+    return RunResult(run.state, run.records)
 
 
 def _stability(metric: str, pruned: dict[str, float], before: dict[str, float]) -> float | None:

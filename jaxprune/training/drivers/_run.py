@@ -15,7 +15,7 @@ from jaxprune._tree import PyTree
 from jaxprune.masks import PruneInfo
 from jaxprune.training.checkpoints import Checkpoints, PhaseRecord, Preempted, Resumed
 from jaxprune.training.checkpoints._store import Store
-from jaxprune.training.steps import TrainLoop, TrainState
+from jaxprune.training.steps import TrainLoop, TrainState, join_metrics
 from jaxprune.training.steps._loop import Metrics
 from jaxprune.training.steps._processes import Agreement
 from jaxprune.training.steps._state import copy
@@ -163,7 +163,8 @@ class Run:
             chosen = rates[before : before + asked]
             self.state, metrics = self._train(self.state, chosen, stop=self._stop)
             done = len(next(iter(metrics.values()), ()))
-            self._steps, self._metrics = before + done, _joined(self._metrics, metrics)
+            self._steps = before + done
+            self._metrics = join_metrics([self._metrics, metrics])
             failed = None
             if done and np.isnan(metrics["loss"]).any():
                 failed = int(np.argmax(np.isnan(metrics["loss"])))
@@ -320,9 +321,3 @@ class Run:
         # The same batches would end the same way: go on with those after the one that failed.
         after = jnp.full_like(self.state.step, first + failed + 1)
         self.state = self.state._replace(step=after)
-
-
-def _joined(first: Metrics, second: Metrics) -> Metrics:
-    if not first or not second:
-        return first or second
-    return {name: np.concatenate([x, second[name]]) for name, x in first.items()}

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxprune._tree import PyTree
-from jaxprune.training.steps._loop import Metrics, OnChunk, Stop, TrainLoop
+from jaxprune.training.steps._loop import Metrics, OnChunk, Stop, TrainLoop, join_metrics
 from jaxprune.training.steps._state import TrainState, copy
 
 Result = TypeVar("Result")
@@ -265,7 +265,9 @@ class _Hub:
         if pending is not None:
             finish(pending)
         states = self._unstacked(state)
-        return {i: failed[i] if i in failed else (states[i], _joined(done[i])) for i in requests}
+        return {
+            i: failed[i] if i in failed else (states[i], join_metrics(done[i])) for i in requests
+        }
 
     def _stacked(self, trees: Sequence[PyTree]) -> PyTree:
         """One tree of arrays with a run axis, the part of each run on its device."""
@@ -288,8 +290,3 @@ class _Hub:
             for shard in leaf.addressable_shards:
                 parts[place[shard.device]].append(shard.data[0])
         return [jax.tree.unflatten(structure, part) for part in parts]
-
-
-def _joined(parts: list[Metrics]) -> Metrics:
-    names = parts[0] if parts else {}
-    return {name: np.concatenate([part[name] for part in parts]) for name in names}

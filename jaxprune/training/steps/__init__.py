@@ -5,6 +5,7 @@ from jaxprune.training.steps._evaluate import make_evaluate as make_evaluate
 from jaxprune.training.steps._evaluate import make_recalibrate as make_recalibrate
 from jaxprune.training.steps._evaluate import make_stream_evaluate as make_stream_evaluate
 from jaxprune.training.steps._loop import TrainLoop as TrainLoop
+from jaxprune.training.steps._loop import join_metrics as join_metrics
 from jaxprune.training.steps._loop import make_loop as make_loop
 from jaxprune.training.steps._pmap_step import make_pmap_train_step as make_pmap_train_step
 from jaxprune.training.steps._sharding import fully_sharded as fully_sharded

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
@@ -245,10 +245,23 @@ def in_chunks(
                 break
         if pending is not None:
             finish(pending)
-        names = done[0] if done else {}
-        return step.gather(state), {n: np.concatenate([d[n] for d in done]) for n in names}
+        return step.gather(state), join_metrics(done)
 
     return run
+
+
+def join_metrics(chunks: Sequence[Metrics]) -> Metrics:
+    """Joins the metrics of consecutive chunks of steps.
+
+    Args:
+      chunks: of each chunk, arrays ``[steps of the chunk]`` by name; empty where no step was made.
+
+    Returns:
+      Arrays ``[all steps]`` by name.
+    """
+    made = [chunk for chunk in chunks if chunk]
+    names = made[0] if made else {}
+    return {name: np.concatenate([chunk[name] for chunk in made]) for name in names}
 
 
 def steps_done(state: TrainState) -> int:
