@@ -18,12 +18,12 @@ from jaxprune._selection._unstack import unstack
 
 
 class Leaf(NamedTuple):
-    """One leaf of a selection.
+    """One leaf of a selection, or several of one shape in one array: its parts.
 
     Attributes:
-      scores: floating array of any shape.
+      scores: floating array of any shape; of parts, ``[parts, ...]``.
       state: mask or codes of the same shape (see `ordering`), or `None`.
-      pool: index of the pool in which the leaf is counted.
+      pool: index of the pool in which the leaf is counted; of parts, one each, ``[parts]``.
       dtype: the floating dtype in which the scores of the pool are compared.
       wide: whether counts need two limbs, because all leaves together have 2**32 entries or more.
       whole: whether the leaf is flat and on one device, so that no other device has a part of it.
@@ -31,7 +31,7 @@ class Leaf(NamedTuple):
 
     scores: jax.Array
     state: jax.Array | None
-    pool: int
+    pool: int | np.ndarray
     dtype: jnp.dtype
     wide: bool = False
     whole: bool = False
@@ -40,6 +40,21 @@ class Leaf(NamedTuple):
     def arrays(self) -> list[jax.Array]:
         """Scores and, where there is one, state."""
         return [self.scores] if self.state is None else [self.scores, self.state]
+
+    @property
+    def parts(self) -> int | None:
+        """Into how many parts the first axis cuts the array; `None` if it is one leaf."""
+        return None if isinstance(self.pool, int) else len(self.pool)
+
+    @property
+    def part_shape(self) -> tuple[int, ...]:
+        """The shape of the leaf, or of each part."""
+        return self.scores.shape if self.parts is None else self.scores.shape[1:]
+
+    @property
+    def part_sizes(self) -> list[int]:
+        """The number of entries of the leaf, or of each part."""
+        return [math.prod(self.part_shape)] * (1 if self.parts is None else self.parts)
 
 
 def count_true(flags: jax.Array, *, wide: bool) -> jax.Array:
@@ -59,6 +74,8 @@ class Leaves(NamedTuple):
       each: all leaves.
       rows: the small ones again, laid out as rows.
       alone: the places in ``each`` of those that are not.
+
+    What is found of the leaves has a row for each, and for each part where a leaf has parts.
     """
 
     each: tuple[Leaf, ...]
@@ -67,8 +84,20 @@ class Leaves(NamedTuple):
 
     @property
     def pools(self) -> np.ndarray:
-        """The pool of each leaf."""
-        return np.asarray([leaf.pool for leaf in self.each])
+        """The pool of each leaf or part."""
+        return np.concatenate([np.atleast_1d(leaf.pool) for leaf in self.each])
+
+    @property
+    def sizes(self) -> list[int]:
+        """The number of entries of each leaf or part."""
+        return [size for leaf in self.each for size in leaf.part_sizes]
+
+    def places(self, members: Sequence[int]) -> np.ndarray:
+        """The rows of some leaves in what is found of all."""
+        numbers = [len(leaf.part_sizes) for leaf in self.each]
+        ends = np.cumsum(numbers)
+        own = [np.arange(ends[i] - numbers[i], ends[i]) for i in members]
+        return np.concatenate(own) if own else np.zeros(0, int)
 
 
 def arrange(leaves: Sequence[Leaf], *, together: bool) -> Leaves:
@@ -92,16 +121,22 @@ def _flat(leaf: Leaf) -> Leaf:
     """A leaf of one axis, so that leaves of one size share kernels, whatever their shapes."""
     if leaf.scores.size >= 1 << 32 or not all(map(_rows.is_whole, leaf.arrays)):
         return leaf
-    state = None if leaf.state is None else leaf.state.reshape(-1)
-    return leaf._replace(scores=leaf.scores.reshape(-1), state=state, whole=True)
+    shape = (-1,) if leaf.parts is None else (leaf.parts, math.prod(leaf.part_shape))
+    state = None if leaf.state is None else leaf.state.reshape(shape)
+    return leaf._replace(scores=leaf.scores.reshape(shape), state=state, whole=True)
 
 
 def in_order(leaves: Leaves, alone: Sequence[jax.Array], of_rows: Sequence[jax.Array]) -> jax.Array:
     """Puts what was found of the leaves alone and of those in rows in the order of all leaves."""
-    parts = [jnp.stack(alone), *of_rows] if alone else list(of_rows)
-    order = np.argsort([*leaves.alone, *(i for block in leaves.rows for i in block.members)])
+    parts = [*alone, *of_rows]
+    if all(leaves.each[i].parts is None for i in leaves.alone):
+        parts = [jnp.stack(alone), *of_rows] if alone else parts
+    else:
+        cut = [leaves.each[i].parts is not None for i in leaves.alone]
+        parts = [x if c else x[None] for x, c in zip(alone, cut, strict=True)] + parts[len(alone) :]
+    members = [*leaves.alone, *(i for block in leaves.rows for i in block.members)]
     whole = jnp.concatenate(parts) if len(parts) > 1 else parts[0]
-    return whole if len(parts) == 1 else whole[order]
+    return whole if members == sorted(members) else whole[np.argsort(leaves.places(members))]
 
 
 def sum_by_pool(
@@ -118,26 +153,48 @@ def count_each(
 
     With ``strides`` every so many entries are looked at, and none of the leaves in rows.
     """
-    own = unstack(points)
     alone = []
+    own = points_of(leaves, points)
     for i in leaves.alone:
         leaf = leaves.each[i]
-        digits = _digits_below(
-            leaf.arrays,
-            own[leaf.pool].astype(ordering.key_dtype(leaf.dtype)),
+        count = partial(
+            _digits_below,
             dtype=leaf.dtype,
             wide=leaf.wide,
             whole=leaf.whole,
-            stride=1 if strides is None else strides[leaf.pool],
+            stride=1 if strides is None else int(np.min(np.asarray(strides)[leaf.pool])),
         )
-        alone.append(digits)
+        count = count if leaf.parts is None else jax.vmap(count)
+        alone.append(count(leaf.arrays, own[i].astype(ordering.key_dtype(leaf.dtype))))
     of_rows = []
     for block in leaves.rows:
-        counts = _rows.count_below(block, points, leaves.pools[list(block.members)])
+        counts = _rows.count_below(block, points, leaves.pools[leaves.places(block.members)])
         if strides is not None:
             counts = jnp.zeros_like(counts)
         of_rows.append(limbs.to_digits(limbs.fit(limbs.one_limb(counts), leaves.each[0].wide)))
     return limbs.from_digits(in_order(leaves, alone, of_rows))
+
+
+def points_of(leaves: Leaves, of_pools: jax.Array) -> dict[int, jax.Array]:
+    """What belongs to the pool of each leaf alone, by its place.
+
+    Args:
+      leaves: the leaves.
+      of_pools: ``[pools, ...]``.
+
+    Returns:
+      Arrays ``[...]``, and ``[parts, ...]`` of a leaf that has parts.
+    """
+    rows = None
+    found = {}
+    for i in leaves.alone:
+        pool = leaves.each[i].pool
+        if isinstance(pool, int):
+            rows = unstack(of_pools) if rows is None else rows
+            found[i] = rows[pool]
+        else:
+            found[i] = of_pools[pool]
+    return found
 
 
 # Compiled functions of their own, so that leaves of one shape are traced once.

@@ -58,7 +58,8 @@ def arrange(leaves: Sequence[Any]) -> list[Rows]:
     """
     by_dtype: dict[Any, list[int]] = {}
     for i, leaf in enumerate(leaves):
-        if 0 < leaf.scores.size <= LARGEST and all(map(is_whole, leaf.arrays)):
+        small = leaf.parts is None and 0 < leaf.scores.size <= LARGEST
+        if small and all(map(is_whole, leaf.arrays)):
             by_dtype.setdefault((leaf.dtype, leaf.state is None), []).append(i)
     return [
         _lay_out(leaves, tuple(members))

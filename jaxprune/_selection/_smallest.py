@@ -19,7 +19,6 @@ import numpy as np
 
 from jaxprune._selection import _bracket, _passes, _rows, _ties, limbs, ordering
 from jaxprune._selection._shards import vary_as
-from jaxprune._selection._unstack import unstack
 
 # Pools are sampled whose leaves have this many entries on average: of smaller ones the passes that
 # are saved cost less than those over the sample. About so many entries of a pool are looked at.
@@ -31,8 +30,8 @@ class Selection(NamedTuple):
 
     Attributes:
       removed: one bool array a leaf, True = among the k smallest of its pool.
-      counts: uint32 ``[leaves, limbs]``, how many entries of each leaf that are.
-      nan: bool ``[leaves]``, whether a leaf holds a NaN that its state does not hide.
+      counts: uint32 ``[leaves and parts, limbs]``, how many entries of each that are.
+      nan: bool ``[leaves and parts]``, whether each holds a NaN that its state does not hide.
     """
 
     removed: list[jax.Array]
@@ -67,7 +66,7 @@ def smallest(leaves: _passes.Leaves, k: jax.Array) -> Selection:
     found, counts = _counted(leaves, k, bracket, jnp.asarray(top))
     threshold, pool_of = found.low, leaves.pools
     below, upto = counts[:, 0], counts[:, 1]
-    sizes = limbs.fit(limbs.stack_limbs([leaf.scores.size for leaf in each]), each[0].wide)
+    sizes = limbs.fit(limbs.stack_limbs(leaves.sizes), each[0].wide)
     nan = limbs.less(counts[:, 2], jnp.asarray(sizes))
     tied = limbs.subtract(jnp.where((threshold == top)[pool_of][:, None], sizes, upto), below)
     missing = limbs.subtract(k, limbs.sum_segments(below, pool_of, pools))[pool_of]
@@ -120,14 +119,17 @@ def _marks(
     """Marks the entries of each leaf below its pool's threshold, and the first of those equal."""
     marks: dict[int, jax.Array] = {}
     for block in leaves.rows:
-        members = np.asarray(block.members)
-        keys, some = threshold[leaves.pools[members]], take[members][:, -1]
+        place = leaves.places(block.members)
+        keys, some = threshold[leaves.pools[place]], take[place][:, -1]
         marks.update(zip(block.members, _rows.lowest(block, keys, some, zero), strict=True))
     if leaves.alone:
         alone = [leaves.each[i] for i in leaves.alone]
-        place = np.asarray(leaves.alone)
-        rows = unstack(threshold)
-        keys = [rows[leaf.pool].astype(ordering.key_dtype(leaf.dtype)) for leaf in alone]
+        place = leaves.places(leaves.alone)
+        own = _passes.points_of(leaves, threshold)
+        keys = [
+            own[i].astype(ordering.key_dtype(leaf.dtype))
+            for i, leaf in zip(leaves.alone, alone, strict=True)
+        ]
         ends = _ties.positions(alone, keys, take[place], tied[place])
         for i, leaf, key, end in zip(leaves.alone, alone, keys, ends, strict=True):
             marks[i] = _ties.marked(leaf, key, end)
@@ -136,9 +138,11 @@ def _marks(
 
 def _sampled(leaves: _passes.Leaves, k: jax.Array, bracket: _bracket.Bracket) -> _bracket.Bracket:
     """Narrows the brackets of large pools by what a strided sample shows, verified by counting."""
-    pools = k.shape[0]
-    sizes = [sum(leaf.scores.size for leaf in leaves.each if leaf.pool == p) for p in range(pools)]
-    if sum(sizes) // len(leaves.each) < _SAMPLED_FROM or min(sizes) < _SAMPLED_FROM:
+    pools, each = k.shape[0], leaves.sizes
+    sizes = [0] * pools
+    for pool, size in zip(leaves.pools.tolist(), each, strict=True):
+        sizes[pool] += size
+    if sum(sizes) // len(each) < _SAMPLED_FROM or min(sizes) < _SAMPLED_FROM:
         return bracket
     strides = [max(1, size // _SAMPLE) for size in sizes]
     top = bracket.high

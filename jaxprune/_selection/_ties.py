@@ -28,15 +28,16 @@ def positions(
     about one leaf a pool.
 
     Args:
-      leaves: the leaves.
-      keys: the key of each leaf, scalars.
+      leaves: the leaves; each part of one that has parts counts as a leaf.
+      keys: the key of each leaf, scalars, or ``[parts]``.
       take: how many entries of each leaf, ``[leaves, limbs]``, from 0 to ``tied``.
       tied: how many entries of each leaf equal its key, ``[leaves, limbs]``.
 
     Returns:
-      One uint32 ``[2]`` a leaf.
+      One uint32 ``[2]`` a leaf, or ``[parts, 2]``.
     """
-    split = [split_rows(leaf.scores.shape) for leaf in leaves]
+    shapes = [leaf.part_shape for leaf in leaves for _ in range(leaf.parts or 1)]
+    split = [split_rows(shape) for shape in shapes]
     rows = np.asarray([n for n, _ in split])
     row_sizes = np.asarray([n for _, n in split], np.uint32)
     # Where the position lies if a leaf gives all or none of its equal entries is known at once.
@@ -46,8 +47,8 @@ def positions(
     row = none
     if rows.any():  # huge leaves: first the row that the position is in
         numbers = [
-            int(np.prod(leaf.scores.shape[:n], dtype=np.int64)) if n else 0
-            for leaf, n in zip(leaves, rows, strict=True)
+            int(np.prod(shape[:n], dtype=np.int64)) if n else 0
+            for shape, n in zip(shapes, rows, strict=True)
         ]
         counts = np.asarray(numbers, np.uint32)
         low, high = jnp.where(partly, none, counts), jnp.where(some, counts, none)
@@ -59,7 +60,19 @@ def positions(
     else:
         low, high = jnp.where(partly, none, row_sizes), jnp.where(some, row_sizes, none)
     column = _search(leaves, keys, take, low, high, none, row=row)
-    return unstack(jnp.stack([row, column], axis=1))
+    return _each(leaves, jnp.stack([row, column], axis=1))
+
+
+def _each(leaves: Sequence[Leaf], table: jax.Array) -> list[jax.Array]:
+    """The row of each leaf of a table, and the rows of each that has parts."""
+    parts = [leaf.parts for leaf in leaves]
+    if all(n is None for n in parts):
+        return unstack(table)
+    ends = np.cumsum([n or 1 for n in parts])
+    return [
+        table[end - 1] if n is None else table[end - n : end]
+        for n, end in zip(parts, ends, strict=True)
+    ]
 
 
 def _search(
@@ -83,12 +96,14 @@ def _search(
         columns = jnp.zeros_like(points) if row is None else points
         table = [rows, columns, open_.astype(jnp.uint32)[:, None], zero[:, None]]
         digits = []
-        for i, own in enumerate(unstack(jnp.concatenate(table, axis=1))):
-            leaf, at, going = leaves[i], own[: 2 * _POINTS].reshape(2, _POINTS), own[2 * _POINTS]
-            branches = _read_or_skip(leaf.dtype, wide=leaf.wide, whole=leaf.whole)
-            args = (leaf.arrays, keys[i], at, own[-1:])
-            digits.append(jax.lax.cond(going > 0, *branches, *args))
-        return limbs.from_digits(jnp.stack(digits))
+        for i, own in enumerate(_each(leaves, jnp.concatenate(table, axis=1))):
+            leaf, at = leaves[i], own[..., : 2 * _POINTS].reshape(*own.shape[:-1], 2, _POINTS)
+            cut = leaf.parts is not None
+            branches = _read_or_skip(leaf.dtype, wide=leaf.wide, whole=leaf.whole, cut=cut)
+            going = jnp.any(own[..., 2 * _POINTS] > 0)
+            found = jax.lax.cond(going, *branches, leaf.arrays, keys[i], at, own[..., -1:])
+            digits.append(found if cut else found[None])
+        return limbs.from_digits(jnp.concatenate(digits))
 
     def step(bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bracket
@@ -106,13 +121,14 @@ def _search(
 
 @lru_cache  # the same functions for leaves of one kind, which are then traced once a shape
 def _read_or_skip(
-    dtype: jnp.dtype, *, wide: bool, whole: bool
+    dtype: jnp.dtype, *, wide: bool, whole: bool, cut: bool
 ) -> tuple[Callable[..., jax.Array], Callable[..., jax.Array]]:
     def skip(arrays: Any, key: Any, at: jax.Array, zero: Any) -> jax.Array:
         del arrays, key, zero
-        return jnp.repeat(at[0][:, None] & 0, 4 if wide else 1, axis=1)
+        return jnp.repeat(at[..., 0, :, None] & 0, 4 if wide else 1, axis=-1)
 
-    return partial(_digits_before, dtype=dtype, wide=wide, whole=whole), skip
+    read = partial(_digits_before, dtype=dtype, wide=wide, whole=whole)
+    return jax.vmap(read) if cut else read, skip
 
 
 @partial(jax.jit, static_argnames=("dtype", "wide", "whole"))
@@ -148,7 +164,8 @@ def _digits_before(
 
 def marked(leaf: Leaf, key: jax.Array, end: jax.Array) -> jax.Array:
     """Marks the entries of a leaf below a key, and those equal to it before a position."""
-    return _marked(leaf.arrays, key, end, dtype=leaf.dtype)
+    mark = partial(_marked, dtype=leaf.dtype)
+    return (mark if leaf.parts is None else jax.vmap(mark))(leaf.arrays, key, end)
 
 
 @partial(jax.jit, static_argnames="dtype")

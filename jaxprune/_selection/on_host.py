@@ -116,6 +116,38 @@ def _first(flags: Sequence[np.ndarray], k: int) -> list[np.ndarray]:
     return first
 
 
+def lowest_of_rows(scores: np.ndarray, left: np.ndarray | None, k: int) -> tuple[np.ndarray, int]:
+    """Marks the k lowest entries of each row, among equals the first; those not left go first.
+
+    Args:
+      scores: numbers without NaN, ``[rows, entries]``.
+      left: which entries are left, or `None` for all.
+      k: how many of each row to mark; where more are gone, those.
+
+    Returns:
+      The marks, and how many entries are gone of the row that has lost the most.
+    """
+    rows, size = scores.shape
+    gone = np.zeros(rows, int) if left is None else size - np.count_nonzero(left, axis=1)
+    removed = np.zeros(scores.shape, bool) if left is None else ~left
+    k = min(k, size)
+    more = np.flatnonzero(gone < k)
+    if not more.size:
+        return removed, int(gone.max(initial=0))
+    some, present = scores[more], ~removed[more]
+    if left is not None:  # as many as are missing, of those that are left: row by row
+        for row, x, here in zip(more, some, present, strict=True):
+            places = np.flatnonzero(here)
+            order = np.argsort(x[places], kind="stable")
+            removed[row, places[order[: k - gone[row]]]] = True
+        return removed, int(gone.max())
+    threshold = np.partition(some, k - 1, axis=1)[:, k - 1 : k]
+    below, equal = some < threshold, some == threshold
+    missing = k - np.count_nonzero(below, axis=1, keepdims=True)
+    removed[more] = below | (equal & (np.cumsum(equal, axis=1) <= missing))
+    return removed, 0
+
+
 def limited(entry: Entries, least: int, most: int) -> Entries:
     """Marks what must go, the lowest, and what must stay, all but the lowest."""
     (must,), (may,) = lowest([entry], least), lowest([entry], most)

@@ -35,6 +35,7 @@ from jaxprune.masks.allocations import erk as erk
 from jaxprune.masks.allocations import globally as globally
 from jaxprune.masks.allocations import lamp as lamp
 from jaxprune.masks.allocations import per_leaf as per_leaf
+from jaxprune.masks.allocations import per_output as per_output
 from jaxprune.masks.allocations import uniform as uniform
 from jaxprune.masks.allocations import uniform_plus as uniform_plus
 from jaxprune.masks.patterns import Pattern as Pattern

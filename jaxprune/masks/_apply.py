@@ -10,6 +10,7 @@ import jax
 from jaxprune import _eager, _host, _tree
 from jaxprune._mask import check_bool, or_zero
 from jaxprune._tree import PyTree, Where
+from jaxprune.masks._layers import Stacked
 from jaxprune.masks._make import make_and_apply
 from jaxprune.masks.allocations import Allocation
 from jaxprune.masks.patterns import Pattern
@@ -69,6 +70,7 @@ def prune(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Removes a fraction of the prunable weights: scores, a mask, and the mask applied.
 
@@ -83,6 +85,8 @@ def prune(
       pattern: which weights go together; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, which leaves are prunable; `default_where` if omitted.
         Only used where ``scores`` is omitted: scores say themselves what is prunable.
+      stacked: where leaves hold several layers, stacked along some axes: rules from paths to axes,
+        such as ``{"layers/.*": 0}``; see `jaxprune.masks.make`.
 
     Returns:
       The pruned parameters and the mask.
@@ -120,7 +124,13 @@ def prune(
 
     _tree.map_partial(note, scores, params, what="score tree")
     mask, pruned = make_and_apply(
-        weights, scores, sparsity, within=within, allocation=allocation, pattern=pattern
+        weights,
+        scores,
+        sparsity,
+        within=within,
+        allocation=allocation,
+        pattern=pattern,
+        stacked=stacked,
     )
     rest = iter(pruned)
     return _tree.map_partial(lambda s, p: p if s is None else next(rest), scores, params), mask

@@ -9,12 +9,15 @@ import numpy as np
 from jaxprune import _selection
 from jaxprune._selection import limbs, ordering
 from jaxprune._tree import PyTree
-from jaxprune.masks import _engine, _make
+from jaxprune.masks import _engine, _layers, _make
+from jaxprune.masks._layers import Stacked
+from jaxprune.masks._parts import Layout
 from jaxprune.masks.allocations import _shares
-from jaxprune.masks.allocations._allocation import one_each
 
 
-def drop_by_sign(values: PyTree, fraction: float, *, within: PyTree) -> PyTree:
+def drop_by_sign(
+    values: PyTree, fraction: float, *, within: PyTree, stacked: Stacked | None = None
+) -> PyTree:
     """Removes the given share of the positive and of the negative weights, those nearest to zero.
 
     Of the P positive weights that ``within`` keeps in a leaf the ``round(fraction * P)`` smallest
@@ -27,6 +30,7 @@ def drop_by_sign(values: PyTree, fraction: float, *, within: PyTree) -> PyTree:
       values: the weights, floating; `None` where a leaf is not prunable.
       fraction: in (0, 1], a Python float.
       within: the mask before.
+      stacked: as for `make`; shares are then those of each layer.
 
     Returns:
       The mask, a subset of ``within``.
@@ -43,7 +47,7 @@ def drop_by_sign(values: PyTree, fraction: float, *, within: PyTree) -> PyTree:
     """
     _make.check_trees(values, within)
     leaves, treedef = jax.tree.flatten(jax.lax.stop_gradient(values))
-    before = jax.tree.leaves(within)
+    before, axes = jax.tree.leaves(within), _layers.axes_of(stacked, values)
     wide = 2 * sum(leaf.size for leaf in leaves) >= 1 << 32
     dtypes = [ordering.common_dtype([leaf.dtype]) for leaf in leaves]
     keys = [ordering.sort_keys(ordering.widen(x, d)) for x, d in zip(leaves, dtypes, strict=True)]
@@ -57,13 +61,17 @@ def drop_by_sign(values: PyTree, fraction: float, *, within: PyTree) -> PyTree:
     flags = [*parts[0], *parts[1]]
     sizes = [jnp.abs(leaf) for leaf in leaves] * 2
     counts = []
-    for there, size in zip(flags, sizes, strict=True):
-        number = limbs.full(_selection.count_true(there, wide=wide))
-        gone = limbs.subtract(jnp.asarray(limbs.to_limbs(size.size)), number)
-        counts.append(limbs.add(gone, _share(fraction, number)))
-    kept, *_ = _engine.masks_of(
-        sizes, flags, counts, None, one_each(len(flags)), False, (None,) * len(flags)
-    )
+    for there, own in zip(flags, axes * 2, strict=True):
+        layers = _layers.to_front(there, own) if own else there[None]
+        size = jnp.asarray(limbs.to_limbs(layers[0].size))
+
+        def gone(layer: jax.Array, size: jax.Array = size) -> jax.Array:
+            number = limbs.full(_selection.count_true(layer, wide=wide))
+            return limbs.add(limbs.subtract(size, number), _share(fraction, number))
+
+        counts += list(jax.vmap(gone)(layers)) if own else [gone(there)]
+    layout = Layout.one_pool_each([None] * len(counts), axes * 2)
+    kept, *_ = _engine.masks_of(sizes, flags, counts, None, layout)
     half = len(leaves)
     out = [
         plus | minus | (m & (k >= n))

@@ -8,6 +8,7 @@ from jaxprune import _tree
 from jaxprune._count import check_sparsity
 from jaxprune._tree import PyTree
 from jaxprune.masks._apply import apply_mask
+from jaxprune.masks._layers import Stacked
 from jaxprune.masks._make import make_with_info
 from jaxprune.masks.allocations import Allocation
 
@@ -19,6 +20,7 @@ def prune_iteratively(
     scores: Callable[[PyTree], PyTree],
     iterations: int = 100,
     allocation: Allocation | None = None,
+    stacked: Stacked | None = None,
 ) -> tuple[PyTree, PyTree]:
     """Prunes to a sparsity in steps without training, and scores what is left anew in each.
 
@@ -34,6 +36,7 @@ def prune_iteratively(
         (`jax.jit`) if it is slow.
       iterations: steps.
       allocation: how each step's total is spread; `jaxprune.masks.globally()` if omitted.
+      stacked: where leaves hold several layers; as for `make`.
 
     Returns:
       The pruned parameters and the mask.
@@ -71,7 +74,9 @@ def prune_iteratively(
     mask = None
     for i in range(1, iterations + 1):
         target = sparsity if i == iterations else 1 - (1 - sparsity) ** (i / iterations)
-        mask, info = make_with_info(scores(params), target, within=mask, allocation=allocation)
+        mask, info = make_with_info(
+            scores(params), target, within=mask, allocation=allocation, stacked=stacked
+        )
         if not _tree.is_traced(info):
             info.check(may_remove_nothing=True)  # of a small network a step may be below one weight
         params = apply_mask(params, mask)

@@ -12,10 +12,12 @@ from jaxprune._checks import check_function
 from jaxprune._mask import check_bool
 from jaxprune._selection import limbs
 from jaxprune._tree import PyTree
-from jaxprune.masks import _engine
+from jaxprune.masks import _engine, _layers
 from jaxprune.masks._info import PruneInfo
+from jaxprune.masks._layers import Stacked
+from jaxprune.masks._parts import Layout
 from jaxprune.masks.allocations import Allocation, Pools, globally
-from jaxprune.masks.patterns import Pattern, PatternSpec, _groups, _nm, _pattern
+from jaxprune.masks.patterns import Pattern, PatternSpec, _groups, _nm
 
 
 def make(
@@ -25,6 +27,7 @@ def make(
     within: PyTree | None = None,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
+    stacked: Stacked | None = None,
 ) -> PyTree:
     """Makes the mask that removes the lowest scores.
 
@@ -47,6 +50,13 @@ def make(
         N:M pattern fixes the counts of its leaves, so that of an allocation only the rescaling of
         scores remains for them; leaves for which the pattern is `None` are pruned by the allocation
         where a sparsity is given, and stay dense otherwise.
+      stacked: where a leaf holds several layers, stacked along some of its axes, as
+        `flax.linen.scan`, experts and ensembles have them: rules from a path, or a regular
+        expression that matches a whole path, to the axis or the axes, such as
+        ``{"layers/.*": 0}``. Each index along these axes is then a layer of its own for
+        allocations, limits, patterns and the check for collapse, as if it were a leaf; its path is
+        that of the leaf with the index behind it, ``"layers/kernel[3]"``. Rules on paths may name
+        either. Axes that a pattern or an allocation names are those of a layer.
 
     Returns:
       A tree like ``scores`` of bool arrays, True = kept.
@@ -69,7 +79,13 @@ def make(
       [[True, False], [True, True]]
     """
     mask, _ = make_and_apply(
-        None, scores, sparsity, within=within, allocation=allocation, pattern=pattern
+        None,
+        scores,
+        sparsity,
+        within=within,
+        allocation=allocation,
+        pattern=pattern,
+        stacked=stacked,
     )
     return mask
 
@@ -82,6 +98,7 @@ def make_and_apply(
     within: PyTree | None = None,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
+    stacked: Stacked | None = None,
 ) -> tuple[PyTree, list[Any]]:
     """Makes a mask as `make` does, and applies it to weights, in one program where it is compiled.
 
@@ -92,6 +109,7 @@ def make_and_apply(
       within: as for `make`.
       allocation: as for `make`.
       pattern: as for `make`.
+      stacked: as for `make`.
 
     Returns:
       The mask, and the weights with +0.0 where it is False.
@@ -99,9 +117,7 @@ def make_and_apply(
     Raises:
       ValueError, TypeError: as `make`.
     """
-    mask, pruned, info = _made(
-        weights, scores, sparsity, within=within, allocation=allocation, pattern=pattern
-    )
+    mask, pruned, info = _made(weights, scores, sparsity, within, allocation, pattern, stacked)
     if not _tree.is_traced(info):
         nothing = within is None and (sparsity is None or sparsity == 0)
         jax.device_get(info).check(may_remove_nothing=nothing)
@@ -115,6 +131,7 @@ def make_with_info(
     within: PyTree | None = None,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
+    stacked: Stacked | None = None,
 ) -> tuple[PyTree, PruneInfo]:
     """Makes a mask as `make` does, and returns what happened instead of raising it.
 
@@ -126,6 +143,7 @@ def make_with_info(
       within: as for `make`.
       allocation: as for `make`.
       pattern: as for `make`.
+      stacked: as for `make`.
 
     Returns:
       The mask, and a `PruneInfo`.
@@ -135,9 +153,7 @@ def make_with_info(
         trees that differ, an allocation that leaves out a leaf or takes it twice.
       TypeError: if the sparsity is not a number, or a leaf is of the wrong kind.
     """
-    mask, _, info = _made(
-        None, scores, sparsity, within=within, allocation=allocation, pattern=pattern
-    )
+    mask, _, info = _made(None, scores, sparsity, within, allocation, pattern, stacked)
     return mask, info
 
 
@@ -145,32 +161,50 @@ def _made(
     weights: list[Any] | None,
     scores: PyTree,
     sparsity: Any,
-    *,
     within: PyTree | None,
     allocation: Allocation | None,
     pattern: Pattern | None,
+    stacked: Stacked | None,
 ) -> tuple[PyTree, list[Any], PruneInfo]:
     check_trees(scores, within)
     check_function("allocation", allocation)
     check_function("pattern", pattern)
-    named = _tree.named_leaves(scores)
-    specs = _pattern.resolve(pattern, scores)
-    rescaled, pools = (allocation or globally())(scores, within)
-    pools, counts, limits = counts_of(pools, sparsity, named, specs)
-    leaves, treedef = jax.tree.flatten(rescaled)
+    axes = _layers.axes_of(stacked, scores)
+    layers = _layers.named(scores, axes)
+    specs = _layers.specs_of(pattern, scores, axes)
+    leaves, pools = _layers.allocate(allocation or globally(), scores, within, axes)
+    pools, counts, limits = counts_of(pools, sparsity, layers, specs)
+    layout = layout_of(pools, layers, specs, axes)
     kept_before = None if within is None else jax.tree.leaves(within)
-    masks, pruned, fields = _engine.masks_of(
-        leaves, kept_before, counts, limits, pools.leaves, pools.shared, specs, weights
-    )
+    masks, pruned, fields = _engine.masks_of(leaves, kept_before, counts, limits, layout, weights)
     info = PruneInfo(
         *fields,
-        paths=tuple(path for path, _ in named),
-        sizes=tuple(_tree.size(leaf) for _, leaf in named),
+        paths=tuple(path for path, _ in layers),
+        sizes=tuple(_tree.size(layer) for _, layer in layers),
         pools=pools.leaves,
         unit="groups" if any(s is not None and s.kept is None for s in specs) else "weights",
         on_collapse=pools.on_collapse,
     )
-    return jax.tree.unflatten(treedef, masks), pruned, info
+    return jax.tree.unflatten(jax.tree.structure(scores), masks), pruned, info
+
+
+def layout_of(
+    pools: Pools, layers: Sequence[tuple[str, Any]], specs: Sequence[Any], axes: _layers.Axes
+) -> Layout:
+    """What the engine must know before any value.
+
+    Raises:
+      ValueError: if an allocation counts output units of what it or a pattern cannot count so.
+    """
+    units = pools.units or ((),) * len(layers)
+    for members in pools.leaves:
+        cut = [i for i in members if units[i]]
+        if cut and (len(members) > 1 or pools.limits is not None or specs[cut[0]] is not None):
+            raise ValueError(
+                f"the allocation counts {layers[cut[0]][0]!r} by output units: such a layer is in "
+                "a pool of its own, and takes neither limits nor a pattern of blocks or channels."
+            )
+    return Layout(pools.leaves, pools.shared, tuple(specs), axes, tuple(units))
 
 
 def check_fit(
@@ -180,6 +214,7 @@ def check_fit(
     within: PyTree | None = None,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
+    stacked: Stacked | None = None,
 ) -> None:
     """Raises what `make` would raise for these sparsities without looking at any value.
 
@@ -191,6 +226,7 @@ def check_fit(
       within: as for `make`; its structure and shapes only.
       allocation: as for `make`.
       pattern: as for `make`.
+      stacked: as for `make`.
 
     Raises:
       ValueError: if there is no prunable weight, the trees differ, or allocation or pattern do not
@@ -204,11 +240,15 @@ def check_fit(
     """
     check_trees(scores, within)
 
+    axes = _layers.axes_of(stacked, scores)
+
     def trace(scores: PyTree, within: PyTree | None) -> None:
-        specs = _pattern.resolve(pattern, scores)
-        _, pools = (allocation or globally())(scores, within)
+        specs = _layers.specs_of(pattern, scores, axes)
+        _, pools = _layers.allocate(allocation or globally(), scores, within, axes)
+        layers = _layers.named(scores, axes)
         for sparsity in sparsities:
-            counts_of(pools, sparsity, _tree.named_leaves(scores), specs)
+            counts_of(pools, sparsity, layers, specs)
+        layout_of(pools, layers, specs, axes)
 
     jax.eval_shape(trace, scores, within)
 

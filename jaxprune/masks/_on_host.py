@@ -16,6 +16,8 @@ import numpy as np
 
 from jaxprune import _host
 from jaxprune._selection import limbs, on_host, ordering
+from jaxprune.masks import _layers
+from jaxprune.masks._parts import Layout, Parts
 from jaxprune.masks.patterns import PatternSpec, _groups, _nm, _pattern
 
 
@@ -24,11 +26,38 @@ def masks_of(
     within: list[np.ndarray] | None,
     counts: Sequence[Any],
     limits: tuple[Any, Any] | None,
-    pools: tuple[tuple[int, ...], ...],
-    shared: bool,
-    specs: tuple[PatternSpec | None, ...],
+    layout: Layout,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Makes the masks of all leaves: arguments and results of `_engine.masks_of`, in NumPy."""
+    parts = Parts([x.shape for x in scores], layout)
+    layers = _layers_of(scores, layout)
+    before = None if within is None else _layers_of(within, layout)
+    masks, fields = _masks_of_layers(layers, before, counts, limits, layout, parts)
+    out = []
+    for i, (x, axes) in enumerate(zip(scores, layout.stacked, strict=True)):
+        some = masks[parts.first_layer[i] :][: _layers.number(x.shape, axes)]
+        if axes:
+            whole = _layers.from_front(np.stack(some), x.shape, axes)
+            some = [_host.empty(x.shape, whole.dtype)]
+            some[0][...] = whole
+        out.append(some[0])
+    return out, fields
+
+
+def _layers_of(leaves: list[np.ndarray], layout: Layout) -> list[np.ndarray]:
+    each = zip(leaves, layout.stacked, strict=True)
+    return [layer for x, own in each for layer in (_layers.to_front(x, own) if own else [x])]
+
+
+def _masks_of_layers(
+    scores: list[np.ndarray],
+    within: list[np.ndarray] | None,
+    counts: Sequence[Any],
+    limits: tuple[Any, Any] | None,
+    layout: Layout,
+    parts: Parts,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    pools, shared, specs = layout.pools, layout.shared, layout.specs
     number = len(scores)
     before: list[np.ndarray | None] = [None] * number if within is None else list(within)
     pool_of = {i: p for p, members in enumerate(pools) for i in members}
@@ -78,6 +107,16 @@ def masks_of(
         each = ([bound[i] for i in first] for bound in (least, most))
         asked = _evened(asked, gone_of_pool, *each)
     for p, members in enumerate(pools):
+        if layout.units[members[0]]:
+            (i,) = members
+            here = present[i]
+            left = None if here is None else parts.split_layer(i, here)
+            rows = parts.split_layer(i, entries[i].scores.reshape(values[i].shape))
+            removed, most_gone = on_host.lowest_of_rows(rows, left, asked[p])
+            gone_of_pool[p] = most_gone
+            masks[i] = parts.join_layer(i, np.logical_not(removed, out=removed))
+            kept[i] = int(np.count_nonzero(masks[i]))
+            continue
         candidates = [entries[i] for i in members]
         if limits is not None and not shared:
             candidates = [

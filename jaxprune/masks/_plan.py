@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _tree
 from jaxprune._tree import PyTree
-from jaxprune.masks import _engine, _make
+from jaxprune.masks import _engine, _layers, _make
+from jaxprune.masks._layers import Stacked
+from jaxprune.masks._parts import Layout
 from jaxprune.masks.allocations import Allocation, Pools, globally
-from jaxprune.masks.patterns import Pattern, _pattern
+from jaxprune.masks.patterns import Pattern
 
 
 class Plan(NamedTuple):
@@ -36,6 +37,7 @@ def plan(
     *,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
+    stacked: Stacked | None = None,
 ) -> Plan:
     """Prepares the masks of a gradual pruning, whose target of each prune is known beforehand.
 
@@ -48,6 +50,7 @@ def plan(
       sparsities: the targets, Python numbers in [0, 1); `None` as for `make`.
       allocation: as for `make`.
       pattern: as for `make`.
+      stacked: as for `make`.
 
     Returns:
       A `Plan`. Its ``make`` has the written result of traced code: NaN is kept, and a target below
@@ -70,25 +73,21 @@ def plan(
     if not targets:
         raise ValueError("sparsities is empty; name at least one target.")
     _make.check_trees(like, None)
-    shapes = _shapes(like)
-    counted = _counted(targets, allocation, pattern, shapes)
+    shapes, axes = _shapes(like), _layers.axes_of(stacked, like)
+    counted = _counted(targets, allocation, pattern, axes, shapes)
 
     def make(scores: PyTree, index: Any, *, within: PyTree | None = None) -> PyTree:
         _make.check_trees(scores, within)
-        named = _tree.named_leaves(scores)
-        specs = _pattern.resolve(pattern, scores)
-        rescaled, pools = (allocation or globally())(scores, within)
+        specs = _layers.specs_of(pattern, scores, axes)
+        leaves, pools = _layers.allocate(allocation or globally(), scores, within, axes)
         known = counted
         if (pools.leaves, pools.shared) != known.asked or _shapes(scores) != shapes:
-            known = _count(targets, pools, named, specs)
+            known = _count(targets, pools, _layers.named(scores, axes), specs, axes)
         index = jnp.clip(jnp.asarray(index, jnp.int32), 0, len(targets) - 1)
         counts = list(jnp.asarray(known.table)[index]) if known.table.size else []
-        leaves, treedef = jax.tree.flatten(rescaled)
         kept = None if within is None else jax.tree.leaves(within)
-        masks, *_ = _engine.masks_of(
-            leaves, kept, counts, known.limits, known.leaves, known.shared, specs
-        )
-        return jax.tree.unflatten(treedef, masks)
+        masks, *_ = _engine.masks_of(leaves, kept, counts, known.limits, known.layout)
+        return jax.tree.unflatten(jax.tree.structure(scores), masks)
 
     return Plan(targets, make)
 
@@ -98,26 +97,26 @@ class _Counted(NamedTuple):
 
     Attributes:
       asked: the leaves of the pools, and ``shared``, as the allocation gave them.
-      leaves: the pools without leaves of N:M.
-      shared: as in `Pools`.
+      layout: the pools without leaves of N:M, and what else is known.
       table: how many entries go, uint32 ``[targets, pools, 2]``, in limbs.
-      limits: the fewest and the most entries that each leaf may lose, in limbs, or `None`.
+      limits: the fewest and the most entries that each layer may lose, in limbs, or `None`.
     """
 
     asked: tuple[Any, bool]
-    leaves: tuple[tuple[int, ...], ...]
-    shared: bool
+    layout: Layout
     table: np.ndarray
     limits: tuple[Any, Any] | None
 
 
-def _count(targets: Sequence[Any], pools: Pools, named: Any, specs: Any) -> _Counted:
+def _count(
+    targets: Sequence[Any], pools: Pools, layers: Any, specs: Any, axes: _layers.Axes
+) -> _Counted:
     chosen, rows, limits = pools, [], None
     for target in targets:
-        chosen, counts, limits = _make.counts_of(pools, target, named, specs)
+        chosen, counts, limits = _make.counts_of(pools, target, layers, specs)
         rows.append(np.reshape([np.asarray(k) for k in counts], (-1, 2)).astype(np.uint32))
-    asked = (pools.leaves, pools.shared)
-    return _Counted(asked, chosen.leaves, chosen.shared, np.stack(rows), limits)
+    asked, layout = (pools.leaves, pools.shared), _make.layout_of(chosen, layers, specs, axes)
+    return _Counted(asked, layout, np.stack(rows), limits)
 
 
 def _shapes(tree: PyTree) -> tuple[Any, tuple[Any, ...]]:
@@ -126,22 +125,30 @@ def _shapes(tree: PyTree) -> tuple[Any, tuple[Any, ...]]:
 
 
 def _counted(
-    targets: tuple[Any, ...], allocation: Allocation | None, pattern: Pattern | None, shapes: Any
+    targets: tuple[Any, ...],
+    allocation: Allocation | None,
+    pattern: Pattern | None,
+    axes: _layers.Axes,
+    shapes: Any,
 ) -> _Counted:
     # Equal numbers of other types (True, a NumPy scalar) are other targets to the checks.
     typed = tuple((type(target), target) for target in targets)
     try:
         hash((typed, allocation, pattern, shapes))
     except TypeError:
-        return _remembered.__wrapped__(typed, allocation, pattern, shapes)
-    return _remembered(typed, allocation, pattern, shapes)
+        return _remembered.__wrapped__(typed, allocation, pattern, axes, shapes)
+    return _remembered(typed, allocation, pattern, axes, shapes)
 
 
 # A transform makes its plan at every trace of the step: of many targets and leaves counting would
 # take as long as the rest of the trace. Few entries, because they hold on to the functions given.
 @functools.lru_cache(maxsize=16)
 def _remembered(
-    typed: tuple[Any, ...], allocation: Allocation | None, pattern: Pattern | None, shapes: Any
+    typed: tuple[Any, ...],
+    allocation: Allocation | None,
+    pattern: Pattern | None,
+    axes: _layers.Axes,
+    shapes: Any,
 ) -> _Counted:
     targets = tuple(target for _, target in typed)
     treedef, leaves = shapes
@@ -150,9 +157,9 @@ def _remembered(
 
     def trace(scores: PyTree) -> None:
         # Traced, because an allocation may compute with scores; counts come from shapes alone.
-        specs = _pattern.resolve(pattern, scores)
-        _, pools = (allocation or globally())(scores, None)
-        found.append(_count(targets, pools, _tree.named_leaves(scores), specs))
+        specs = _layers.specs_of(pattern, scores, axes)
+        _, pools = _layers.allocate(allocation or globally(), scores, None, axes)
+        found.append(_count(targets, pools, _layers.named(scores, axes), specs, axes))
 
     jax.eval_shape(trace, like)
     return found[0]

@@ -10,14 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _tree
 from jaxprune._selection import limbs
 from jaxprune._tree import PyTree
-from jaxprune.masks import _engine, _make
+from jaxprune.masks import _engine, _layers, _make
+from jaxprune.masks._layers import Stacked
+from jaxprune.masks._parts import Layout
 from jaxprune.masks._plan import Plan
-from jaxprune.masks.allocations import globally
-from jaxprune.masks.allocations._allocation import Allocation, one_each
-from jaxprune.masks.patterns import Pattern, PatternSpec, _groups, _pattern
+from jaxprune.masks.allocations import Allocation, Pools, globally
+from jaxprune.masks.patterns import Pattern, PatternSpec, _groups
 
 
 class LeafCounts(NamedTuple):
@@ -38,6 +38,7 @@ def leaf_counts(
     *,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
+    stacked: Stacked | None = None,
 ) -> LeafCounts:
     """Counts on the host how many entries of each leaf `make` removes.
 
@@ -46,13 +47,14 @@ def leaf_counts(
       sparsity: as for `make`, a Python number or `None`.
       allocation: as for `make`; one that counts every leaf alone.
       pattern: as for `make`.
+      stacked: as for `make`; the counts are then those of each layer.
 
     Returns:
       The counts, as Python integers.
 
     Raises:
-      ValueError: if the allocation counts leaves together, so that scores decide; else what `make`
-        raises without looking at any score.
+      ValueError: if the allocation counts leaves together, so that scores decide, or by output
+        units; else what `make` raises without looking at any score.
       TypeError: if a leaf or an argument is of the wrong kind.
 
     Example:
@@ -61,19 +63,15 @@ def leaf_counts(
       >>> leaf_counts({"w": jnp.ones((4, 4))}, 0.75, allocation=jp.masks.uniform())
       LeafCounts(entries=(16,), removed=(12,))
     """
-    _make.check_fit(like, [sparsity], allocation=allocation, pattern=pattern)
-    named = _tree.named_leaves(like)
-    specs = _pattern.resolve(pattern, like)
-    found: list[Any] = []
-
-    def trace(scores: PyTree) -> None:
-        # Traced, because an allocation may compute with scores; counts come from shapes alone.
-        _, pools = (allocation or globally())(scores, None)
-        found.append(_make.counts_of(pools, sparsity, _tree.named_leaves(scores), specs))
-
-    jax.eval_shape(trace, like)
-    ((pools, counts, _),) = found
-    removed = [_removed_nm(x, spec) for (_, x), spec in zip(named, specs, strict=True)]
+    rules: Any = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
+    _make.check_fit(like, [sparsity], **rules)
+    named, specs, pools, counts = _counted(like, sparsity, **rules)
+    if any(pools.units):
+        raise ValueError(
+            "the allocation counts output units, each for itself, and not leaves. Pass one that "
+            "counts every leaf alone, such as jp.masks.uniform()."
+        )
+    removed: list[int] = [_removed_nm(x, s) for (_, x), s in zip(named, specs, strict=True)]
     for members, count in zip(pools.leaves, counts, strict=True):
         if len(members) > 1:
             paths = " and ".join(repr(named[i][0]) for i in members[:2])
@@ -82,7 +80,7 @@ def leaf_counts(
                 "keeps depends on scores. Pass one that counts every leaf alone, such as "
                 "jp.masks.erk() or jp.masks.uniform()."
             )
-        removed[members[0]] = limbs.from_limbs(count)
+        removed[next(iter(members))] = limbs.from_limbs(count)
     return LeafCounts(
         tuple(
             _groups.number(x, None if spec is None or spec.kept is not None else spec)
@@ -98,6 +96,7 @@ def count_removed(
     *,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
+    stacked: Stacked | None = None,
 ) -> int:
     """Counts on the host how many entries `make` removes of all leaves together.
 
@@ -106,6 +105,7 @@ def count_removed(
       sparsity: a Python number.
       allocation: as for `make`.
       pattern: as for `make`.
+      stacked: as for `make`.
 
     Returns:
       The count: weights and groups that go whole; of leaves with an N:M pattern the weights.
@@ -120,21 +120,47 @@ def count_removed(
       >>> count_removed({"w": jnp.ones((4, 4))}, 0.75, pattern=jp.masks.channels(-1))
       3
     """
-    specs = _pattern.resolve(pattern, like)
+    rules: Any = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
+    named, specs, pools, counts = _counted(like, sparsity, **rules)
+    fixed = sum(_removed_nm(x, spec) for (_, x), spec in zip(named, specs, strict=True))
+    units = [
+        math.prod(named[members[0]][1].shape[a] for a in pools.units[members[0]])
+        if pools.units
+        else 1
+        for members in pools.leaves
+    ]
+    return fixed + sum(n * limbs.from_limbs(k) for n, k in zip(units, counts, strict=True))
+
+
+def _counted(
+    like: PyTree,
+    sparsity: Any,
+    *,
+    allocation: Allocation | None,
+    pattern: Pattern | None,
+    stacked: Stacked | None,
+) -> tuple[list[tuple[str, Any]], tuple[PatternSpec | None, ...], Pools, list[Any]]:
+    """The layers, their specs, the pools without those of N:M, and how many entries each loses."""
+    axes = _layers.axes_of(stacked, like)
     found: list[Any] = []
 
     def trace(scores: PyTree) -> None:
-        _, pools = (allocation or globally())(scores, None)
-        found.append(_make.counts_of(pools, sparsity, _tree.named_leaves(scores), specs)[1])
+        # Traced, because an allocation may compute with scores; counts come from shapes alone.
+        specs = _layers.specs_of(pattern, scores, axes)
+        _, pools = _layers.allocate(allocation or globally(), scores, None, axes)
+        layers = _layers.named(scores, axes)
+        found.append((specs, *_make.counts_of(pools, sparsity, layers, specs)[:2]))
 
     jax.eval_shape(trace, like)
-    leaves = jax.tree.leaves(like)
-    fixed = sum(_removed_nm(x, spec) for x, spec in zip(leaves, specs, strict=True))
-    return fixed + sum(limbs.from_limbs(count) for count in found[0])
+    return _layers.named(like, axes), *found[0]
 
 
 def plan_counts(
-    like: PyTree, counts: Sequence[Sequence[int]], *, pattern: Pattern | None = None
+    like: PyTree,
+    counts: Sequence[Sequence[int]],
+    *,
+    pattern: Pattern | None = None,
+    stacked: Stacked | None = None,
 ) -> Plan:
     """Prepares masks that remove given numbers of entries of each leaf.
 
@@ -146,6 +172,7 @@ def plan_counts(
         has removed included; Python integers in `jax.tree.leaves` order. Those of a leaf with an
         N:M pattern are not looked at.
       pattern: as for `make`.
+      stacked: as for `make`; the counts are then those of each layer.
 
     Returns:
       A `Plan`, whose ``make`` takes an index into ``counts``. A count below what ``within`` has
@@ -167,7 +194,8 @@ def plan_counts(
     if not targets:
         raise ValueError("counts is empty; give the counts of at least one mask.")
     _make.check_trees(like, None)
-    named, specs = _tree.named_leaves(like), _pattern.resolve(pattern, like)
+    axes = _layers.axes_of(stacked, like)
+    named, specs = _layers.named(like, axes), _layers.specs_of(pattern, like, axes)
     counted = [i for i, spec in enumerate(specs) if spec is None or spec.kept is None]
     for each in targets:
         if len(each) != len(named):
@@ -181,14 +209,14 @@ def plan_counts(
 
     def make(scores: PyTree, index: Any, *, within: PyTree | None = None) -> PyTree:
         _make.check_trees(scores, within)
-        specs = _pattern.resolve(pattern, scores)
+        specs = _layers.specs_of(pattern, scores, axes)
         index = jnp.clip(jnp.asarray(index, jnp.int32), 0, len(targets) - 1)
         columns = [np.stack([limbs.to_limbs(each[i]) for each in targets]) for i in counted]
         leaves, treedef = jax.tree.flatten(scores)
         kept = None if within is None else jax.tree.leaves(within)
         now = [jnp.asarray(column)[index] for column in columns]
-        pools = tuple(pool for pool in one_each(len(leaves)) if pool[0] in counted)
-        masks, *_ = _engine.masks_of(leaves, kept, now, None, pools, False, specs)
+        layout = Layout.one_pool_each(specs, axes)
+        masks, *_ = _engine.masks_of(leaves, kept, now, None, layout)
         return jax.tree.unflatten(treedef, masks)
 
     return Plan(targets, make)

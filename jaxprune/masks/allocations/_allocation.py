@@ -28,6 +28,9 @@ class Pools(NamedTuple):
         `None` where a pool takes them wherever scores are lowest.
       shared: whether the counts of the pools, one leaf each, add up to one total.
       fixed: whether ``counts`` has an answer without a sparsity.
+      units: of each leaf the axes of its output units, where each of these loses the same number
+        and ``counts`` gives that number; empty tuples, or nothing at all, where leaves are counted
+        whole. Such a leaf is in a pool of its own.
     """
 
     leaves: tuple[tuple[int, ...], ...]
@@ -36,6 +39,7 @@ class Pools(NamedTuple):
     limits: Callable[[Sequence[int]], tuple[tuple[int, ...], tuple[int, ...]]] | None = None
     shared: bool = False
     fixed: bool = False
+    units: tuple[tuple[int, ...], ...] = ()
 
 
 Allocation: TypeAlias = Callable[[PyTree, PyTree | None], tuple[PyTree, Pools]]

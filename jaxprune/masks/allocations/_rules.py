@@ -80,13 +80,23 @@ def matches(pattern: str, paths: Sequence[str], what: str) -> list[int]:
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        if pattern in paths:
-            return [paths.index(pattern)]
+        if hits := [i for i, path in enumerate(paths) if pattern in (path, leaf_path(path))]:
+            return hits
         raise ValueError(
             f"{what} has the rule {pattern!r}, which is neither the path of a leaf nor a regular "
             f"expression ({error})."
         ) from None
-    return [i for i, path in enumerate(paths) if path == pattern or expression.fullmatch(path)]
+    return [
+        i
+        for i, path in enumerate(paths)
+        if pattern in (path, leaf_path(path))
+        or any(map(expression.fullmatch, (path, leaf_path(path))))
+    ]
+
+
+def leaf_path(path: str) -> str:
+    """The path of the leaf in which a layer is stacked; that of another leaf as it is."""
+    return re.sub(r"\[\d+(,\d+)*\]$", "", path)
 
 
 def _no_leaf(pattern: str, paths: list[str], what: str) -> str:
@@ -105,7 +115,7 @@ def _from_tree(spec: Any, paths: list[str], what: str) -> list[float | None]:
             f"numbers; got {type(spec).__name__} {jax.tree.structure(spec)}."
         )
     given = {path: _checked(value, what) for path, value in named}
-    unknown = sorted(given.keys() - set(paths))
+    unknown = sorted(given.keys() - set(map(leaf_path, paths)))
     if unknown:
         raise ValueError(_no_leaf(unknown[0], paths, what))
-    return [given.get(path) for path in paths]
+    return [given.get(leaf_path(path)) for path in paths]

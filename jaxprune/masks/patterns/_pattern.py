@@ -9,7 +9,7 @@ nothing is left to allocate.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
@@ -63,6 +63,16 @@ def resolve(pattern: Pattern | None, scores: PyTree) -> tuple[PatternSpec | None
     if not callable(pattern):
         raise TypeError(f"pattern is a function such as jp.masks.nm(2, 4); got {pattern!r}.")
     specs = tuple(_checked(pattern(path, leaf), path, leaf.shape) for path, leaf in named)
+    check_signs(named, specs)
+    return specs
+
+
+def check_signs(named: Sequence[tuple[str, Any]], specs: Sequence[PatternSpec | None]) -> None:
+    """Raises if scores that are to be squared are negative. Of traced scores nothing is seen.
+
+    Raises:
+      ValueError: naming the leaf.
+    """
     squared = {
         path: leaf
         for (path, leaf), spec in zip(named, specs, strict=True)
@@ -73,7 +83,6 @@ def resolve(pattern: Pattern | None, scores: PyTree) -> tuple[PatternSpec | None
             f"the scores of {path!r} are negative somewhere; the norm 'l2' squares them, which "
             "would lose their order. Use norm='l1', their sum, or 'max'."
         )
-    return specs
 
 
 def _checked(spec: Any, path: str, shape: tuple[int, ...]) -> PatternSpec | None:
