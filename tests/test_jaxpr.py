@@ -395,13 +395,13 @@ def test_products_are_listed_with_their_repeats():
 
 
 # One function inside each primitive that holds one, the same in all that read programs.
-def _custom_vjp(f):
+def _behind_custom_vjp(f):
     g = jax.custom_vjp(f)
     g.defvjp(lambda *xs: (f(*xs), xs), lambda xs, ct: jax.vjp(f, *xs)[1](ct))
     return g
 
 
-def _custom_jvp(f):
+def _behind_custom_jvp(f):
     g = jax.custom_jvp(f)
     g.defjvp(lambda xs, ts: jax.jvp(f, xs, ts))
     return g
@@ -418,10 +418,10 @@ def _scan(f):
 HOLDERS = {
     "jit": jax.jit,
     "remat": jax.checkpoint,
-    "custom_jvp": _custom_jvp,
-    "custom_vjp": _custom_vjp,
+    "custom_jvp": _behind_custom_jvp,
+    "custom_vjp": _behind_custom_vjp,
     "composite": lambda f: jax.lax.composite(f, name="test.f"),
-    "nested": lambda f: jax.jit(jax.checkpoint(_custom_jvp(f))),
+    "nested": lambda f: jax.jit(jax.checkpoint(_behind_custom_jvp(f))),
     "cond": lambda f: lambda *xs: jax.lax.cond(xs[0].sum() > 0, f, f, *xs),
     "scan": _scan,
 }
