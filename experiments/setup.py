@@ -244,7 +244,8 @@ def make_pattern(name: str) -> jp.masks.Pattern | None:
 def make_allocation(name: str, params: Any) -> jp.masks.Allocation:
     """The allocation of a name on the command line."""
     entry = registry.ALLOCATIONS[name]
-    return entry.load()(**({"last": _last_dense(params)} if entry.takes("last") else {}))
+    options = {"last": _last_dense(params)} if entry.takes("last") else {}
+    return entry.load()(**options, **({"layout": "flax"} if entry.takes("layout") else {}))
 
 
 def _last_dense(params: Any) -> str:
