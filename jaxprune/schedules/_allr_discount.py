@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune._checks import check_scalar, check_steps
-from jaxprune._tree import PyTree, distance, is_traced, leaves_with_norm
+from jaxprune._tree import PyTree, distance, is_traced, leaves_with_norm, squared_norm
 
 
 def allr_discount(
@@ -44,7 +44,8 @@ def allr_discount(
 
     Raises:
       TypeError: if a step count is not a static integer.
-      ValueError: if the trees differ or an argument is out of range.
+      ValueError: if the trees differ or an argument is out of range; outside `jit`, if the norm of
+        ``pruned_params`` is the larger one.
 
     Example:
       >>> import jax.numpy as jnp
@@ -62,7 +63,9 @@ def allr_discount(
     budget = check_steps("retraining_steps", retraining_steps)
     s = _checked_fraction(pruned_fraction)
     share = np.float32(min(budget / total, 1.0))
-    return _discount(*leaves_with_norm(params, pruned_params), s, share)
+    discount, norms = _discount(*leaves_with_norm(params, pruned_params), s, share)
+    _check_order(norms)
+    return discount
 
 
 def allr_ratio(params: PyTree, pruned_params: PyTree, *, pruned_fraction: Any) -> jax.Array:
@@ -90,7 +93,8 @@ def allr_ratio(params: PyTree, pruned_params: PyTree, *, pruned_fraction: Any) -
 
     Raises:
       TypeError: if ``pruned_fraction`` is not a number.
-      ValueError: if the trees differ or ``pruned_fraction`` is outside [0, 1].
+      ValueError: if the trees differ or ``pruned_fraction`` is outside [0, 1]; outside `jit`, if
+        the norm of ``pruned_params`` is the larger one.
 
     Example:
       >>> import jax.numpy as jnp
@@ -102,7 +106,9 @@ def allr_ratio(params: PyTree, pruned_params: PyTree, *, pruned_fraction: Any) -
       Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and Love Retraining, ICLR 2023.
     """
     s = _checked_fraction(pruned_fraction)
-    return _compiled_ratio(*leaves_with_norm(params, pruned_params), s)
+    ratio, norms = _compiled_ratio(*leaves_with_norm(params, pruned_params), s)
+    _check_order(norms)
+    return ratio
 
 
 def _checked_fraction(pruned_fraction: Any) -> jax.Array:
@@ -121,12 +127,30 @@ def _ratio(before: list[jax.Array], after: list[jax.Array], s: jax.Array) -> jax
     return jnp.where(s > 0, ratio, jnp.zeros_like(ratio))
 
 
-_compiled_ratio = jax.jit(_ratio)
+@jax.jit
+def _compiled_ratio(
+    before: list[jax.Array], after: list[jax.Array], s: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _ratio(before, after, s), (squared_norm(before), squared_norm(after))
 
 
 @jax.jit
 def _discount(
     before: list[jax.Array], after: list[jax.Array], s: jax.Array, share: jax.Array
-) -> jax.Array:
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     larger = jnp.maximum(_ratio(before, after, s), share)
-    return jnp.minimum(larger, jnp.ones((), jnp.float32))
+    norms = squared_norm(before), squared_norm(after)
+    return jnp.minimum(larger, jnp.ones((), jnp.float32)), norms
+
+
+def _check_order(norms: tuple[jax.Array, jax.Array]) -> None:
+    """Raises if the tree after the prune is the larger one. Traced norms are not seen."""
+    if is_traced(norms):
+        return
+    before, after = (float(x) for x in jax.device_get(norms))
+    if after > before * (1 + 1e-5):
+        raise ValueError(
+            f"the norm of the parameters grows from {before**0.5:.6g} to {after**0.5:.6g} in this "
+            "prune, which sets weights to zero. Pass the parameters before it first: "
+            "allr_discount(params, pruned_params)."
+        )

@@ -19,8 +19,10 @@ from jaxprune.training.checkpoints._fingerprint import (
     describe_model,
     describe_optimizer,
 )
+from jaxprune.training.drivers._hooks import check_hooks, recalibrated, stability
 from jaxprune.training.drivers._run import Run
 from jaxprune.training.steps import Evaluate, TrainLoop, TrainState
+from jaxprune.training.steps._evaluate import is_abstract
 from jaxprune.training.steps._state import MakeOptimizer, check_make_optimizer, copy
 from jaxprune.training.steps._update import LossFn
 
@@ -41,6 +43,7 @@ class Prepared(NamedTuple):
       loss_fn: the loss as a function of what is trained.
       make_optimizer: the wrapped optimizer.
       plain_optimizer: the one that was wrapped.
+      plain_loss_fn: the loss as it was given.
     """
 
     method: Method
@@ -48,6 +51,7 @@ class Prepared(NamedTuple):
     loss_fn: LossFn
     make_optimizer: MakeOptimizer
     plain_optimizer: MakeOptimizer
+    plain_loss_fn: LossFn
 
     def deployed(self, state: TrainState) -> TrainState:
         """The state as the forward pass sees it now: what `evaluate` takes."""
@@ -162,12 +166,13 @@ def prepare(
             masked=False,
             key=key,
         )
-        return Prepared(method, state, loss_fn, wrapped, make_optimizer)
+        return Prepared(method, state, loss_fn, wrapped, make_optimizer, loss_fn)
     trainable, first = parametrization.init(params)
     state = TrainState.create(
         trainable, wrapped, model_state=MethodState(model_state, first), masked=False, key=key
     )
-    return Prepared(method, state, _through(parametrization, loss_fn), wrapped, make_optimizer)
+    through = _through(parametrization, loss_fn)
+    return Prepared(method, state, through, wrapped, make_optimizer, loss_fn)
 
 
 def fit(
@@ -176,6 +181,7 @@ def fit(
     *,
     evaluate: Evaluate,
     learning_rates: Any,
+    metric: str | None = None,
     recalibrate: Callable[[TrainState], TrainState] | None = None,
     on_phase: Callable[[PhaseRecord], None] | None = None,
     checkpoints: Checkpoints | None = None,
@@ -188,6 +194,8 @@ def fit(
       evaluate: ``evaluate(state) -> {name: value}``, see `make_evaluate`; it is given the weights
         that the forward pass sees.
       learning_rates: float array ``[steps]``.
+      metric: the entry of ``evaluate`` that pruning stability is computed from; "accuracy" if
+        omitted and there. Where its value is NaN or not positive, stability is `None`.
       recalibrate: from `make_recalibrate`, for the plain loss; run after the final prune.
       on_phase: called with each of the two records.
       checkpoints: where to save the run and whether to go on with one, see `Checkpoints`.
@@ -198,7 +206,9 @@ def fit(
 
     Raises:
       ValueError: if the learning rates are not a one-dimensional array of finite numbers, or not
-        one for each step that the method was made for; a checkpoint of another run.
+        one for each step that the method was made for; if the step was made from the plain loss;
+        a checkpoint of another run.
+      TypeError: before any training, if a function is of the wrong kind.
       FloatingPointError, FileNotFoundError, FileExistsError, OSError, Preempted: as `imp`.
     """
     rates = np.asarray(learning_rates, np.float32)
@@ -209,6 +219,20 @@ def fit(
             "learning rates: its mask would not get where it is to end. Make the two agree."
         )
     first = prepared.state
+    if method.parametrization is not None and train.step.loss_fn is prepared.plain_loss_fn:
+        raise ValueError(
+            f"the training step was made from the plain loss_fn, so that it would not see the "
+            f"parametrization of {method.name}. Make it from prepared.loss_fn and "
+            "prepared.make_optimizer."
+        )
+    shown = jax.eval_shape(prepared.deployed, first) if is_abstract(evaluate) else None
+    check_hooks(
+        evaluate,
+        prepared.deployed(first) if shown is None else shown,
+        metric,
+        recalibrate=recalibrate,
+        on_phase=on_phase,
+    )
 
     def fingerprint() -> dict[str, Any]:
         """What must not change between a run and its continuation."""
@@ -238,16 +262,15 @@ def fit(
 
         before, end = run.records[0], prepared.finished(run.state)
         if recalibrate is not None:
-            end = recalibrate(end)
-        result, reference = evaluate(end), before.evaluation.get("accuracy")
+            end = recalibrated(recalibrate, end)
+        result = evaluate(end)
         kept, prunable = metrics.counts(end.mask)
         # What has just grown is zero, but in the mask: then nothing was removed.
         removed = max(0, before.nonzero - kept)
-        stability = metrics.pruning_stability(result["accuracy"], reference) if reference else None
         run.begin(
             end,
             evaluation_pruned=result,
-            stability=stability,
+            stability=stability(metric or "accuracy", result, before.evaluation),
             pruned_fraction=removed / before.nonzero if before.nonzero else 0.0,
         )
         # It takes no step and follows from the state before it, so it is not saved.

@@ -20,6 +20,7 @@ from jaxprune.training.checkpoints._fingerprint import (
     describe_optimizer,
     describe_state,
 )
+from jaxprune.training.drivers._hooks import check_hooks, recalibrated, stability
 from jaxprune.training.drivers._plan import Plan, plan_cycles
 from jaxprune.training.drivers._prune_state import (
     check_scores,
@@ -98,7 +99,7 @@ def imp(
         ``rewind`` it comes from the snapshot and this must be "keep" or "fresh_once".
       recalibrate: from `make_recalibrate`; run after each prune, before it is evaluated.
       metric: the entry of ``evaluate`` that pruning stability is computed from; "accuracy" if
-        omitted and there.
+        omitted and there. Where its value is NaN or not positive, stability is `None`.
       on_phase: called with the record of every finished phase.
       checkpoints: where to save the run and whether to go on with one, see `Checkpoints`.
 
@@ -151,8 +152,7 @@ def imp(
     check_targets(state, [cycle.sparsity for cycle in plan.cycles], **rule)
     if isinstance(rewind, TrainState):
         check_snapshot(rewind, state)
-    if metric is not None and metric not in (known := evaluate(state)):
-        raise ValueError(f"evaluate has no metric {metric!r}; it returns {sorted(known)}.")
+    check_hooks(evaluate, state, metric, recalibrate=recalibrate, on_phase=on_phase)
     metric = metric or "accuracy"
 
     def fingerprint() -> dict[str, Any]:
@@ -197,7 +197,7 @@ def imp(
                         retraining_steps=cycle.retraining_steps,
                     )
                 if recalibrate is not None:
-                    pruned = recalibrate(pruned)
+                    pruned = recalibrated(recalibrate, pruned)
                 evaluation = evaluate(pruned)
                 if run.snapshot is not None:  # rewind, or reset the optimizer
                     pruned = rewind_state(pruned, run.snapshot)
@@ -210,7 +210,7 @@ def imp(
                     pruned_fraction=prune.pruned_fraction,
                     discount=None if discount is None else np.asarray(discount),
                     evaluation_pruned=evaluation,
-                    stability=_stability(metric, evaluation, run.records[-1].evaluation),
+                    stability=stability(metric, evaluation, run.records[-1].evaluation),
                 )
             # Retrain.
             scale = np.float32(1) if start.discount is None else start.discount
@@ -221,13 +221,6 @@ def imp(
                 result = evaluate(run.state)
                 run.end(f"cycle {number}", number, rates, result, kept=kept, prunable=prunable)
     return RunResult(run.state, run.records)
-
-
-def _stability(metric: str, pruned: dict[str, float], before: dict[str, float]) -> float | None:
-    """The pruning stability of a metric, where it was measured on both sides of a prune."""
-    if not before.get(metric) or metric not in pruned:
-        return None
-    return metrics.pruning_stability(pruned[metric], before[metric])
 
 
 def _fingerprint(state: TrainState, plan: Plan, rewind: int | TrainState | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -86,7 +87,7 @@ class Run:
         self._train, self._on_phase, self._settings = train, on_phase, checkpoints
         self._steps, self._metrics = 0, Metrics()
         self._began, self._seconds = time.perf_counter(), 0.0  # of earlier processes
-        self._returns = 0
+        self._returns, self._training = 0, False
         self._asked_to_stop = Agreement()
         self._store = None if checkpoints is None else Store(checkpoints, fingerprint())
 
@@ -111,8 +112,16 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Waits for the last checkpoint; notes that the run has ended, if it has."""
+        """Waits for the last checkpoint; notes that the run has ended, if it has.
+
+        What was trained is saved if an evaluation or another function of the user's fails after it.
+        """
         try:
+            failed = kind is not None and issubclass(kind, Exception)
+            if failed and self._store is not None and not self._training and self._steps:
+                with contextlib.suppress(OSError):  # the first error is the one to see
+                    self._save()
+                    self._store.finish()
             if self._store is not None and kind is None:
                 self._store.finish()
                 self._store.mark_ended()
@@ -161,7 +170,9 @@ class Run:
             if every is not None:  # up to the next checkpoint
                 asked = min(asked, every - self._total % every)
             chosen = rates[before : before + asked]
+            self._training = True
             self.state, metrics = self._train(self.state, chosen, stop=self._stop)
+            self._training = False
             done = len(next(iter(metrics.values()), ()))
             self._steps = before + done
             self._metrics = join_metrics([self._metrics, metrics])

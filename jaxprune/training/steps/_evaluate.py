@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, TypeAlias
 
 import jax
@@ -13,6 +13,13 @@ from jax.sharding import Mesh
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
+from jaxprune.training.steps._contracts import (
+    check_calls,
+    check_evaluation,
+    check_order,
+    check_padding,
+    split_loss,
+)
 from jaxprune.training.steps._sharding import (
     automatic,
     batch_sharding,
@@ -55,7 +62,9 @@ def make_evaluate(
       The function. Its values are means: sum over count.
 
     Raises:
-      ValueError: if the set is empty, its arrays differ in length, or ``batch_size`` is below 1.
+      ValueError: if the set is empty, its arrays differ in length, or ``batch_size`` is below 1; at
+        the first call, if ``eval_fn`` counts examples of weight 0, or returns (count, sum).
+      TypeError: at the first call, if ``eval_fn`` does not return a dict of pairs of scalars.
 
     Example:
       >>> import jax, optax
@@ -99,14 +108,27 @@ def make_evaluate(
         return placed[where]
 
     # Batch by batch, so that sets of different lengths share one program.
-    one = jax.jit(eval_fn)
+    one = _checked(eval_fn)
+    unchecked = [True]
 
     def evaluate(state: TrainState) -> dict[str, float]:
         params = state.params if eval_params is None else eval_params(state)
         batches = batches_for(state.params)
+        if unchecked:
+            _check_values(one, params, state.model_state, batches[0])
+            unchecked.clear()
         return _means([settle(one(params, state.model_state, batch)) for batch in batches])
 
-    return evaluate
+    def names(state: TrainState) -> list[str]:
+        """The metrics, from one abstract trace."""
+        params = state.params if eval_params is None else jax.eval_shape(eval_params, state)
+        batch = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((batch_size, *x.shape[1:]), x.dtype),
+            jax.tree.map(np.asarray, weighted),
+        )
+        return list(jax.eval_shape(one, params, state.model_state, batch))
+
+    return _Evaluation(evaluate, names)
 
 
 def make_stream_evaluate(
@@ -130,9 +152,15 @@ def make_stream_evaluate(
 
     Raises:
       ValueError: if the devices do not divide a batch.
+      TypeError: at the first call, if ``eval_fn`` does not return a dict of pairs of scalars.
     """
-    one = jax.jit(eval_fn)
+    one = _checked(eval_fn)
     over = None if mesh is None else automatic(mesh)
+
+    def names(state: TrainState) -> list[str]:
+        params = state.params if eval_params is None else jax.eval_shape(eval_params, state)
+        first = next(iter(batches()))
+        return list(jax.eval_shape(one, params, state.model_state, first))
 
     def evaluate(state: TrainState) -> dict[str, float]:
         params = state.params if eval_params is None else eval_params(state)
@@ -142,7 +170,77 @@ def make_stream_evaluate(
             rows.append(settle(one(params, state.model_state, batch)))
         return _means(rows)
 
-    return evaluate
+    return _Evaluation(evaluate, names)
+
+
+def is_abstract(evaluate: Any) -> bool:
+    """Whether the metrics of an evaluation can be told from shapes."""
+    return isinstance(evaluate, _Evaluation)
+
+
+def metric_names(evaluate: Any, state: TrainState) -> list[str]:
+    """The metrics of an evaluation: from one abstract trace of ours, else by calling it once.
+
+    Raises:
+      TypeError: if it is no function of the state, or does not return numbers by name.
+    """
+    check_calls("evaluate", evaluate, ["state"])
+    if isinstance(evaluate, _Evaluation):
+        return evaluate.names(state)
+    values = evaluate(state)
+    numbers = isinstance(values, dict) and all(
+        isinstance(name, str) and np.ndim(x) == 0 and np.issubdtype(np.asarray(x).dtype, np.number)
+        for name, x in values.items()
+    )
+    if not numbers:
+        raise TypeError(
+            "evaluate(state) returns a dict from names to numbers; got "
+            f"{values!r:.80} of type {type(values).__name__}. See make_evaluate."
+        )
+    return list(values)
+
+
+class _Evaluation:
+    """``evaluate(state)``, and what it returns without computing it."""
+
+    def __init__(
+        self,
+        evaluate: Callable[[TrainState], dict[str, float]],
+        names: Callable[[TrainState], list[str]],
+    ):
+        self._evaluate, self.names = evaluate, names
+
+    def __call__(self, state: TrainState) -> dict[str, float]:
+        return self._evaluate(state)
+
+
+@lru_cache(maxsize=16)  # evaluations of one function share a program, over whatever sets
+def _checked(eval_fn: EvalFn) -> Callable[..., dict[str, tuple[jax.Array, jax.Array]]]:
+    def checked(params: PyTree, model_state: PyTree, batch: PyTree) -> Any:
+        returned = eval_fn(params, model_state, batch)
+        check_evaluation(returned)
+        return returned
+
+    return jax.jit(checked)
+
+
+def _check_values(one: Callable[..., Any], params: PyTree, model_state: PyTree, batch: Any) -> None:
+    """Checks an evaluation function by its values on a batch; it is compiled for that anyway."""
+    if jax.process_count() > 1:
+        return  # a process alone cannot make arrays that others hold parts of
+    padding = {**batch, "weight": _zeros_like(batch["weight"])}
+    check_padding(_on_host(one(params, model_state, padding)))
+    zeros = jax.tree.map(_zeros_like, params)
+    check_order(*(_on_host(one(p, model_state, batch)) for p in (params, zeros)))
+
+
+def _zeros_like(x: Any) -> Any:
+    where = x.sharding if isinstance(x, jax.Array) and x.committed else None
+    return jax.device_put(np.zeros(x.shape, x.dtype), where)
+
+
+def _on_host(pairs: dict[str, tuple[jax.Array, jax.Array]]) -> dict[str, Any]:
+    return jax.device_get(settle(pairs))
 
 
 def _means(rows: list[dict[str, tuple[jax.Array, jax.Array]]]) -> dict[str, float]:
@@ -191,8 +289,8 @@ def make_recalibrate(
         i: jax.Array,
     ) -> PyTree:
         batch = batch_fn(i) if mesh is None else spread(batch_fn(i), mesh)
-        _, (model_state, _) = loss_fn(params, model_state, batch, jax.random.fold_in(key, i))
-        return model_state
+        returned = loss_fn(params, model_state, batch, jax.random.fold_in(key, i))
+        return split_loss(returned, model_state)[1]
 
     compiled = jax.jit(one, static_argnums=(0,) if is_tree else (0, 3))
 

@@ -133,6 +133,7 @@ def make_pmap_train_step(
         place_batch=place_batch,
         mesh=None,
         traceable=False,
+        loss_fn=loss_fn,
     )
 
 

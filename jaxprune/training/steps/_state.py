@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxprune import _eager, _tree, masks, transforms
 from jaxprune._tree import PyTree
+from jaxprune.training.steps._contracts import check_key
 
 MakeOptimizer: TypeAlias = Callable[[Any], optax.GradientTransformation]
 
@@ -59,8 +62,8 @@ class TrainState(NamedTuple):
           The state, its parameters already masked.
 
         Raises:
-          TypeError: if ``make_optimizer`` is a ready optimizer or no function, or a parameter is
-            not floating.
+          TypeError: if ``make_optimizer`` is a ready optimizer, no function, or returns no
+            optimizer; if ``key`` is no random key, or a parameter not floating.
           ValueError: if ``make_optimizer`` does not use its learning rate, parameters are NaN or
             infinite, no leaf is prunable, the mask is of another tree, or there are two masks.
 
@@ -75,6 +78,7 @@ class TrainState(NamedTuple):
           (0, 0.0)
         """
         check_make_optimizer(make_optimizer)
+        check_key(key)
         for path, leaf in _tree.named_leaves(params):
             if not _tree.is_floating(leaf):
                 raise TypeError(
@@ -148,7 +152,13 @@ def _injected(make_optimizer: MakeOptimizer) -> optax.GradientTransformation:
     def injected(learning_rate: Any) -> optax.GradientTransformation:
         # A parameter named exactly `learning_rate`, whatever the caller's function calls it. And
         # float32 whatever the parameters are: bfloat16 would round 0.1 to 0.1001.
-        return make_optimizer(learning_rate)
+        made = make_optimizer(learning_rate)
+        if not callable(getattr(made, "init", None)) or not callable(getattr(made, "update", None)):
+            raise TypeError(
+                "make_optimizer(learning_rate) returns an optax optimizer, with init and update; "
+                f"got {made!r:.80} of type {type(made).__name__}."
+            )
+        return made
 
     inject = optax.inject_hyperparams(injected, hyperparam_dtype=jnp.float32)
     return inject(learning_rate=0.0)
@@ -185,7 +195,9 @@ def check_uses_learning_rate(make_optimizer: MakeOptimizer, params: PyTree) -> N
 
     def one_update(learning_rate: jax.Array, params: PyTree) -> PyTree:
         optimizer = make_optimizer(learning_rate)
-        return optimizer.update(params, optimizer.init(params), params)[0]
+        optimizer = optax.with_extra_args_support(optimizer)
+        state = optimizer.init(params)
+        return optimizer.update(params, state, params, value=jnp.zeros((), jnp.float32))[0]
 
     shapes = jax.eval_shape(lambda p: p, params)
     # Optax' own optimizers mix dtypes; how strictly to compute is the caller's choice later on.
@@ -197,6 +209,29 @@ def check_uses_learning_rate(make_optimizer: MakeOptimizer, params: PyTree) -> N
             "make_optimizer does not use its learning rate, so no retraining schedule could reach "
             "the optimizer. Pass the rate on: lambda lr: optax.sgd(lr), without a schedule inside."
         )
+
+
+def check_opt_state(make_optimizer: MakeOptimizer, state: TrainState) -> None:
+    """Raises if the optimizer state is not one of this optimizer. Looks at shapes only.
+
+    Raises:
+      ValueError: naming the first difference.
+    """
+    optimizer = optimizer_of(make_optimizer, state.opt_state)
+    own = jax.eval_shape(optimizer.init, state.params)
+    paths, others = (
+        [(jax.tree_util.keystr(p), np.shape(x)) for p, x in jax.tree_util.tree_leaves_with_path(t)]
+        for t in (own, state.opt_state)
+    )
+    if paths == others:
+        return
+    pairs = itertools.zip_longest(paths, others, fillvalue=("nothing", ()))
+    ours, theirs = next((a, b) for a, b in pairs if a != b)
+    raise ValueError(
+        "the state holds that of another optimizer than the step's make_optimizer makes: "
+        f"{theirs[0]} {theirs[1]} where {ours[0]} {ours[1]} is expected. Give TrainState.create "
+        "(or prepare) and make_train_step the same make_optimizer."
+    )
 
 
 def set_mask(make_optimizer: MakeOptimizer, opt_state: PyTree, mask: PyTree) -> PyTree:

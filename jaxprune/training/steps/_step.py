@@ -49,6 +49,7 @@ class TrainStep(NamedTuple):
         own rows.
       mesh: the devices; `None` for one, and for `make_pmap_train_step`.
       traceable: whether ``compiled`` can be part of a larger compiled function.
+      loss_fn: the loss that it was made from.
     """
 
     compiled: Callable[..., tuple[TrainState, dict[str, jax.Array]]]
@@ -59,6 +60,7 @@ class TrainStep(NamedTuple):
     place_batch: Callable[[PyTree], PyTree]
     mesh: Mesh | None
     traceable: bool
+    loss_fn: LossFn | None = None
 
     def __call__(
         self, state: TrainState, batch: PyTree, learning_rate: Any
@@ -182,6 +184,7 @@ def make_train_step(
         place_batch=place_batch,
         mesh=mesh,
         traceable=True,
+        loss_fn=loss_fn,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -11,7 +12,13 @@ import optax
 
 from jaxprune import _tree, transforms
 from jaxprune._tree import PyTree
-from jaxprune.training.steps._state import MakeOptimizer, TrainState, optimizer_of
+from jaxprune.training.steps._contracts import split_loss
+from jaxprune.training.steps._state import (
+    MakeOptimizer,
+    TrainState,
+    check_opt_state,
+    optimizer_of,
+)
 
 LossFn: TypeAlias = Callable[[PyTree, PyTree, PyTree, jax.Array], tuple[jax.Array, Any]]
 Metrics: TypeAlias = dict[str, jax.Array]
@@ -57,8 +64,10 @@ def make_update(
         if mean is not None:
             grads, loss, model_state, metrics = mean((grads, loss, model_state, metrics))
         optimizer = optimizer_of(make_optimizer, state.opt_state)
+        check_opt_state(make_optimizer, state)
         opt_state = transforms.set_learning_rate(state.opt_state, learning_rate)
-        updates, opt_state = optimizer.update(grads, opt_state, state.params)
+        # Some optimizers (momo, reduce_on_plateau) ask for the loss; the others do not see it.
+        updates, opt_state = optimizer.update(grads, opt_state, state.params, value=loss)
         state = TrainState(
             step=state.step + 1,
             params=optax.apply_updates(state.params, updates),
@@ -83,12 +92,8 @@ def recomputed(loss_fn: LossFn, remat: bool | Policy) -> LossFn:
 
 def _checked(loss_fn: LossFn, *, averaged: bool) -> LossFn:
     def checked(params: PyTree, model_state: PyTree, batch: PyTree, key: jax.Array) -> Any:
-        loss, (model_state, metrics) = loss_fn(params, model_state, batch, key)
-        if not isinstance(metrics, dict):
-            raise TypeError(
-                "loss_fn returns (loss, (model_state, metrics)) with metrics a dict of scalars; "
-                f"got {type(metrics).__name__}."
-            )
+        returned = loss_fn(params, model_state, batch, key)
+        loss, model_state, metrics = split_loss(returned, model_state)
         for name, value in metrics.items() if averaged else ():
             if not _tree.is_floating(value):
                 raise TypeError(
@@ -112,8 +117,15 @@ def _in(dtype: Any, loss_fn: LossFn) -> LossFn:
         return x.astype(jnp.float32) if _tree.is_floating(x) and x.dtype.itemsize < 4 else x
 
     def computed(params: PyTree, model_state: PyTree, batch: PyTree, key: jax.Array) -> Any:
-        loss, (after, metrics) = loss_fn(cast(params), model_state, cast(batch), key)
-        after = jax.tree.map(lambda new, old: new.astype(old.dtype), after, model_state)
+        returned = loss_fn(cast(params), model_state, cast(batch), key)
+        with contextlib.suppress(TypeError, ValueError):  # else the check that follows tells
+            loss, (after, metrics) = returned
+            narrow = jax.tree.map(lambda x: x.dtype == dtype, after)
+            after = jax.tree.map(
+                lambda n, new, old: new.astype(old.dtype) if n else new, narrow, after, model_state
+            )
+            returned = loss, (after, metrics)
+        loss, after, metrics = split_loss(returned, model_state)
         return wide(loss), (after, jax.tree.map(wide, metrics))
 
     return computed
