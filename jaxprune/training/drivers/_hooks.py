@@ -50,7 +50,7 @@ def recalibrated(recalibrate: Callable[[TrainState], TrainState], state: TrainSt
 
 def stability(metric: str, pruned: dict[str, float], before: dict[str, float]) -> float | None:
     """The pruning stability of a metric; `None` unless positive numbers stand on both sides."""
-    values = pruned.get(metric), before.get(metric)
-    if any(x is None or not x >= 0 for x in values) or not values[1]:
+    after, reference = pruned.get(metric), before.get(metric)
+    if after is None or reference is None or not (after >= 0 and reference > 0):
         return None
-    return metrics.pruning_stability(*values)
+    return metrics.pruning_stability(after, reference)

@@ -117,7 +117,8 @@ class Run:
         What was trained is saved if an evaluation or another function of the user's fails after it.
         """
         try:
-            failed = kind is not None and issubclass(kind, Exception)
+            failed = isinstance(error, Exception)
+            failed = failed and not isinstance(error, (FloatingPointError, Preempted))
             if failed and self._store is not None and not self._training and self._steps:
                 with contextlib.suppress(OSError):  # the first error is the one to see
                     self._save()

@@ -152,16 +152,21 @@ def _injected(make_optimizer: MakeOptimizer) -> optax.GradientTransformation:
     def injected(learning_rate: Any) -> optax.GradientTransformation:
         # A parameter named exactly `learning_rate`, whatever the caller's function calls it. And
         # float32 whatever the parameters are: bfloat16 would round 0.1 to 0.1001.
-        made = make_optimizer(learning_rate)
-        if not callable(getattr(made, "init", None)) or not callable(getattr(made, "update", None)):
-            raise TypeError(
-                "make_optimizer(learning_rate) returns an optax optimizer, with init and update; "
-                f"got {made!r:.80} of type {type(made).__name__}."
-            )
-        return made
+        return _made(make_optimizer, learning_rate)
 
     inject = optax.inject_hyperparams(injected, hyperparam_dtype=jnp.float32)
     return inject(learning_rate=0.0)
+
+
+def _made(make_optimizer: MakeOptimizer, learning_rate: Any) -> optax.GradientTransformation:
+    made = make_optimizer(learning_rate)
+    parts = (getattr(made, name, None) for name in ("init", "update"))
+    if not all(map(callable, parts)):
+        raise TypeError(
+            "make_optimizer(learning_rate) returns an optax optimizer, with init and update; got "
+            f"one of type {type(made).__name__}."
+        )
+    return made
 
 
 def init_optimizer(make_optimizer: MakeOptimizer, params: PyTree, mask: PyTree) -> PyTree:
@@ -194,8 +199,7 @@ def check_uses_learning_rate(make_optimizer: MakeOptimizer, params: PyTree) -> N
     """
 
     def one_update(learning_rate: jax.Array, params: PyTree) -> PyTree:
-        optimizer = make_optimizer(learning_rate)
-        optimizer = optax.with_extra_args_support(optimizer)
+        optimizer = optax.with_extra_args_support(_made(make_optimizer, learning_rate))
         state = optimizer.init(params)
         return optimizer.update(params, state, params, value=jnp.zeros((), jnp.float32))[0]
 
