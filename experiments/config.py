@@ -3,10 +3,12 @@
 Neither this module nor what it imports may import JAX, which takes seconds.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import tyro
@@ -293,6 +295,14 @@ def compared(config: Config) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in NOT_COMPARED}
 
 
+def compared_data(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a data set must not change between a run and its continuation.
+
+    Not the version: the same examples under another name are the same.
+    """
+    return {f"data {name}": identity[name] for name in ("examples", "sha256")}
+
+
 def as_json(config: Config) -> dict[str, Any]:
     """The configuration as JSON holds it."""
     values = dataclasses.asdict(config)
@@ -308,12 +318,14 @@ def check_same(path: pathlib.Path, config: Config) -> None:
     file = path / "config.json"
     if not file.exists():
         return
-    try:
-        held = json.loads(file.read_text())["config"]
-    except (ValueError, KeyError, TypeError) as error:
+    held: Any = None
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        held = json.loads(file.read_text(encoding="utf-8"))["config"]
+    if not isinstance(held, dict):
         raise FileExistsError(
-            f"{file} is not the configuration of a run. Choose another folder with --run-dir."
-        ) from error
+            f"{file} is not the configuration of a run, or damaged. Choose another folder with "
+            "--run-dir."
+        )
     settings = as_json(config)
     names = sorted((held.keys() | settings.keys()) - set(NOT_COMPARED))
     different = [n for n in names if held.get(n) != settings.get(n)]
@@ -322,6 +334,6 @@ def check_same(path: pathlib.Path, config: Config) -> None:
             f"{n}: {held.get(n)!r} there, {settings.get(n)!r} now" for n in different[:3]
         )
         raise FileExistsError(
-            f"the run folder {path} holds a run of another configuration ({shown}). Choose another "
-            "with --run-dir, or delete it."
+            f"the run folder {path} holds a run of another configuration ({shown}), says its "
+            f"{file.name}. Choose another with --run-dir, or delete it."
         )

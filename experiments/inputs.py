@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxprune as jp
-from experiments import caches, data, devices, models
+from experiments import caches, data, devices, models, prepared
 from experiments.config import Config
 from jaxprune.training import Evaluate, TrainLoop, TrainStep
 
@@ -24,6 +24,7 @@ class Inputs(NamedTuple):
       batch_at: the batch function; `None` if streamed.
       loss_fn: makes, of a loss of normalised images, that of the batches here.
       evaluations: ``evaluations(model)``: on the test set, and on the validation set.
+      identity: computes what tells these data from others.
     """
 
     num_classes: int
@@ -33,6 +34,7 @@ class Inputs(NamedTuple):
     batch_at: Any
     loss_fn: Callable[[models.LossFn], models.LossFn]
     evaluations: Callable[[Any], list[Evaluate]]
+    identity: Callable[[], data.Identity]
 
 
 def make_inputs(
@@ -93,6 +95,7 @@ def _resident(config: Config, dataset: data.Dataset) -> Inputs:
         batch_at=batch_at,
         loss_fn=lambda loss_fn: loss_fn,
         evaluations=evaluations,
+        identity=partial(data.identity, dataset),
     )
 
 
@@ -152,6 +155,10 @@ def _streamed(config: Config) -> Inputs:
             for split in ("test", "validation")
         ]
 
+    def identity() -> data.Identity:
+        found = prepared.find_prepared(config.data, prepared.resolve_data_dir(config.data_dir))
+        return data.identity_of_files(config.data, found, {"train": stream.num_examples})
+
     def loop(step: TrainStep, chunk_steps: int, compile_chunks: bool | None) -> TrainLoop:
         del compile_chunks  # each step waits for its batch
         return jp.training.make_stream_loop(step, stream, chunk_steps=chunk_steps)
@@ -164,6 +171,7 @@ def _streamed(config: Config) -> Inputs:
         batch_at=None,
         loss_fn=loss_fn,
         evaluations=evaluations,
+        identity=identity,
     )
 
 

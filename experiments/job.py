@@ -11,7 +11,7 @@ from rich.console import Console
 import jaxprune as jp
 from experiments import caches, devices, reports
 from experiments.checks import check_run_dir
-from experiments.config import ITERATIVE, UNCONTROLLED, Config, compared
+from experiments.config import ITERATIVE, UNCONTROLLED, Config, compared, compared_data
 from experiments.setup import Setup, build, prune_and_retrain
 from jaxprune.training import PhaseRecord, Resumed, RunResult, TrainState, join_metrics
 
@@ -48,9 +48,12 @@ def run(
     started = time.perf_counter() if started is None else started
     console = console or Console(quiet=not devices.is_first())
     check_run_dir(config)
-    folder = reports.RunFolder(config.resolved_run_dir(), config, writes=devices.is_first())
     if parts is None:
         parts = build(config, say=caches.teller(console))
+    identity = parts.identity()
+    folder = reports.RunFolder(
+        config.resolved_run_dir(), config, writes=devices.is_first(), data=identity
+    )
     report = _Report(config, parts, folder, console, started)
     try:
         result = prune_and_retrain(
@@ -62,7 +65,7 @@ def run(
                 folder.checkpoints,
                 every=config.checkpoint_epochs * parts.epoch_steps,
                 resume=config.resume,
-                settings=compared(config),
+                settings=compared(config) | compared_data(identity),
                 extra=report.saved,
                 on_resume=report.resume,
                 stop=stop,
@@ -73,8 +76,7 @@ def run(
         report.close()
     params, mask = devices.on_host((result.state.params, result.state.mask))
     if devices.is_first():
-        dense = reports.load_dense(params, folder.path)
-        reports.draw_weight_histogram(params, mask, folder.path / "weights.png", dense=dense)
+        report.draw_weights(params, mask)
         reports.print_mask_table(params, mask, console)
         console.print(reports.table(report.records, report.title, report.log))
         console.print(f"Run folder: {folder.path}")
@@ -100,8 +102,8 @@ class _Report:
         self.speed, self.compiled = reports.Speed(config.batch_size), False
         steps = config.total_epochs() * parts.epoch_steps
         self.progress = reports.Progress(steps, config.batch_size, console)
-        dense = config.epochs if config.method in ITERATIVE else config.total_epochs()
-        self.dense_steps = dense * parts.epoch_steps
+        after = config.retrain_epochs if config.method in ITERATIVE else 0
+        self.last_prune = steps - after * parts.epoch_steps
         traced = config.profile and devices.is_first()
         self.profile = reports.Profile(folder.path / "profile" if traced else None)
 
@@ -132,10 +134,10 @@ class _Report:
                 break
             if self.trained % self.parts.epoch_steps == 0:
                 self._validate(state)
-        if done and self.trained == self.dense_steps:
-            dense = devices.on_host(self.parts.deployed(state).params)
+        if done and self.trained == self.last_prune:
+            before = devices.on_host(self.parts.deployed(state).params)
             if devices.is_first():
-                reports.save_dense(dense, self.folder.path)
+                reports.save_before(before, self.folder.path)
         return state, join_metrics(pieces)
 
     def _chunk(self, first_step: int, rates: np.ndarray, metrics: dict[str, np.ndarray]) -> None:
@@ -144,7 +146,7 @@ class _Report:
             self._say_begun(len(rates))
         self.log.add_chunk(first_step, rates, metrics["accuracy"])
         for i, rate in enumerate(rates):
-            row = {"kind": "train", "phase": len(self.records), "step": first_step + i}
+            row = {"kind": "train", "cycle": len(self.records), "step": first_step + i}
             values = {name: float(values[i]) for name, values in metrics.items()}
             self.folder.log({**row, "learning_rate": float(rate), **values})
         self.progress.chunk(rates, metrics)
@@ -161,7 +163,7 @@ class _Report:
         step, values = int(state.step), self.parts.evaluate_validation(self.parts.deployed(state))
         self.log.validation.append((step, values["accuracy"]))
         row = {f"validation_{name}": value for name, value in values.items()}
-        self.folder.log({"kind": "validation", "phase": len(self.records), "step": step, **row})
+        self.folder.log({"kind": "validation", "cycle": len(self.records), "step": step, **row})
 
     def phase(self, record: PhaseRecord) -> None:
         """A phase has ended."""
@@ -174,7 +176,10 @@ class _Report:
             self.log.prunings.append((record.first_step, record.sparsity, accuracy))
         self.log.test.append((end, record.evaluation["accuracy"]))
         row = reports.summary_rows([record], self.log)[0]
-        self.folder.log({"kind": "phase", "first_step": record.first_step, "step": end, **row})
+        # `accuracy` alone is that of a batch of training.
+        row = {f"test_{k}" if k.startswith("accuracy") else k: v for k, v in row.items()}
+        place = {"cycle": record.cycle, "first_step": record.first_step, "step": end}
+        self.folder.log({"kind": "phase", **place, **row})
         self._name_phase()
 
     def _name_phase(self) -> None:
@@ -185,22 +190,34 @@ class _Report:
         elif len(self.records) <= self.config.cycles:
             self.progress.phase(f"cycle {len(self.records)}")
 
-    def saved(self) -> dict[str, int]:
+    def saved(self) -> dict[str, Any]:
         """What a checkpoint must know of the reports: the rows up to it are on the disk."""
-        return {"offset": self.folder.sync()}
+        return self.folder.sync()._asdict()
 
     def resume(self, resumed: Resumed) -> None:
-        """Goes back, or on, to a checkpoint."""
-        offset = resumed.extra["offset"]
-        if offset == 0:
+        """Goes back, or on, to a checkpoint. What cannot be read is an error before any change."""
+        mark = reports.Mark(**resumed.extra)
+        if mark.bytes == 0:
             self.folder.open()  # made before the first step
         else:
-            self.log.replay(self.folder.reopen(offset))
+            self.log.replay(self.folder.rows(mark))
+            self.folder.reopen(mark)
         self.records[:] = resumed.records
         self.trained = resumed.steps
         self.progress.start()
         self.progress.done(resumed.steps)
         self._name_phase()
+
+    def draw_weights(self, params: Any, mask: Any) -> None:
+        """Draws weights.png."""
+        before = None
+        try:
+            before = reports.load_before(params, self.folder.path)
+        except ValueError as error:
+            said = f"{error}: weights.png shows the weights at the end of the run alone."
+            self.console.print(said, style="yellow", markup=False, highlight=False)
+        path = self.folder.path / "weights.png"
+        reports.draw_weight_histogram(params, mask, path, before=before)
 
     def close(self) -> None:
         """Writes table and pictures of what was done."""
@@ -210,8 +227,9 @@ class _Report:
         self.folder.close()
         if self.folder.is_open and devices.is_first():
             with contextlib.suppress(OSError):  # no room: the run has said so already
-                rows = reports.summary_rows(self.records, self.log)
-                self.folder.write_summary(reports.COLUMNS, rows)
+                about = reports.about(self.config)
+                rows = [about | row for row in reports.summary_rows(self.records, self.log)]
+                self.folder.write_summary((*about, *reports.COLUMNS), rows)
                 if self.log.steps:
                     reports.draw(self.log, self.folder.path, self.title)
 

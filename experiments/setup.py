@@ -30,6 +30,7 @@ class Setup(NamedTuple):
       stepwise: whether the loop dispatches single steps, and not compiled chunks of them.
       options: the arguments of `jp.training.imp`, `bimp` or `fit` that the configuration sets.
       prepared: the method applied to loss and optimizer; `None` for imp and bimp.
+      identity: computes what tells the data from others.
     """
 
     state: TrainState
@@ -41,6 +42,7 @@ class Setup(NamedTuple):
     stepwise: bool
     options: dict[str, Any]
     prepared: Prepared | None
+    identity: Callable[[], data.Identity]
 
     def deployed(self, state: TrainState) -> TrainState:
         """The state as the forward pass sees it, for evaluation."""
@@ -139,6 +141,7 @@ def build(
         stepwise=_stepwise(config, params),
         options=options,
         prepared=prepared,
+        identity=fed.identity,
     )
 
 

@@ -9,6 +9,9 @@ from ._dataset import Split as Split
 from ._evaluation import EvaluationStream as EvaluationStream
 from ._evaluation import make_evaluation_stream as make_evaluation_stream
 from ._held_out import SplitName as SplitName
+from ._identity import Identity as Identity
+from ._identity import identity as identity
+from ._identity import identity_of_files as identity_of_files
 from ._imagenet import IMAGENET_MEAN as IMAGENET_MEAN
 from ._imagenet import IMAGENET_STD as IMAGENET_STD
 from ._imagenet import RandomResizedCrop as RandomResizedCrop

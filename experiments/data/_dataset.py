@@ -33,6 +33,7 @@ class Dataset:
         mean: mean of each channel, in units where a pixel lies in [0, 1].
         std: standard deviation of each channel, same units.
         augmentation: what is done to training images; `None` for nothing.
+        version: of the set, such as "3.0.2"; `None` if it has none.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     augmentation: CropFlip | None = None
+    version: str | None = None
 
     @property
     def image_shape(self) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """One entrance to all data sets."""
 
+import importlib.metadata
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -95,8 +96,10 @@ def load(
     if name == "digits":
         say("Reading digits ...")
         (train, test), num_classes = read_digits(), 10
+        version = f"scikit-learn {importlib.metadata.version('scikit-learn')}"
     else:
         prepared = find_prepared(name, resolve_data_dir(data_dir))
+        version = prepared.version
         say(f"Reading {name} {prepared.version} from {prepared.data_dir} ...")
 
         def decode() -> Decoded:
@@ -118,6 +121,7 @@ def load(
         mean=mean,
         std=std,
         augmentation=_AUGMENTATION.get(name),
+        version=version,
     )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -10,31 +11,65 @@ import os
 import pathlib
 import platform
 import shlex
-from typing import Any, TextIO
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TextIO
 
 import jax
 
 import jaxprune
 from experiments.config import Config, as_json, check_same
 from experiments.reports._commit import commit
+from experiments.reports._files import CHECKPOINTS, unwritten, written_whole
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "pillow")
 
 
-class RunFolder:
-    """A run folder. Nothing is written before `open`, and nothing at all unless ``writes``."""
+class Mark(NamedTuple):
+    """A place in metrics.jsonl, and a name of all that is written before it.
 
-    def __init__(self, path: pathlib.Path, config: Config, *, writes: bool = True):
+    Attributes:
+      bytes: how many there are.
+      sha256: their hash.
+    """
+
+    bytes: int
+    sha256: str
+
+
+class RunFolder:
+    """A run folder. Nothing is written before `open`, and nothing at all unless ``writes``.
+
+    Args:
+      path: where it lies.
+      config: the configuration of the run.
+      writes: whether this process writes it.
+      data: what config.json says of the data set.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        config: Config,
+        *,
+        writes: bool = True,
+        data: Mapping[str, Any] | None = None,
+    ):
         self.path = path
-        self._config, self._writes = config, writes
+        self._config, self._writes, self._data = config, writes, dict(data or {})
         self._metrics: TextIO | None = None
+        self._written, self._bytes = hashlib.sha256(), 0  # of metrics.jsonl
         self._document: dict[str, Any] = {}
         self.is_open = False
 
     @property
     def checkpoints(self) -> pathlib.Path:
         """Where the checkpoints of the run lie."""
-        return self.path / "checkpoints"
+        return self.path / CHECKPOINTS
+
+    @property
+    def log_file(self) -> pathlib.Path:
+        """Where metrics.jsonl lies."""
+        return self.path / "metrics.jsonl"
 
     def open(self) -> None:
         """Makes the folder, writes config.json and starts metrics.jsonl.
@@ -45,13 +80,14 @@ class RunFolder:
           OSError: if the folder cannot be written.
         """
         path, config = self.path, self._config
-        self.is_open = True
         if not self._writes:
+            self.is_open = True
             return
         check_writable(path)
         check_same(path, config)
         self._document = {
             "config": as_json(config),
+            "data": self._data,
             "versions": {
                 "jaxprune": jaxprune.__version__,
                 **{package: importlib.metadata.version(package) for package in _PACKAGES},
@@ -64,9 +100,17 @@ class RunFolder:
             "command": shlex.join(["python", "-m", "experiments.run", *_arguments(config)]),
             "commit": commit(),
         }
-        self._write_document()
-        # Line-buffered: an interrupted run keeps every line up to the interruption.
-        self._metrics = (path / "metrics.jsonl").open("w", buffering=1)
+        try:
+            self._write_document()
+        except OSError as error:
+            raise unwritten(path / "config.json", error) from error
+        try:
+            # Line-buffered: an interrupted run keeps every line up to the interruption.
+            self._metrics = self.log_file.open("w", buffering=1, encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise unwritten(self.log_file, error) from error
+        self._written, self._bytes = hashlib.sha256(), 0
+        self.is_open = True
 
     def note(self, **values: Any) -> None:
         """Adds to config.json, if this process has begun the run: one that goes on leaves it be."""
@@ -77,47 +121,55 @@ class RunFolder:
 
     def _write_document(self) -> None:
         # Whole or not at all: a file cut off by a crash would stop the next start.
-        fresh = self.path / ".config.json"
-        fresh.write_text(json.dumps(self._document, indent=2) + "\n")
-        fresh.replace(self.path / "config.json")
+        with written_whole(self.path / "config.json") as fresh:
+            fresh.write_text(json.dumps(self._document, indent=2) + "\n")
 
-    def reopen(self, offset: int) -> list[dict[str, Any]]:
-        """Goes on with metrics.jsonl where a checkpoint was made; what came later is cut off.
-
-        Args:
-          offset: bytes of it that belong to the checkpoint.
-
-        Returns:
-          The rows up to there.
+    def rows(self, mark: Mark) -> list[dict[str, Any]]:
+        """The rows of metrics.jsonl up to where a checkpoint was made. Changes nothing.
 
         Raises:
-          FileNotFoundError, ValueError: if the log is gone, or shorter than that.
+          FileNotFoundError, ValueError: if the log is gone, shorter, or not what was written.
+        """
+        if not self._writes:
+            return []
+        path = self.log_file
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is gone, so the run cannot be resumed; start it anew.")
+        repair = "Nothing was changed. Restore the file, or start the run anew."
+        with path.open("rb") as file:
+            held = file.read(mark.bytes)
+        if len(held) < mark.bytes:
+            raise ValueError(
+                f"{path} has {len(held)} bytes, but had {mark.bytes} when the checkpoint was made: "
+                f"lines are lost. {repair}"
+            )
+        if hashlib.sha256(held).hexdigest() != mark.sha256:
+            raise ValueError(
+                f"{path} is damaged or edited: its first {mark.bytes} bytes are not those that "
+                f"were there when the checkpoint was made. {repair}"
+            )
+        return [json.loads(line) for line in held.splitlines()]
+
+    def reopen(self, mark: Mark) -> None:
+        """Goes on with metrics.jsonl where a checkpoint was made; what came later is cut off.
+
+        Call `rows` before: nothing is checked here.
         """
         self.close()
         self._document = {}
+        if self._writes:
+            os.truncate(self.log_file, mark.bytes)
+            self._written = hashlib.sha256(self.log_file.read_bytes())
+            self._bytes = mark.bytes
+            self._metrics = self.log_file.open("a", buffering=1, encoding="utf-8", newline="\n")
         self.is_open = True
-        if not self._writes:
-            return []
-        path = self.path / "metrics.jsonl"
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is gone, so the run cannot be resumed; start it anew.")
-        size = path.stat().st_size
-        if size < offset:
-            raise ValueError(
-                f"{path} has {size} bytes, but had {offset} when the checkpoint was made: lines "
-                "are lost. Restore the file, or start the run anew."
-            )
-        os.truncate(path, offset)
-        self._metrics = path.open("a", buffering=1)
-        return [json.loads(line) for line in path.read_text().splitlines()]
 
-    def sync(self) -> int:
-        """Makes sure that all of metrics.jsonl is on the disk; returns how many bytes there are."""
-        if self._metrics is None:
-            return 0
-        self._metrics.flush()
-        os.fsync(self._metrics.fileno())
-        return (self.path / "metrics.jsonl").stat().st_size
+    def sync(self) -> Mark:
+        """Makes sure that all of metrics.jsonl is on the disk; returns where it ends."""
+        if self._metrics is not None:
+            self._metrics.flush()
+            os.fsync(self._metrics.fileno())
+        return Mark(self._bytes, self._written.hexdigest())
 
     def log(self, row: dict[str, Any]) -> None:
         """Appends one line to metrics.jsonl; numbers that are not finite become null, as JSON asks.
@@ -128,19 +180,22 @@ class RunFolder:
         assert self.is_open, "open() the folder first"
         if self._metrics is None:
             return
+        line = json.dumps(_without_nan(row), allow_nan=False) + "\n"
         try:
-            self._metrics.write(json.dumps(_without_nan(row), allow_nan=False) + "\n")
+            self._metrics.write(line)
         except OSError as error:
-            raise OSError(
-                f"{self.path / 'metrics.jsonl'} cannot be written ({error.strerror}). Make room "
-                "and go on with --resume."
-            ) from error
+            raise unwritten(self.log_file, error) from error
+        self._written.update(line.encode())
+        self._bytes += len(line)
 
     def write_summary(self, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
         """Writes summary.csv."""
         if not self._writes:
             return
-        with (self.path / "summary.csv").open("w", newline="") as file:
+        with (
+            written_whole(self.path / "summary.csv") as fresh,
+            fresh.open("w", newline="") as file,
+        ):
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)

@@ -31,23 +31,35 @@ class Log:
     speeds: dict[str, float | None] = dataclasses.field(default_factory=dict)
 
     def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Becomes what it was when the last of these rows of metrics.jsonl was written."""
+        """Becomes what it was when the last of these rows of metrics.jsonl was written.
+
+        Raises:
+          ValueError: if a row lacks something, with its line; the log then stays as it is.
+        """
         fresh = Log()
-        for row in rows:
-            if row["kind"] == "train":
-                fresh.steps.append(row["step"])
-                fresh.learning_rates.append(row["learning_rate"])
-                fresh.accuracies.append(_number(row["accuracy"]))
-            elif row["kind"] == "validation":
-                fresh.validation.append((row["step"], _number(row["validation_accuracy"])))
-            elif row["kind"] == "phase":
-                fresh.test.append((row["step"], _number(row["accuracy"])))
-                if row["accuracy_pruned"] is not None:
-                    pruning = (row["first_step"], row["sparsity"], row["accuracy_pruned"])
-                    fresh.prunings.append(pruning)
-                fresh.speeds[row["phase"]] = row["images_per_second"]
+        for line, row in enumerate(rows, 1):
+            try:
+                fresh._add(row)
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ValueError(
+                    f"line {line} of metrics.jsonl is no row of this program ({error!r}): {row}"
+                ) from error
         for field in dataclasses.fields(self):
             setattr(self, field.name, getattr(fresh, field.name))
+
+    def _add(self, row: Mapping[str, Any]) -> None:
+        if row["kind"] == "train":
+            self.steps.append(row["step"])
+            self.learning_rates.append(row["learning_rate"])
+            self.accuracies.append(_number(row["accuracy"]))
+        elif row["kind"] == "validation":
+            self.validation.append((row["step"], _number(row["validation_accuracy"])))
+        elif row["kind"] == "phase":
+            self.test.append((row["step"], _number(row["test_accuracy"])))
+            if row["test_accuracy_pruned"] is not None:
+                pruning = (row["first_step"], row["sparsity"], row["test_accuracy_pruned"])
+                self.prunings.append(pruning)
+            self.speeds[row["phase"]] = row["images_per_second"]
 
     def add_chunk(self, first_step: int, rates: np.ndarray, accuracies: np.ndarray) -> None:
         """Adds the rows of some consecutive steps."""

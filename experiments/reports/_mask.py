@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 import jaxprune as jp
+from experiments.reports._files import written_whole
 from jaxprune import _tree
 
 # Blue and orange of the Okabe-Ito palette, told apart by all eyes, and two greys.
@@ -51,32 +52,34 @@ def print_mask_table(params: Any, mask: Any, console: Console) -> None:
     console.print(out)
 
 
-def draw_weight_histogram(params: Any, mask: Any, path: pathlib.Path, *, dense: Any = None) -> None:
+def draw_weight_histogram(
+    params: Any, mask: Any, path: pathlib.Path, *, before: Any = None
+) -> None:
     """Draws how the prunable weights of a network are spread, before and after pruning.
 
     The dashed lines are at plus and minus the smallest absolute value of a weight that is kept: of
-    the weights ``dense``, if given, else of ``params``. Right after a global magnitude prune of
-    ``dense`` that is its threshold. Weights that are NaN or infinite are counted in the legend,
+    the weights ``before``, if given, else of ``params``. Right after a global magnitude prune of
+    ``before`` that is its threshold. Weights that are NaN or infinite are counted in the legend,
     not drawn.
 
     Args:
       params: the parameters after pruning (and retraining).
       mask: their mask.
       path: the picture to write, e.g. ``weights.png``.
-      dense: the parameters before the last prune; without them only the kept weights are drawn.
+      before: the parameters before the last prune; without them only the kept weights are drawn.
 
     Raises:
       ValueError: if the mask is of other parameters; the message names the path.
     """
     now = _kept(_weights(params, mask), mask)
-    dense_weights = [] if dense is None else _weights(dense, mask)
-    before = _kept(dense_weights, mask) if dense_weights else []
+    earlier = [] if before is None else _weights(before, mask)
+    kept_earlier = _kept(earlier, mask) if earlier else []
     # What earlier prunes took is no weight any more.
-    everything = [w[w != 0] for w in dense_weights]
+    everything = [w[w != 0] for w in earlier]
     n_before = sum(w.size for w in everything)
     n_kept, n_all = jp.metrics.counts(mask)
 
-    magnitudes = [np.abs(w[np.isfinite(w)]) for w in before or now]
+    magnitudes = [np.abs(w[np.isfinite(w)]) for w in kept_earlier or now]
     threshold = min((float(w.min()) for w in magnitudes if w.size), default=None)
     edges = _edges([*now, *everything], threshold)
 
@@ -89,7 +92,7 @@ def draw_weight_histogram(params: Any, mask: Any, path: pathlib.Path, *, dense: 
             f"all {n_before:,} before the last prune",
             {"fill": True, "color": _LIGHT},
         ),
-        (before, f"the {n_kept:,} kept, before it", {"color": _ORANGE, "linewidth": 1.3}),
+        (kept_earlier, f"the {n_kept:,} kept, before it", {"color": _ORANGE, "linewidth": 1.3}),
         (now, label, {"color": _BLUE, "linewidth": 1.3}),
     ):
         if weights:
@@ -101,7 +104,7 @@ def draw_weight_histogram(params: Any, mask: Any, path: pathlib.Path, *, dense: 
                 axes.set_yscale("log")
     if threshold is not None:
         style = {"color": _GREY, "linestyle": "--", "linewidth": 0.9}
-        when = ", before the last prune" if before else ""
+        when = ", before the last prune" if kept_earlier else ""
         axes.axvline(-threshold, label=f"smallest |w| kept{when}: {threshold:.3g}", **style)
         axes.axvline(threshold, **style)
     axes.set_ylim(bottom=0.7)  # one weight is a bar of visible height
@@ -111,7 +114,8 @@ def draw_weight_histogram(params: Any, mask: Any, path: pathlib.Path, *, dense: 
     axes.set_ylabel("number of weights")
     axes.grid(alpha=0.25)
     axes.legend(loc="upper right", fontsize=8)
-    figure.savefig(path, dpi=150)
+    with written_whole(path) as fresh:
+        figure.savefig(fresh, dpi=150)
 
 
 def _numbers(kept: int, size: int) -> tuple[str, str, str]:

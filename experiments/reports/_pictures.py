@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from experiments.reports._files import written_whole
 from experiments.reports._log import Log
 
 # Blue, orange, green and grey of the Okabe-Ito palette, told apart by all eyes.
@@ -35,13 +36,15 @@ def draw(log: Log, folder: pathlib.Path, title: str) -> None:
         axes.plot(*_percent(after), "v", color=_GREY, label="test, right after pruning")
     axes.set_ylabel("accuracy (%)")
     axes.legend(loc="lower right", fontsize=8)
-    figure.savefig(folder / "accuracy.png", dpi=150)
+    with written_whole(folder / "accuracy.png") as fresh:
+        figure.savefig(fresh, dpi=150)
 
     figure, axes = _figure(title, log)
     axes.plot(log.steps, log.learning_rates, color=_BLUE, linewidth=1.5)
     axes.set_ylabel("learning rate")
     axes.set_ylim(bottom=0)
-    figure.savefig(folder / "learning_rate.png", dpi=150)
+    with written_whole(folder / "learning_rate.png") as fresh:
+        figure.savefig(fresh, dpi=150)
 
 
 def _figure(title: str, log: Log) -> tuple[Figure, Axes]:

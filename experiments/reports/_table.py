@@ -5,6 +5,8 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
+from experiments.checks import fixed_sparsity
+from experiments.config import ITERATIVE, UNCONTROLLED, Config
 from experiments.reports._log import Log
 from jaxprune.training import PhaseRecord
 
@@ -21,6 +23,19 @@ COLUMNS = (
     "seconds",
     "images_per_second",
 )
+
+
+def about(config: Config) -> dict[str, Any]:
+    """What every row of summary.csv says of its run; empty where the method has no such thing."""
+    iterative, target = config.method in ITERATIVE, fixed_sparsity(config)
+    if target is None and config.method not in (*UNCONTROLLED, "dense"):
+        target = config.sparsity
+    return {
+        "method": config.method,
+        "schedule": config.schedule if iterative else None,
+        "seed": config.seed,
+        "target": target,
+    }
 
 
 def summary_rows(records: list[PhaseRecord], log: Log) -> list[dict[str, Any]]:

@@ -77,7 +77,7 @@ def drawn(monkeypatch):
 def test_histogram_before_and_after(tmp_path, drawn):
     path = tmp_path / "weights.png"
     retrained = jp.apply_mask(jax.tree.map(lambda x: 2.0 * x, PARAMS), MASK)
-    reports.draw_weight_histogram(retrained, MASK, path, dense=PARAMS)
+    reports.draw_weight_histogram(retrained, MASK, path, before=PARAMS)
     assert path.read_bytes()[:4] == b"\x89PNG"
     histograms, lines = drawn
     assert [label for label, _, _ in histograms] == [
@@ -97,7 +97,7 @@ def test_histogram_before_and_after(tmp_path, drawn):
     assert edges[-1] >= 2 * np.abs(ALL).max()
 
 
-def test_histogram_without_the_dense_weights(tmp_path, drawn):
+def test_histogram_without_the_weights_before(tmp_path, drawn):
     reports.draw_weight_histogram(PRUNED, MASK, tmp_path / "weights.png")
     histograms, lines = drawn
     assert [(label, int(counts.sum())) for label, counts, _ in histograms] == [
@@ -110,7 +110,7 @@ def test_histogram_without_the_dense_weights(tmp_path, drawn):
 def test_a_diverged_network_is_drawn_and_noted(tmp_path, drawn, value):
     index = np.argwhere(np.asarray(MASK["a"]["kernel"]))[0]
     broken = {**PRUNED, "a": {**PRUNED["a"], "kernel": PRUNED["a"]["kernel"].at[*index].set(value)}}
-    reports.draw_weight_histogram(broken, MASK, tmp_path / "weights.png", dense=PARAMS)
+    reports.draw_weight_histogram(broken, MASK, tmp_path / "weights.png", before=PARAMS)
     label, counts, _ = drawn[0][-1]
     assert label == "the 300 kept, now (1 NaN or infinite)"
     assert counts.sum() == 299
@@ -135,6 +135,6 @@ def test_of_other_parameters(tmp_path):
     for arguments in ((other, None), (PRUNED, other)):
         with pytest.raises(ValueError, match="mask is of another tree"):
             reports.draw_weight_histogram(
-                arguments[0], MASK, tmp_path / "weights.png", dense=arguments[1]
+                arguments[0], MASK, tmp_path / "weights.png", before=arguments[1]
             )
     assert not (tmp_path / "weights.png").exists()

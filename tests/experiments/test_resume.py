@@ -195,8 +195,8 @@ def test_a_run_that_goes_back_after_a_nan_logs_every_step_once(tmp_path, calm, b
     assert run.main([*ARGUMENTS, *options, "--run-dir", str(tmp_path / "run")]) == 0
     rows, others = rows_of(tmp_path / "run"), rows_of(calm)
     # An epoch has ten steps, and ten are made up for with the batches after the one that failed.
-    kinds = [(row["kind"], row["phase"]) for row in others]
-    assert [(row["kind"], row["phase"]) for row in rows] == kinds
+    kinds = [(row["kind"], row["cycle"]) for row in others]
+    assert [(row["kind"], row["cycle"]) for row in rows] == kinds
     steps = [row["step"] for row in rows if row["kind"] == "train"]
     assert steps == [*range(10), *range(15, 35), *range(40, 50)]
     rates = [[r["learning_rate"] for r in x if r["kind"] == "train"] for x in (rows, others)]
