@@ -12,6 +12,7 @@ from jaxprune.masks._file import read_settings as read_settings
 from jaxprune.masks._file import save as save
 from jaxprune.masks._info import PruneInfo as PruneInfo
 from jaxprune.masks._iterate import prune_iteratively as prune_iteratively
+from jaxprune.masks._layers import Stacked as Stacked
 from jaxprune.masks._make import check_fit as check_fit
 from jaxprune.masks._make import make as make
 from jaxprune.masks._make import make_with_info as make_with_info

@@ -479,3 +479,31 @@ def test_bad_budgets(options, error, message):
             cycles=3,
             **{**settings, **options},
         )
+
+
+def test_layers_that_are_stacked_in_a_leaf():
+    def loss_fn(params, model_state, batch, key):
+        del key
+        x = batch["x"]
+        for kernel in params["layers"]["kernel"]:
+            x = jnp.tanh(x @ kernel)
+        return jnp.mean(x**2), (model_state, {})
+
+    params = {"layers": {"kernel": jax.random.normal(jax.random.key(0), (3, 6, 6))}}
+    state = jp.training.TrainState.create(params, problem.sgd, key=jax.random.key(1))
+    step = jp.training.make_train_step(loss_fn, problem.sgd)
+    result = jp.training.imp(
+        state,
+        jp.training.make_loop(step, problem.batch_at, chunk_steps=4),
+        evaluate=lambda state: {},
+        pretraining=optax.constant_schedule(0.1),
+        pretraining_steps=2,
+        sparsity=0.75,
+        cycles=2,
+        retraining_steps=2,
+        allocation=jp.masks.uniform(),
+        stacked={"layers/.*": 0},
+    )
+    kept = np.asarray(result.state.mask["layers"]["kernel"]).sum(axis=(1, 2))
+    assert kept.tolist() == [9, 9, 9]
+    assert result.records[-1].info.paths == tuple(f"layers/kernel[{i}]" for i in range(3))

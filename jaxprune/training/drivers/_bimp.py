@@ -42,7 +42,7 @@ def bimp(
       sparsity: final fraction removed of the prunable weights, in [0, 1).
       cycles: prunings.
       **options: further options of `imp`: ``scores``, ``allocation``, ``pattern``,
-        ``warmup``, ``recalibrate``, ``optimizer_state``, ``metric``, ``on_phase``,
+        ``stacked``, ``warmup``, ``recalibrate``, ``optimizer_state``, ``metric``, ``on_phase``,
         ``checkpoints``, ...
 
     Returns:

@@ -11,7 +11,7 @@ import optax
 
 from jaxprune import _tree, metrics, schedules, transforms
 from jaxprune._tree import PyTree
-from jaxprune.masks import Allocation, Pattern
+from jaxprune.masks import Allocation, Pattern, Stacked
 from jaxprune.training.checkpoints import Checkpoints, PhaseRecord, RunResult
 from jaxprune.training.checkpoints._fingerprint import (
     describe_array,
@@ -57,6 +57,7 @@ def imp(
     scores: Callable[[PyTree], PyTree] | None = None,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
+    stacked: Stacked | None = None,
     rewind: int | TrainState | None = None,
     optimizer_state: OptimizerState = "fresh_once",
     recalibrate: Callable[[TrainState], TrainState] | None = None,
@@ -91,6 +92,8 @@ def imp(
       allocation: how a total is spread over leaves; global if omitted.
       pattern: which weights go together; unstructured if omitted. An N:M pattern fixes the
         sparsity, so it goes with one cycle.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
       rewind: weight rewinding: after every prune the kept weights, the model state and the
         optimizer state go back to this pretraining step, or to this state. Usually with
         ``schedule="lrw"`` and ``retraining_steps=pretraining_steps - rewind``.
@@ -147,6 +150,7 @@ def imp(
         "scores": magnitude_of(mask) if scores is None else scores,
         "allocation": allocation,
         "pattern": pattern,
+        "stacked": stacked,
     }
     check_scores(rule["scores"], state)
     check_targets(state, [cycle.sparsity for cycle in plan.cycles], **rule)
@@ -158,7 +162,8 @@ def imp(
     def fingerprint() -> dict[str, Any]:
         return {
             **_fingerprint(state, plan, rewind),
-            **{name: describe_function(part) for name, part in rule.items()},
+            **{n: describe_function(part) for n, part in rule.items() if n != "stacked"},
+            **({} if stacked is None else {"stacked": {k: str(v) for k, v in stacked.items()}}),
             "pretrain": pretrain,
             "optimizer_state": optimizer_state,
             "metric": metric,

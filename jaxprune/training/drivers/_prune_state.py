@@ -9,7 +9,7 @@ import jax
 
 from jaxprune import _tree, masks, metrics, scores, transforms
 from jaxprune._tree import PyTree
-from jaxprune.masks import Allocation, Pattern, PruneInfo
+from jaxprune.masks import Allocation, Pattern, PruneInfo, Stacked
 from jaxprune.training.steps._state import TrainState, copy
 
 
@@ -43,6 +43,7 @@ def prune_state(
     scores: Callable[[PyTree], PyTree],
     allocation: Allocation | None,
     pattern: Pattern | None,
+    stacked: Stacked | None,
     set_mask: Callable[[PyTree, PyTree], PyTree],
 ) -> tuple[TrainState, Prune]:
     """Prunes the parameters of a state, within its current mask.
@@ -53,6 +54,7 @@ def prune_state(
       scores: function from parameters to scores.
       allocation: how the total is spread; global if `None`.
       pattern: which weights go together; unstructured if `None`.
+      stacked: where leaves hold several layers.
       set_mask: ``set_mask(opt_state, mask)`` of the training step.
 
     Returns:
@@ -63,7 +65,12 @@ def prune_state(
     """
     before = transforms.get_mask(state.opt_state, copy=False)
     mask, info = masks.make_with_info(
-        scores(state.params), sparsity, within=before, allocation=allocation, pattern=pattern
+        scores(state.params),
+        sparsity,
+        within=before,
+        allocation=allocation,
+        pattern=pattern,
+        stacked=stacked,
     )
     info.check()
     kept, kept_before = info.counts()
@@ -111,6 +118,7 @@ def check_targets(
     scores: Callable[[PyTree], PyTree],
     allocation: Allocation | None,
     pattern: Pattern | None,
+    stacked: Stacked | None,
 ) -> None:
     """Raises, before any training, if a prune to come cannot be done.
 
@@ -118,7 +126,11 @@ def check_targets(
       ValueError: if allocation or pattern do not fit the leaves or a sparsity, or if the first
         sparsity lies below that of the state; naming both.
     """
-    options: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
+    options: dict[str, Any] = {
+        "allocation": allocation,
+        "pattern": pattern,
+        "stacked": stacked,
+    }
     mask = transforms.get_mask(state.opt_state, copy=False)
     masks.check_fit(jax.eval_shape(scores, state.params), sparsities, within=mask, **options)
     kept, total = metrics.counts(mask)
