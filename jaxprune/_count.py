@@ -36,6 +36,8 @@ def check_sparsity(sparsity: Any) -> float:
     value = float(sparsity)
     if not 0.0 <= value < 1.0:
         hint = f" For {value:g} % pass {value / 100:g}." if 1 < value < 100 else ""
+        if value >= 1 and value == int(value):
+            hint += f" For {value:g} of n weights pass {value:g} / n, which is exact."
         raise ValueError(f"sparsity is the fraction removed, in [0, 1); got {value}.{hint}")
     return value
 

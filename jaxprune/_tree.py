@@ -52,6 +52,12 @@ _NO_WEIGHT = re.compile(
     r"(^|_)(bias(es)?|scales?|offsets?|embed(s|ding|dings)?|((layer|batch|group)_?)?norms?)(_|$)"
 )
 
+# Words that say of a matrix what it is instead: a low-rank adapter, or a bias for each distance.
+_OTHER_WORDS = frozenset({"lora", "alibi"})
+
+# Modules whose kernel is added, not multiplied with: biases and embeddings of positions.
+_ADDED = re.compile(r"(^|_)(bias(es)?|pos(ition(al)?)?_?emb(ed(ding)?s?)?)$")
+
 # Attribute names that wrappers put around an array and that say nothing about its role:
 # `nnx.Param.value`, Flax's boxed metadata, Haliax' named arrays.
 _WRAPPER_NAMES = frozenset({"value", "raw_value", "array"})
@@ -95,7 +101,10 @@ def default_where(path: str, leaf: Any) -> bool:
     weight: the last part of its path has one of the words ``kernel``, ``weight`` or ``w`` between
     underscores, or is one of a written list (``wq``, ``wk``, ``in_proj_weight``, ...; see
     ``WEIGHT_NAMES`` in this file). Case and a trailing number are ignored. Biases, norm scales and
-    embeddings are therefore never taken. A leaf whose own key is an index, as in
+    embeddings are therefore never taken; nor are low-rank adapters (``kernel_lora_a``), ALiBi's
+    slopes, and kernels of biases or embeddings of positions (``rel_pos_bias/kernel``). Routers of
+    experts are: they are small, and pruning them may unbalance the experts, so think of leaving
+    them out. A leaf whose own key is an index, as in
     ``[(w, b), (w, b)]``, has no name to go by: it is taken by rank alone, unless the nearest name
     above it is that of a bias, a scale or an embedding.
 
@@ -129,6 +138,11 @@ def default_where(path: str, leaf: Any) -> bool:
     if not names:
         return True
     name = re.sub(r"(_l\d+|_?\d+)$", "", names[-1].lower())
+    if _OTHER_WORDS & set(name.split("_")):
+        return False
+    module = re.sub(r"_?\d+$", "", names[-2].lower()) if len(names) > 1 else ""
+    if _OTHER_WORDS & set(module.split("_")) or (not unnamed and _ADDED.search(module)):
+        return False
     if unnamed:
         return not _NO_WEIGHT.search(name)
     if name in WEIGHT_NAMES:
@@ -151,6 +165,11 @@ def prunable(params: PyTree, where: Where | None = None) -> PyTree:
       ValueError: if no leaf is prunable.
       TypeError: if ``where`` selects a leaf that is not floating.
     """
+    if where is not None and not callable(where):
+        raise TypeError(
+            "where is a function (path, leaf) -> bool, such as lambda path, leaf: 'kernel' in "
+            f"path; got {where!r}."
+        )
     rule = default_where if where is None else where
 
     def pick(path: tuple[Any, ...], leaf: Any) -> Any:

@@ -12,7 +12,7 @@ from jaxprune._checks import check_function
 from jaxprune._mask import check_bool
 from jaxprune._selection import limbs
 from jaxprune._tree import PyTree
-from jaxprune.masks import _engine, _layers
+from jaxprune.masks import _engine, _layers, allocations, patterns
 from jaxprune.masks._info import PruneInfo
 from jaxprune.masks._layers import Stacked
 from jaxprune.masks._parts import Layout
@@ -167,8 +167,7 @@ def _made(
     stacked: Stacked | None,
 ) -> tuple[PyTree, list[Any], PruneInfo]:
     check_trees(scores, within)
-    check_function("allocation", allocation)
-    check_function("pattern", pattern)
+    check_rules(allocation, pattern)
     axes = _layers.axes_of(stacked, scores)
     layers = _layers.named(scores, axes)
     specs = _layers.specs_of(pattern, scores, axes)
@@ -207,6 +206,25 @@ def layout_of(
     return Layout(pools.leaves, pools.shared, tuple(specs), axes, tuple(units))
 
 
+def check_rules(allocation: Any, pattern: Any) -> None:
+    """Raises if an allocation or a pattern is none, or the factory that makes one.
+
+    Raises:
+      TypeError: with the repair.
+    """
+    for name, rule, package in (
+        ("allocation", allocation, allocations),
+        ("pattern", pattern, patterns),
+    ):
+        check_function(name, rule)
+        factory = getattr(rule, "__name__", "")
+        if rule is not None and getattr(package, factory, None) is rule:
+            raise TypeError(
+                f"{name}={factory} is the function that makes one; call it, e.g. "
+                f"{name}=jp.masks.{factory}(...)."
+            )
+
+
 def check_fit(
     scores: PyTree,
     sparsities: Sequence[Any],
@@ -239,7 +257,7 @@ def check_fit(
       >>> check_fit({"w": jnp.ones((4, 4))}, [0.5], pattern=jp.masks.nm(2, 4, axis=0))
     """
     check_trees(scores, within)
-
+    check_rules(allocation, pattern)
     axes = _layers.axes_of(stacked, scores)
 
     def trace(scores: PyTree, within: PyTree | None) -> None:

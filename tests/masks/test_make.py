@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxprune as jp
+from jaxprune import masks
 from tests.masks import oracle
 
 ALLOW = jp.masks.globally(on_collapse="allow")
@@ -366,3 +367,49 @@ def test_a_nan_is_found_on_the_host_in_every_format_and_at_every_place(dtype, si
             info.check()
         with pytest.raises(ValueError, match="'w' hold NaN"):
             jp.prune(leaves, 0.5, where=lambda path, leaf: True)
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"allocation": masks.erk}, r"allocation=erk .*call it, e\.g\. allocation=jp\.masks\.erk"),
+        ({"allocation": masks.globally}, "allocation=globally is the function that makes one"),
+        ({"pattern": masks.nm}, "pattern=nm is the function that makes one"),
+        ({"pattern": masks.channels}, "pattern=channels is the function that makes one"),
+        ({"allocation": "erk"}, "allocation must be a function or None"),
+    ],
+)
+def test_a_factory_is_to_be_called(rules, message):
+    for make in (masks.make, lambda s, k, **rules: masks.check_fit(s, [k], **rules)):
+        with pytest.raises(TypeError, match=message):
+            make({"w": jnp.ones((4, 4))}, 0.5, **rules)
+
+
+def test_a_number_of_weights_is_a_fraction():
+    with pytest.raises(ValueError, match=r"For 2 of n weights pass 2 / n, which is exact"):
+        masks.make({"w": jnp.arange(6.0)}, 2)
+    assert int(masks.make({"w": jnp.arange(6.0)}, 2 / 6)["w"].sum()) == 4
+
+
+def test_where_is_a_function():
+    with pytest.raises(TypeError, match=r"where is a function \(path, leaf\) -> bool"):
+        jp.prune({"kernel": jnp.ones((2, 2))}, 0.5, where="kernel")
+
+
+@pytest.mark.parametrize(
+    ("path", "taken"),
+    [
+        ("dense/kernel_lora_a", False),
+        ("dense/w_lora_b", False),
+        ("attention/lora_a/kernel", False),
+        ("rel_pos_bias/kernel", False),
+        ("alibi_weight", False),
+        ("pos_embedding/w", False),
+        ("patch_embed/kernel", True),
+        ("router/kernel", True),
+        ("gate_weight", True),
+        ("dense_bias_free/kernel", True),
+    ],
+)
+def test_names_that_tell(path, taken):
+    assert jp.default_where(path, jnp.ones((4, 4))) == taken
