@@ -20,3 +20,4 @@ from jaxprune._version import __version__ as __version__
 from jaxprune.masks import apply_mask as apply_mask
 from jaxprune.masks import prune as prune
 from jaxprune.metrics import sparsity as sparsity
+from jaxprune.transforms import assert_sparse as assert_sparse

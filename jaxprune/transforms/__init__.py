@@ -7,6 +7,7 @@ is **data**: it lives in the optimizer state, in a `PruneMask` node, where `get_
 """
 
 from jaxprune.transforms._ac_dc import ac_dc as ac_dc
+from jaxprune.transforms._assert_sparse import assert_sparse as assert_sparse
 from jaxprune.transforms._fixed_mask import FixedMaskState as FixedMaskState
 from jaxprune.transforms._fixed_mask import fixed_mask as fixed_mask
 from jaxprune.transforms._freeze import freeze as freeze

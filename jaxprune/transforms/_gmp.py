@@ -6,7 +6,7 @@ from typing import Any
 
 import optax
 
-from jaxprune import schedules
+from jaxprune import masks, schedules
 from jaxprune._checks import check_fraction
 from jaxprune._scoring import Scores
 from jaxprune._tree import PyTree, Where
@@ -28,6 +28,7 @@ def gmp(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: masks.Stacked | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Gradual magnitude pruning (GMP): prunes during training, fast first, then slower.
 
@@ -56,6 +57,7 @@ def gmp(
       allocation: as for `prune_at`.
       pattern: as for `prune_at`.
       where: as for `prune_at`.
+      stacked: as for `prune_at`.
 
     Returns:
       The transformation. Its state is a `MovingMaskState`, its ``update`` needs ``params``.
@@ -107,4 +109,5 @@ def gmp(
         allocation=allocation,
         pattern=pattern,
         where=where,
+        stacked=stacked,
     )

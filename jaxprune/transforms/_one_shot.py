@@ -6,6 +6,7 @@ from typing import Any
 
 import optax
 
+from jaxprune import masks
 from jaxprune._scoring import Scores
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
@@ -23,6 +24,7 @@ def one_shot(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: masks.Stacked | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Wraps an optimizer so that the network is pruned once, after a given step.
 
@@ -43,6 +45,7 @@ def one_shot(
       allocation: as for `prune_at`.
       pattern: as for `prune_at`.
       where: as for `prune_at`.
+      stacked: as for `prune_at`.
 
     Returns:
       The transformation. Its state is a `MovingMaskState`, its ``update`` needs ``params``.
@@ -71,4 +74,5 @@ def one_shot(
         allocation=allocation,
         pattern=pattern,
         where=where,
+        stacked=stacked,
     )

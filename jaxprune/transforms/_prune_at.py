@@ -30,6 +30,7 @@ def prune_at(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: masks.Stacked | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Wraps an optimizer so that the network is pruned after given steps, and stays so.
 
@@ -57,6 +58,8 @@ def prune_at(
       allocation: how the total is spread over leaves; global if omitted.
       pattern: which weights go together; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The transformation. Its state is a `MovingMaskState`, its ``update`` needs ``params``.
@@ -95,6 +98,7 @@ def prune_at(
         allocation=allocation,
         pattern=pattern,
         where=where,
+        stacked=stacked,
     )
 
 
@@ -110,13 +114,15 @@ def pruning(
     allocation: Allocation | None,
     pattern: Pattern | None,
     where: Where | None,
+    stacked: masks.Stacked | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """`prune_at` under the name of the method that it is part of, for errors."""
     steps, targets = _checked(steps, sparsities, total_steps)
     scoring = Scoring(scores, where, allocation=allocation, pattern=pattern)
+    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
 
     def plan(shapes: PyTree) -> masks.Plan:
-        return masks.plan(shapes, targets, allocation=allocation, pattern=pattern)
+        return masks.plan(shapes, targets, **rules)
 
     def first_mask(params: PyTree) -> PyTree:
         shapes = scoring.shapes(params)
@@ -127,7 +133,6 @@ def pruning(
         if within is not None and not _tree.is_traced(mask):
             # Leaf by leaf, or pool by pool: a total that fits is not enough.
             any_scores = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-            rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
             masks.make_with_info(any_scores, targets[0], within=mask, **rules)[1].check_nested()
         return mask
 

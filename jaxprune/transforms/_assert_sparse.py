@@ -1,0 +1,62 @@
+"""Whether what a mask prunes is zero in parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxprune import _eager, _tree
+from jaxprune._mask import check_given, count_true
+from jaxprune._tree import PyTree
+from jaxprune.transforms._mask_state import get_mask, has_mask
+
+
+def assert_sparse(params: PyTree, state_or_mask: Any) -> None:
+    """Raises unless every weight that a mask prunes is exactly zero.
+
+    A transform keeps weights at zero only where its updates arrive as they are: not if something
+    behind it in a chain scales or averages them, and not in a copy that the training loop averages
+    itself. Call this after the first step, or in a test.
+
+    Args:
+      params: the parameters, or a copy of them, such as an average. Not traced.
+      state_or_mask: a mask, or the state of an optimizer that holds one.
+
+    Raises:
+      ValueError: naming the first leaf with pruned weights that are not zero, and how many; or if
+        there is no mask, or one of another tree.
+      TypeError: if ``params`` are traced.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> import jaxprune as jp
+      >>> mask = {"w": jnp.array([[True, False]])}
+      >>> jp.assert_sparse({"w": jnp.array([[1.0, 0.0]])}, mask)
+      >>> jp.assert_sparse({"w": jnp.array([[1.0, 0.5]])}, mask)
+      Traceback (most recent call last):
+      ...
+      ValueError: 1 of the 1 pruned weights of 'w' are not zero. ...
+    """
+    if _tree.is_traced(params):
+        raise TypeError("assert_sparse looks at values; call it outside of compiled functions.")
+    leaves = jax.tree.leaves(state_or_mask)
+    is_mask = all(getattr(x, "dtype", None) == np.bool_ for x in leaves)
+    is_mask = is_mask and not has_mask(state_or_mask)
+    mask = state_or_mask if is_mask else get_mask(state_or_mask)
+    check_given(mask)
+    rows = [(path, m, w) for path, m, (w,) in _tree.beside(mask, params)]
+    dense = _eager.together(_is_dense, [_eager.Row(m, w) for _, m, w in rows])
+    kept = count_true([m for _, m, _ in rows])
+    for (path, m, _), number, left in zip(rows, count_true(dense), kept, strict=True):
+        if number:
+            raise ValueError(
+                f"{number} of the {m.size - left} pruned weights of {path!r} are not zero. Put the "
+                "transform that prunes outermost, behind nothing that changes its updates; of an "
+                "average or another copy take jp.apply_mask(copy, mask)."
+            )
+
+
+def _is_dense(m: jax.Array, w: jax.Array) -> jax.Array:
+    return ~m & (w != 0)
