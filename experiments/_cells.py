@@ -15,6 +15,7 @@ from rich.console import Console
 
 from experiments import caches, checks
 from experiments.config import Config
+from experiments.errors import is_of_input
 
 if TYPE_CHECKING:
     from experiments import data
@@ -181,7 +182,9 @@ def main(
     except KeyboardInterrupt:
         console.print(f"Interrupted; run it again to go on. Done cells: {grid.out}/results.jsonl.")
         return 130
-    except (ValueError, TypeError, ImportError, OSError) as error:
+    except Exception as error:
+        if not is_of_input(error):
+            raise
         console.print(f"Error: {error}", style="red", markup=False, highlight=False)
         return 2
     return 0

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import sys
 from typing import Any
 
@@ -41,7 +42,7 @@ def join(config: Config) -> None:
     Raises:
       ValueError: if one of the three is missing, or given beside "auto", or the processes disagree
         on their number or on the configuration.
-      RuntimeError: if the others do not come.
+      ConnectionError: if the others do not come.
     """
     found = place(config)
     if found is None or jax.distributed.is_initialized():
@@ -63,9 +64,20 @@ def join(config: Config) -> None:
         f"{config.join_seconds} s: start all of them with the same coordinator and number of "
         "processes, each with its own process_id",
         coordinator_address=found.address,
+        **_own_door(found.address),
         num_processes=found.count,
         process_id=found.index,
     )
+
+
+def _own_door(address: str) -> dict[str, str]:
+    """Where process 0 listens: JAX takes all interfaces, but what is local stays local."""
+    host, port = address.rsplit(":", 1)
+    if "JAX_COORDINATOR_BIND_ADDRESS" in os.environ:
+        return {}  # the user's word
+    bare = host.strip("[]")
+    local = bare == "localhost" or bare == "::1" or re.fullmatch(r"127(\.\d+){3}", bare)
+    return {"coordinator_bind_address": f"{host}:{port}"} if local else {}
 
 
 def _initialize(config: Config, failed: str, **known: Any) -> None:
@@ -74,7 +86,7 @@ def _initialize(config: Config, failed: str, **known: Any) -> None:
         jax.distributed.initialize(**known, initialization_timeout=config.join_seconds)
     except Exception as error:
         first = [*str(error).splitlines(), type(error).__name__][0]
-        raise RuntimeError(f"{failed} ({first}).") from error
+        raise ConnectionError(f"{failed} ({first}).") from error
     _check_agreement(config)
 
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,23 +21,14 @@ from rich.console import Console
 
 from experiments import STARTED, caches, checks
 from experiments.config import Config
-
-# Errors whose message is all that there is to say.
-_SAID = (
-    ValueError,
-    TypeError,
-    ImportError,
-    OSError,
-    ArithmeticError,
-    RuntimeError,
-    MemoryError,
-)
+from experiments.errors import is_of_input
 
 
 def main(arguments: list[str] | None = None, *, started: float | None = None) -> int:
     """The command line; returns the exit status.
 
-    0; 2 bad input, no room, diverged; 130 interrupted; 143 asked to end by SIGTERM, and saved.
+    0; 1 a bug, with its traceback; 2 bad input, no room, diverged; 130 interrupted; 143 asked to
+    end by SIGTERM, and saved.
 
     Args:
       arguments: instead of the process's own.
@@ -47,6 +39,8 @@ def main(arguments: list[str] | None = None, *, started: float | None = None) ->
     try:
         checks.check_here(config)
     except (ValueError, ImportError, OSError) as error:
+        if not is_of_input(error):
+            raise
         return _refuse(error)
     with asked_to_end() as asked:
         return _train(config, asked, started)
@@ -55,6 +49,8 @@ def main(arguments: list[str] | None = None, *, started: float | None = None) ->
 def _train(config: Config, asked: Callable[[], bool], started: float) -> int:
     """What `main` does with options that may be right."""
     # Not before: it takes seconds, and a wrong option should not wait for it.
+    import jax
+
     import jaxprune as jp
     from experiments import devices, job, models
 
@@ -82,10 +78,15 @@ def _train(config: Config, asked: Callable[[], bool], started: float) -> int:
         console.print(f"Interrupted; {where}.", style="yellow")
         devices.leave(130)
         return 130
-    except _SAID as error:
-        status = _refuse(error)
-        devices.leave(status)
-        return status
+    except Exception as error:
+        if is_of_input(error):
+            status = _refuse(error)
+            devices.leave(status)
+            return status
+        if jax.distributed.is_initialized():  # its orderly end would wait for the others
+            traceback.print_exc()
+            devices.leave(1)
+        raise
     return 0
 
 

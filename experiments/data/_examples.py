@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.errors import UnreadableError
+
 _OTHER_FILES = 512  # that a process of JAX and its workers' pipes may need
 
 
@@ -60,7 +62,7 @@ class Examples:
             raise self._unreadable(indices, error) from error
         for index, example in zip(indices, found, strict=True):
             if not 0 <= example["label"] < self.num_classes:
-                raise ValueError(
+                raise UnreadableError(
                     f"{self.name}: example {index} of split {self.split!r} has the label"
                     f" {example['label']}, outside [0, {self.num_classes}): the split is published"
                     " without labels, or its files are damaged; take another split, or prepare it"
@@ -85,7 +87,7 @@ class Examples:
             left -= count
         raise IndexError(f"{self.name} has no example {index} beyond its split {self.split!r}")
 
-    def _unreadable(self, indices: Sequence[int], error: Exception) -> ValueError:
+    def _unreadable(self, indices: Sequence[int], error: Exception) -> UnreadableError:
         """Which of `indices` it was: the error of a joint read does not say."""
         place = f"one of the examples {indices[:3]}..."
         for index in indices:
@@ -95,7 +97,7 @@ class Examples:
                 error, place = first, f"example {index}, in {self.file_of(index)},"
                 break
         # The error is printed, not only chained: a worker process hands over its message alone.
-        return ValueError(
+        return UnreadableError(
             f"{self.name}, split {self.split!r}: {place} cannot be read:"
             f" {type(error).__name__}: {error}. If the file is damaged or incomplete, prepare it"
             f" again: {self.repair}"

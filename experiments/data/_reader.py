@@ -4,6 +4,8 @@ import dataclasses
 
 import numpy as np
 
+from experiments.errors import UnreadableError
+
 from ._examples import Examples
 from ._preprocess import Preprocess
 
@@ -61,13 +63,13 @@ class Reader:
             what = f"what {self.preprocess} made of it"
         where = f"{self.examples.name}, image {index} of split {self.examples.split!r}: {what}"
         if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3:
-            raise ValueError(
+            raise UnreadableError(
                 f"{where} is {getattr(image, 'dtype', type(image).__name__)} of shape"
                 f" {np.shape(image)}; batches are made of uint8 [height, width, channels], which"
                 " are normalised on the device"
             )
         if self.image_shape not in (None, image.shape):
-            raise ValueError(
+            raise UnreadableError(
                 f"{where} has shape {image.shape} and the first image {self.image_shape}; a batch"
                 " needs images of one size: pass a preprocess that makes them so, such as"
                 " RandomResizedCrop() to train and ResizeCentreCrop() to evaluate"

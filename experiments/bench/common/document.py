@@ -15,6 +15,7 @@ from rich.console import Console
 
 from experiments import caches
 from experiments.bench.common import machine, tables
+from experiments.errors import is_of_input
 
 Row = dict[str, Any]
 Document = dict[str, Any]
@@ -133,7 +134,9 @@ def main(
     except failure as error:
         console.print(f"{word}: {error}", style="red", markup=False, highlight=False)
         return 1
-    except (ValueError, TypeError, ImportError, OSError) as error:
+    except Exception as error:
+        if not is_of_input(error):
+            raise
         console.print(f"Error: {error}", style="red", markup=False, highlight=False)
         return 2
     return 0
