@@ -132,3 +132,13 @@ def test_nan_is_found_in_a_channel_over_members():
         lambda p: jp.structured.magnitude(groups, p, over_members="max", normalize="max")
     )
     assert np.flatnonzero(jnp.isnan(score(params)[0])).tolist() == [7]
+
+
+def test_numpy_leaves_keep_their_dtype():
+    params = {"kernel": np.arange(1.0, 9.0).reshape(2, 4), "bias": np.ones(4)}
+    pruned, mask = jp.prune(params, 0.5)
+    assert pruned["kernel"].dtype == pruned["bias"].dtype == np.float64
+    np.testing.assert_array_equal(pruned["kernel"], [[0, 0, 0, 0], [5, 6, 7, 8]])
+    again = jp.apply_mask(params, mask)
+    assert again["kernel"].dtype == np.float64
+    np.testing.assert_array_equal(again["kernel"], pruned["kernel"])

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
 
 from jaxprune import _eager, _host, _tree
 from jaxprune._mask import check_bool, or_zero
@@ -47,8 +48,19 @@ def apply_mask(params: PyTree, mask: PyTree) -> PyTree:
         return p
 
     _tree.map_partial(note, mask, params)
-    chosen = iter(_choose([m for m, _ in pairs], [p for _, p in pairs]))
+    masks, leaves = [m for m, _ in pairs], [p for _, p in pairs]
+    chosen = iter(_kept_wide(_choose(masks, leaves), masks, leaves))
     return _tree.map_partial(lambda m, p: p if m is None else next(chosen), mask, params)
+
+
+def _kept_wide(pruned: list[Any], masks: list[Any], leaves: list[Any]) -> list[Any]:
+    """The pruned leaves, those of NumPy that JAX would narrow (float64) with their own dtype."""
+    return [
+        np.where(np.asarray(m), x, x.dtype.type(0))
+        if isinstance(x, np.ndarray) and new.dtype != x.dtype and not _tree.is_traced(m)
+        else new
+        for new, m, x in zip(pruned, masks, leaves, strict=True)
+    ]
 
 
 def _choose(masks: list[Any], leaves: list[Any]) -> list[jax.Array]:
@@ -132,5 +144,5 @@ def prune(
         pattern=pattern,
         stacked=stacked,
     )
-    rest = iter(pruned)
+    rest = iter(_kept_wide(pruned, jax.tree.leaves(mask), weights))
     return _tree.map_partial(lambda s, p: p if s is None else next(rest), scores, params), mask
