@@ -7,7 +7,7 @@ from functools import partial
 from jaxprune import transforms
 from jaxprune._scoring import Scores
 from jaxprune._tree import PyTree, Where
-from jaxprune.masks import Allocation, Pattern
+from jaxprune.masks import Allocation, Pattern, Stacked
 from jaxprune.methods._defaults import tenth
 from jaxprune.methods._method import Method, checked
 
@@ -25,6 +25,7 @@ def gmp(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Method:
     """Gradual magnitude pruning (GMP): `jaxprune.transforms.gmp` around the optimizer.
 
@@ -40,6 +41,8 @@ def gmp(
       allocation: how the total is spread over leaves; global if omitted.
       pattern: which weights go together, of those that fix no sparsity; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The method. It ends sparse: the final prune removes nothing.
@@ -70,5 +73,6 @@ def gmp(
         allocation=allocation,
         pattern=pattern,
         where=where,
+        stacked=stacked,
     )
     return checked(Method("gmp", sparsity, total_steps, transform=transform))

@@ -8,7 +8,7 @@ import jax
 
 from jaxprune import scores, transforms
 from jaxprune._tree import PyTree, Where
-from jaxprune.masks import Allocation, Pattern
+from jaxprune.masks import Allocation, Pattern, Stacked
 from jaxprune.methods._defaults import tenth
 from jaxprune.methods._method import Method, checked
 
@@ -26,6 +26,7 @@ def random(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Method:
     """Gradual random pruning: the schedule of GMP, but which weights go is drawn.
 
@@ -44,6 +45,8 @@ def random(
       allocation: how the total is spread over leaves; global if omitted.
       pattern: which weights go together, of those that fix no sparsity; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The method. It ends sparse: the final prune removes nothing.
@@ -74,5 +77,6 @@ def random(
         allocation=allocation,
         pattern=pattern,
         where=where,
+        stacked=stacked,
     )
     return checked(Method("random", sparsity, total_steps, transform=transform))

@@ -68,7 +68,8 @@ REGISTRY = {
     "zero_updates": lambda inner: optax.chain(inner, transforms.zero_updates(make_mask())),
 }
 # Public, but no transform: they read or write a state.
-HELPERS = {"freeze", "get_mask", "has_mask", "set_learning_rate", "set_mask", "zero_pruned"}
+HELPERS = {"assert_sparse", "freeze", "get_mask", "has_mask", "set_learning_rate", "set_mask"}
+HELPERS |= {"zero_pruned"}
 EDITORS = ("gsm", "lc", "lc with mu")  # edit gradients and hold no mask
 MOVING = ("prune_at", "one_shot", "gmp", "set_", "rigl", "ac_dc", "soft")
 each = pytest.mark.parametrize("name", REGISTRY)
