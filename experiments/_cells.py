@@ -7,6 +7,7 @@ import dataclasses
 import json
 import pathlib
 import statistics
+import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from experiments import data
 
 Cell = dict[str, Any]
+
+_SUM = "crc32"  # of a line of results.jsonl without it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +47,30 @@ class Settings:
 
 
 def read(file: pathlib.Path, keys: Sequence[str]) -> dict[tuple[Any, ...], Cell]:
-    """The cells done so far; a line cut off by a crash is left out and run again."""
+    """The cells done so far; a line that is cut off or damaged is left out and run again.
+
+    Raises:
+      ValueError: if a whole line is the cell of another grid.
+    """
     done = {}
-    for line in file.read_text().splitlines() if file.exists() else ():
+    for number, line in enumerate(file.read_bytes().splitlines() if file.exists() else (), 1):
         try:
             cell = json.loads(line)
         except ValueError:
             continue
+        if not isinstance(cell, dict) or cell.pop(_SUM, None) != _checksum(cell):
+            continue
+        if missing := [key for key in keys if key not in cell]:
+            raise ValueError(
+                f"line {number} of {file} is no cell of this grid: it has no {missing[0]!r}. "
+                "Choose another --out."
+            )
         done[tuple(cell[k] for k in keys)] = cell
     return done
+
+
+def _checksum(cell: Cell) -> int:
+    return zlib.crc32(json.dumps(cell).encode())
 
 
 def append(file: pathlib.Path, cell: Cell) -> None:
@@ -60,7 +78,7 @@ def append(file: pathlib.Path, cell: Cell) -> None:
     written = file.read_bytes() if file.exists() else b""
     torn = bool(written) and not written.endswith(b"\n")
     with file.open("a") as lines:
-        lines.write("\n" * torn + json.dumps(cell) + "\n")
+        lines.write("\n" * torn + json.dumps({**cell, _SUM: _checksum(cell)}) + "\n")
 
 
 def fill(
@@ -93,7 +111,7 @@ def fill(
       **settings: what else the cells have in common.
 
     Raises:
-      ValueError: if the folder holds cells of other settings.
+      ValueError: if the folder holds cells of other settings or other data.
     """
     file = grid.out / "results.jsonl"
     common = dataclasses.asdict(shared)
@@ -106,7 +124,9 @@ def fill(
         missing = [c for c in cells(grid, seed) if tuple(c[k] for k in keys) not in done]
         if not missing:
             continue
-        dataset = dataset or load(grid, console)
+        if dataset is None:
+            dataset = load(grid, console)
+            check_examples(grid.out, dataset, begun=bool(done))
         console.print(f"seed {seed}: {len(missing)} cells")
         run_cell = begin(seed, dataset)
         for i, cell in enumerate(missing, 1):
@@ -129,11 +149,43 @@ def check_settings(folder: pathlib.Path, settings: dict[str, Any]) -> None:
       ValueError: if the folder holds cells of other settings.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    header = folder / "config.json"
-    text = json.dumps(settings, indent=2)
-    if header.exists() and json.loads(header.read_text()) != json.loads(text):
-        raise ValueError(f"{folder} holds cells of other settings; choose another --out.")
-    header.write_text(text + "\n")
+    _keep(folder / "config.json", settings, "cells of other settings")
+
+
+def check_examples(folder: pathlib.Path, dataset: "data.Dataset", *, begun: bool) -> None:
+    """Keeps in data.json what the cells of a folder were made of.
+
+    Args:
+      folder: of the grid.
+      dataset: the data set.
+      begun: whether there are cells.
+
+    Raises:
+      ValueError: if there are cells of other data.
+    """
+    from experiments import data
+
+    file = folder / "data.json"
+    if not begun:
+        file.unlink(missing_ok=True)
+    _keep(file, dict(data.identity(dataset)), "cells of other data")
+
+
+def _keep(file: pathlib.Path, document: dict[str, Any], what: str) -> None:
+    """Writes a document, or compares it with the one that is there."""
+    text = json.dumps(document, indent=2)
+    held = None
+    if file.exists():
+        try:
+            held = json.loads(file.read_bytes())
+        except ValueError as error:
+            raise ValueError(f"{file} is damaged ({error}); choose another --out.") from error
+        if held != json.loads(text):
+            raise ValueError(
+                f"{file.parent} holds {what}, says its {file.name}; choose another --out."
+            )
+    else:
+        file.write_text(text + "\n")
 
 
 def mean_std(values: Sequence[float], form: str = ".2f") -> str:

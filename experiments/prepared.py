@@ -60,10 +60,23 @@ def prepared_versions(name: str, data_dir: Path) -> list[Prepared]:
     for info in (data_dir / name).glob("*/dataset_info.json"):
         version = info.parent.name
         if re.fullmatch(r"\d+\.\d+\.\d+", version):
-            # Sets written before the field existed are in tfds' first format.
-            file_format = json.loads(info.read_text()).get("fileFormat", "tfrecord")
-            found.append(Prepared(data_dir, info.parent, version, file_format))
+            found.append(Prepared(data_dir, info.parent, version, _file_format(name, info)))
     return sorted(found, key=lambda one: tuple(map(int, one.version.split("."))))
+
+
+def _file_format(name: str, info: Path) -> str:
+    """How a prepared version is stored, from its dataset_info.json."""
+    try:
+        document = json.loads(info.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise ValueError(f"it holds a {type(document).__name__} and not a description")
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"{info} cannot be read: {error}. Prepare the set again:"
+            f" {command(name, info.parents[2])} --overwrite"
+        ) from error
+    # Sets written before the field existed are in tfds' first format.
+    return document.get("fileFormat", "tfrecord")
 
 
 def find_prepared(name: str, data_dir: Path) -> Prepared:
@@ -79,6 +92,7 @@ def find_prepared(name: str, data_dir: Path) -> Prepared:
         Where it lies.
 
     Raises:
+        ValueError: its dataset_info.json is damaged.
         FileNotFoundError: a set that tensorflow-datasets knows is not prepared in `data_dir`.
         ValueError: nobody knows the name, or the set is stored in a format without random access.
     """

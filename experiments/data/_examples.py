@@ -10,6 +10,8 @@ import numpy as np
 
 from experiments.errors import UnreadableError
 
+from ._features import check_pixels
+
 _OTHER_FILES = 512  # that a process of JAX and its workers' pipes may need
 
 
@@ -20,7 +22,8 @@ class Examples:
     Attributes:
         name: name of the set.
         split: the set's own name of the split.
-        source: what `tfds.data_source` opened: examples by index; it can be pickled.
+        source: what `tfds.data_source` opened: examples by index, their images still encoded; it
+            can be pickled.
         files: (path, examples in it), in their order.
         num_classes: labels lie in [0, num_classes).
         repair: the command that prepares the set again.
@@ -55,7 +58,7 @@ class Examples:
         _prepare_process(len(self.files))
         indices = [int(index) for index in indices]
         try:
-            found = self.source.__getitems__(indices)
+            found = [self._decoded(one) for one in self.source.__getitems__(indices)]
         except MemoryError:
             raise  # not the file's fault
         except Exception as error:
@@ -69,6 +72,12 @@ class Examples:
                     f" again: {self.repair}"
                 )
         return [(example["image"], int(example["label"])) for example in found]
+
+    def _decoded(self, example: dict[str, Any]) -> dict[str, Any]:
+        encoded = example["image"]
+        check_pixels(encoded)
+        image = self.source.dataset_info.features["image"].decode_example_np(encoded)
+        return {"image": image, "label": example["label"]}
 
     def has_labels(self) -> bool:
         """Whether the split is labelled; one published without labels (ImageNet's test) has -1."""
@@ -92,7 +101,7 @@ class Examples:
         place = f"one of the examples {indices[:3]}..."
         for index in indices:
             try:
-                self.source[index]
+                self._decoded(self.source[index])
             except Exception as first:
                 error, place = first, f"example {index}, in {self.file_of(index)},"
                 break

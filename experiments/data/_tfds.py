@@ -6,6 +6,7 @@ from experiments.prepared import Prepared, command, import_tfds
 
 from ._dataset import Split, make_split
 from ._examples import Examples
+from ._features import check_features
 
 # Large enough to amortise the reader, small enough that raw records add nothing to the memory.
 _CHUNK = 4096
@@ -28,6 +29,7 @@ def open_tfds(name: str, prepared: Prepared) -> tuple[Examples, Examples]:
     tfds = import_tfds()
     repair = f"{command(name, prepared.data_dir)} --overwrite"
     try:
+        check_features(prepared.folder)
         info = tfds.builder_from_directory(prepared.folder).info
         features, splits = info.features, sorted(info.splits)
         kinds = {key: type(feature).__name__ for key, feature in features.items()}
@@ -42,6 +44,9 @@ def open_tfds(name: str, prepared: Prepared) -> tuple[Examples, Examples]:
             f" label (ClassLabel) and has {kinds}"
         )
 
+    # `Examples` decodes the image itself, once its size is known; others are not wanted.
+    encoded = [key for key, kind in kinds.items() if kind in ("Image", "Video")]
+
     def examples(split: str) -> Examples:
         if not info.splits[split].num_examples:
             raise ValueError(
@@ -53,6 +58,7 @@ def open_tfds(name: str, prepared: Prepared) -> tuple[Examples, Examples]:
             split=split,
             data_dir=prepared.data_dir,
             download=False,
+            decoders={key: tfds.decode.SkipDecoding() for key in encoded},
         )
         parts = info.splits[split].file_instructions
         files = tuple((str(part.filename), part.take) for part in parts)

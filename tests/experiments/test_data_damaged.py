@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.data import load, make_evaluation_stream
+from experiments.data import _features, load, make_evaluation_stream
+from experiments.errors import is_of_input
 from tests.experiments._streams import (
     assert_equal,
     make_numbered,
@@ -173,6 +174,40 @@ def test_broken_descriptions_are_named(own_dir):
     features.unlink()
     with pytest.raises(ValueError, match=r"tiny.*features\.json"):
         stream_of(data_dir)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{", b'"word"', b"\xff\xfe", b"null"])
+@pytest.mark.parametrize("name", ["dataset_info.json", "features.json"])
+def test_descriptions_that_are_none_are_named(own_dir, name, content):
+    data_dir, _ = own_dir
+    (data_dir / "tiny" / "1.0.0" / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}.* cannot be read.* tfds build tiny") as caught:
+        stream_of(data_dir)
+    assert is_of_input(caught.value)
+
+
+@pytest.mark.parametrize("key", ["pythonClassName", "python_class_name", "type"])
+def test_a_description_imports_no_code(own_dir, tmp_path, monkeypatch, key):
+    data_dir, _ = own_dir
+    (tmp_path / "intruder.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    file = data_dir / "tiny" / "1.0.0" / "features.json"
+    document = json.loads(file.read_text())
+    inner = {key: "intruder.Feature", "content": {}}
+    document["featuresDict"]["features"]["more"] = inner
+    file.write_text(json.dumps(document))
+    with pytest.raises(ValueError, match=r"features\.json.*names the class 'intruder\.Feature'"):
+        stream_of(data_dir)
+    assert "intruder" not in sys.modules
+
+
+def test_a_large_image_is_refused_before_it_is_decoded(own_dir, monkeypatch):
+    data_dir, path = own_dir
+    monkeypatch.setattr(_features, "MAX_PIXELS", 29)  # these have 6 x 5
+    monkeypatch.setattr("PIL.Image.Image.load", lambda self: pytest.fail("decoded"))
+    message = rf"example 0, in {path}, cannot be read: .*an image of 5 x 6 pixels is not decoded"
+    with pytest.raises(ValueError, match=message):
+        load("tiny", data_dir=data_dir)
 
 
 def test_a_test_split_without_labels_gives_way_to_validation(tmp_path):

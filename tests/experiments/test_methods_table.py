@@ -1,5 +1,6 @@
 """The resumable script behind the table of methods."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -195,3 +196,32 @@ def test_a_real_cell(tmp_path, method, level):
     assert result["images_per_second"] > 0
     row = table.markdown(grid, [result]).splitlines()[2]
     assert f"| {100 * result['sparsity']:.2f} | {100 * result['accuracy']:.2f} |" in row
+
+
+def test_a_damaged_cell_is_run_again(tmp_path, fake):
+    text = table.run(small(tmp_path), quiet())
+    results = tmp_path / "out" / "results.jsonl"
+    whole = results.read_bytes()
+    for damaged in (
+        whole.replace(b'"accuracy": 0.5', b'"accuracy": 0.9', 1),
+        whole.replace(b'"seed"', b'"seeed"', 1),
+        whole.replace(b'"level"', b'"\xff\xfevel"', 1),
+        b"[]\n" + whole.split(b"\n", 1)[1],
+    ):
+        fake.clear()
+        results.write_bytes(damaged)
+        assert table.run(small(tmp_path), quiet()) == text
+        assert fake == [(0, *ORDER[0])]
+
+
+def test_cells_of_other_data_are_not_mixed(tmp_path, fake, monkeypatch):
+    table.run(small(tmp_path, seeds=(0,)), quiet())
+    right = data.load("digits")
+    test = {**right.test, "label": right.test["label"][::-1].copy()}
+    other = dataclasses.replace(right, test=test)
+    monkeypatch.setattr(data, "load", lambda *a, **k: other)
+    with pytest.raises(ValueError, match=r"holds cells of other data, says its data\.json"):
+        table.run(small(tmp_path), quiet())
+    (tmp_path / "out" / "config.json").write_bytes(b"\xff")
+    with pytest.raises(ValueError, match=r"config\.json is damaged"):
+        table.run(small(tmp_path), quiet())
