@@ -77,8 +77,9 @@ def run(
     params, mask = devices.on_host((result.state.params, result.state.mask))
     if devices.is_first():
         report.draw_weights(params, mask)
+        reports.draw_layers(mask, folder.path / "sparsity.png", report.title)
         reports.print_mask_table(params, mask, console)
-        console.print(reports.table(report.records, report.title, report.log))
+        reports.print_table(report.records, report.title, report.log, console)
         console.print(f"Run folder: {folder.path}")
     return result
 

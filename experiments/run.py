@@ -1,7 +1,7 @@
 """The main job: train, prune and retrain one network.
 
 Run it with ``python -m experiments.run``; ``--help`` explains every option. It writes a run folder
-with config.json, metrics.jsonl, summary.csv, three pictures and checkpoints; ``--resume`` goes on
+with config.json, metrics.jsonl, summary.csv, four pictures and checkpoints; ``--resume`` goes on
 with a run that was killed.
 
 The default run takes under 90 seconds on two CPU cores, compilation included.
@@ -16,10 +16,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import tyro
 from rich.console import Console
 
-from experiments import STARTED, caches, checks
+from experiments import STARTED, caches, checks, command
 from experiments.config import Config
 from experiments.errors import is_of_input
 
@@ -35,7 +34,7 @@ def main(arguments: list[str] | None = None, *, started: float | None = None) ->
       started: when the program began, as `time.perf_counter` has it; now if omitted.
     """
     started = time.perf_counter() if started is None else started
-    config = tyro.cli(Config, args=arguments, prog="python -m experiments.run")
+    config = command.parse(arguments)
     try:
         checks.check_here(config)
     except (ValueError, ImportError, OSError) as error:

@@ -9,10 +9,11 @@ from experiments.reports._log import Log as Log
 from experiments.reports._mask import draw_weight_histogram as draw_weight_histogram
 from experiments.reports._mask import print_mask_table as print_mask_table
 from experiments.reports._pictures import draw as draw
+from experiments.reports._pictures import draw_layers as draw_layers
 from experiments.reports._profile import Profile as Profile
 from experiments.reports._progress import Progress as Progress
 from experiments.reports._speed import Speed as Speed
 from experiments.reports._table import COLUMNS as COLUMNS
 from experiments.reports._table import about as about
+from experiments.reports._table import print_table as print_table
 from experiments.reports._table import summary_rows as summary_rows
-from experiments.reports._table import table as table

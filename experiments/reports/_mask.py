@@ -12,13 +12,15 @@ from rich.table import Table
 
 import jaxprune as jp
 from experiments.reports._files import written_whole
+from experiments.reports._fitting import print_fitting
 from jaxprune import _tree
 
 # Blue and orange of the Okabe-Ito palette, told apart by all eyes, and two greys.
 _BLUE, _ORANGE, _GREY, _LIGHT = "#0072B2", "#D55E00", "#777777", "#CCCCCC"
 _BINS = 120
 _BAR = 20
-_WIDE = 100  # columns of a terminal that has room for bars
+_COLUMNS: tuple[str, ...] = ("layer", "shape", "kept", "size", "sparsity", "bar")
+_PATH = 24  # characters of a path that are not folded
 
 
 def print_mask_table(params: Any, mask: Any, console: Console) -> None:
@@ -33,23 +35,38 @@ def print_mask_table(params: Any, mask: Any, console: Console) -> None:
       ValueError: if the mask is of other parameters; the message names the path.
     """
     _tree.check_matches(mask, params)
-    out = Table(title="Sparsity per layer", title_justify="left")
-    out.add_column("layer", overflow="fold")
-    for name in ("shape", "kept", "size", "sparsity"):
-        out.add_column(name, justify="right", no_wrap=True)
-    bars = console.width >= _WIDE
-    if bars:
-        out.add_column("", no_wrap=True)
     shapes = {path: np.shape(leaf) for path, leaf in _tree.named_leaves(mask)}
     rows = jp.metrics.sparsity_per_leaf(mask)
-    for row in rows:
-        shape = " x ".join(map(str, shapes[row.path])) or "scalar"
-        out.add_row(row.path, shape, *_numbers(row.kept, row.size), *[_bar(row.sparsity)] * bars)
-    out.add_section()
     kept, size = sum(row.kept for row in rows), sum(row.size for row in rows)
     whole = (size - kept) / max(size, 1)
-    out.add_row("all prunable", "", *_numbers(kept, size), *[_bar(whole)] * bars, style="bold")
-    console.print(out)
+
+    def make(gone: frozenset[str]) -> Table:
+        out = Table(title="Sparsity per layer", title_justify="left")
+        names = [name for name in _COLUMNS if name not in gone]
+        for name in names:
+            header = "" if name == "bar" else name
+            left = name in ("layer", "bar")
+            # Only a path may be folded.
+            out.add_column(
+                header,
+                justify="left" if left else "right",
+                no_wrap=name != "layer",
+                overflow="fold",
+            )
+
+        def add(cells: tuple[str, ...], style: str | None = None) -> None:
+            held: dict[str, str] = dict(zip(_COLUMNS, cells, strict=True))
+            out.add_row(*(held[name] for name in names), style=style)
+
+        for row in rows:
+            shape = " x ".join(map(str, shapes[row.path])) or "scalar"
+            add((row.path, shape, *_numbers(row.kept, row.size), _bar(row.sparsity)))
+        out.add_section()
+        add(("all prunable", "", *_numbers(kept, size), _bar(whole)), style="bold")
+        return out
+
+    folds = max(0, max((len(row.path) for row in rows), default=0) - _PATH)
+    print_fitting(console, make, ("bar", "shape", "size", "kept"), folds=folds)
 
 
 def draw_weight_histogram(
@@ -107,7 +124,8 @@ def draw_weight_histogram(
         when = ", before the last prune" if kept_earlier else ""
         axes.axvline(-threshold, label=f"smallest |w| kept{when}: {threshold:.3g}", **style)
         axes.axvline(threshold, **style)
-    axes.set_ylim(bottom=0.7)  # one weight is a bar of visible height
+    # One weight is a bar of visible height, and the legend hides none.
+    axes.set_ylim(0.7, 20 * axes.get_ylim()[1])
     removed = 100 * (n_all - n_kept) / max(n_all, 1)
     axes.set_title(f"prunable weights, {removed:.2f} % removed", fontsize=10)
     axes.set_xlabel("weight")

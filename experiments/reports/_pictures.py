@@ -1,18 +1,23 @@
-"""Two pictures of a run: accuracy and learning rate over steps, prunings marked."""
+"""Pictures of a run: accuracy and learning rate over steps, and sparsity per layer."""
 
 import bisect
 import itertools
+import math
 import pathlib
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import offset_copy
 
+import jaxprune as jp
 from experiments.reports._files import written_whole
 from experiments.reports._log import Log
 
 # Blue, orange, green and grey of the Okabe-Ito palette, told apart by all eyes.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
+_SHIFT = 5  # points to the left or right of a pruning
 
 
 def draw(log: Log, folder: pathlib.Path, title: str) -> None:
@@ -20,22 +25,33 @@ def draw(log: Log, folder: pathlib.Path, title: str) -> None:
     figure, axes = _figure(title, log)
     training = list(zip(log.steps, log.accuracies, strict=True))
     width = max(1, len(training) // 100)
+    seen: list[float] = []
     for i, part in enumerate(_between_prunings(training, log)):
         label = None if i else "training (running mean)"
         steps, values = _percent(part)
-        axes.plot(steps, _running_mean(values, width), color=_BLUE, linewidth=1.2, label=label)
+        mean = _running_mean(values, width)
+        seen += mean[len(mean) // 10 :].tolist()
+        axes.plot(steps, mean, color=_BLUE, linewidth=1.2, label=label)
     # Validation is measured at the end of an epoch: the one at a pruning belongs before it.
     earlier = [(step - 1, accuracy) for step, accuracy in log.validation]
     for i, part in enumerate(_between_prunings(earlier, log)):
         label = None if i else "validation"
-        axes.plot(*_percent(part), color=_ORANGE, linewidth=1.5, marker=".", label=label)
-    if log.test:
-        axes.plot(*_percent(log.test), "o", color=_GREEN, label="test, end of phase")
-    if log.prunings:
-        after = [(step, accuracy) for step, _, accuracy in log.prunings]
-        axes.plot(*_percent(after), "v", color=_GREY, label="test, right after pruning")
+        steps, values = _percent(part)
+        seen += values[len(values) // 10 :]
+        axes.plot(steps, values, color=_ORANGE, linewidth=1.5, marker=".", label=label)
+    # Before and after a pruning are the same step: beside each other, one does not hide the other.
+    for points, marker, color, label, shift in (
+        (log.test, "o", _GREEN, "test, end of phase", -_SHIFT),
+        ([(s, a) for s, _, a in log.prunings], "v", _GREY, "test, right after pruning", _SHIFT),
+    ):
+        if points:
+            steps, values = _percent(points)
+            seen += values
+            place = offset_copy(axes.transData, figure, x=shift, units="points")
+            axes.plot(steps, values, marker, color=color, label=label, transform=place, zorder=3)
+    axes.set_ylim(*_zoom(seen))
     axes.set_ylabel("accuracy (%)")
-    axes.legend(loc="lower right", fontsize=8)
+    axes.legend(loc="best", fontsize=8)
     with written_whole(folder / "accuracy.png") as fresh:
         figure.savefig(fresh, dpi=150)
 
@@ -47,19 +63,68 @@ def draw(log: Log, folder: pathlib.Path, title: str) -> None:
         figure.savefig(fresh, dpi=150)
 
 
+def draw_layers(mask: Any, path: pathlib.Path, title: str) -> None:
+    """Draws the sparsity of each prunable layer, a bar each, and that of all together.
+
+    Args:
+      mask: a mask, True = kept, `None` where a leaf is not prunable.
+      path: the picture to write, e.g. ``sparsity.png``.
+      title: above it.
+    """
+    rows = jp.metrics.sparsity_per_leaf(mask)
+    values = [100 * row.sparsity for row in rows]
+    kept, size = sum(row.kept for row in rows), sum(row.size for row in rows)
+    whole = 100 * (size - kept) / max(size, 1)
+    figure = Figure(figsize=(7.5, 1.3 + 0.22 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    axes.barh(range(len(rows)), values, color=_BLUE, height=0.7)
+    for place, row in enumerate(rows):
+        label = f"{values[place]:.2f} %, {row.kept:,} of {row.size:,} left"
+        # At the start of a long bar, beside a short one.
+        inside = values[place] > 50
+        axes.annotate(
+            label,
+            (0 if inside else values[place], place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            verticalalignment="center",
+            fontsize=7,
+            color="white" if inside else "black",
+            # Where the line crosses it, it stays readable.
+            bbox=None if inside else {"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+        )
+    axes.axvline(whole, color=_ORANGE, linestyle="--")
+    axes.set_yticks(range(len(rows)), [row.path for row in rows], fontsize=7)
+    axes.set_ylim(len(rows) - 0.4, -0.6)  # the first layer on top
+    axes.set_xlim(0, 100)
+    axes.set_xlabel(f"sparsity: weights removed (%); dashed: all layers, {whole:.2f} %")
+    axes.set_title(title, fontsize=10)
+    axes.grid(axis="x", alpha=0.25)
+    with written_whole(path) as fresh:
+        figure.savefig(fresh, dpi=150)
+
+
+def _zoom(values: list[float]) -> tuple[float, float]:
+    """Limits that show the points, with room for the sparsities above them."""
+    finite = [value for value in values if math.isfinite(value)]
+    low, high = min(finite, default=0.0), max(finite, default=100.0)
+    span = max(high - low, 1.0)
+    return max(low - 0.06 * span, -1.0), high + 0.14 * span
+
+
 def _figure(title: str, log: Log) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(7.5, 4.0), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=10)
     axes.set_xlabel("training step")
     axes.grid(alpha=0.25)
-    axes.margins(y=0.09)  # room for the sparsities above the curves
+    axes.margins(y=0.14)  # room for the sparsities above the curves
     last = max(log.steps, default=0)
     for step, sparsity, _ in log.prunings:
-        at_end = step > 0.93 * last  # where a label on the right would leave the picture
+        at_end = step > 0.85 * last  # where a label on the right would leave the picture
         axes.axvline(step, color=_GREY, linestyle="--", linewidth=0.9)
         axes.annotate(
-            f"{100 * sparsity:.3g} %",
+            f"{100 * sparsity:.4g} % sparse",
             (step, 1.0),
             xycoords=("data", "axes fraction"),
             xytext=(-3 if at_end else 3, -3),

@@ -3,10 +3,12 @@
 from typing import Any
 
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 from experiments.checks import fixed_sparsity
 from experiments.config import ITERATIVE, UNCONTROLLED, Config
+from experiments.reports._fitting import print_fitting
 from experiments.reports._log import Log
 from jaxprune.training import PhaseRecord
 
@@ -60,29 +62,42 @@ def summary_rows(records: list[PhaseRecord], log: Log) -> list[dict[str, Any]]:
     ]
 
 
-def table(records: list[PhaseRecord], title: str, log: Log) -> Table:
-    """The table for a terminal."""
-    out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+# Columns by what they are called here, those first that are missed least.
+_DROPPABLE = ("images", "time", "stability", "nonzero", "d", "pruned")
+
+
+def print_table(records: list[PhaseRecord], title: str, log: Log, console: Console) -> None:
+    """Prints the table, a row a phase; on a narrow terminal without the least columns."""
+    rows = summary_rows(records, log)
 
     def show(name: str, form: str, scale: float = 1) -> list[str]:
         values = [row[name] for row in rows]
         return ["" if value is None else format(scale * value, form) for value in values]
 
-    rows = summary_rows(records, log)
     columns = {
-        "phase": [row["phase"] for row in rows],
-        "sparsity\n[dim]%[/dim]": show("sparsity", ".2f", 100),
-        "nonzero\n[dim]weights[/dim]": show("nonzero", ","),
-        "pruned\n[dim]test %[/dim]": show("accuracy_pruned", ".2f", 100),
-        "trained\n[dim]test %[/dim]": show("accuracy", ".2f", 100),
-        "d\n[dim]ALLR[/dim]": show("discount", ".3f"),
-        "stability": show("stability", ".3f"),
-        "time\n[dim]s[/dim]": show("seconds", ".1f"),
-        "images\n[dim]/s[/dim]": show("images_per_second", ",.0f"),
+        ("phase", ""): [row["phase"] for row in rows],
+        ("sparsity", "%"): show("sparsity", ".2f", 100),
+        ("nonzero", "weights"): show("nonzero", ","),
+        ("pruned", "test %"): show("accuracy_pruned", ".2f", 100),
+        ("trained", "test %"): show("accuracy", ".2f", 100),
+        ("d", "ALLR"): show("discount", ".3f"),
+        ("stability", ""): show("stability", ".3f"),
+        ("time", "s"): show("seconds", ".1f"),
+        ("images", "/s"): show("images_per_second", ",.0f"),
     }
-    shown = {header: cells for header, cells in columns.items() if any(cells)}
-    for header in shown:
-        out.add_column(header, justify="left" if header == "phase" else "right", no_wrap=True)
-    for cells in zip(*shown.values(), strict=True):
-        out.add_row(*cells)
-    return out
+    columns = {header: cells for header, cells in columns.items() if any(cells)}
+
+    def make(gone: frozenset[str]) -> Table:
+        out = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        shown = {header: cells for header, cells in columns.items() if header[0] not in gone}
+        for name, unit in shown:
+            header = f"{name}\n[dim]{unit}[/dim]" if unit else name
+            out.add_column(header, justify="left" if name == "phase" else "right", no_wrap=True)
+        for cells in zip(*shown.values(), strict=True):
+            out.add_row(*cells)
+        if gone:
+            named = [name for name, _ in columns if name in gone]
+            out.caption, out.caption_justify = f"No room for {', '.join(named)}.", "left"
+        return out
+
+    print_fitting(console, make, _DROPPABLE)

@@ -28,7 +28,7 @@ BUGS = {
     "decoding": lambda: json.loads("{"),
     "unpacking": lambda: devices._own_door("no port"),  # a call of ours that fails by itself
     "jax": lambda: jax.numpy.zeros(2).reshape(3),
-    "type": lambda: sum(["words"]),
+    "type": lambda: len(3),  # pyright: ignore[reportArgumentType]
     "zero": lambda: 1 / 0,
     "name": lambda: {}["key"],
 }

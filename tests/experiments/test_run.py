@@ -48,6 +48,8 @@ def test_the_folder_holds_everything(tmp_path):
 
     rows = summary(folder)
     assert [row["phase"] for row in rows] == ["dense", "cycle 1", "cycle 2"]
+    about = {"method": "imp", "schedule": "allr", "seed": "0", "target": "0.95"}
+    assert [{name: row[name] for name in about} for row in rows] == [about] * 3
     assert [int(row["nonzero"]) for row in rows] == [r.nonzero for r in result.records]
     assert float(rows[2]["sparsity"]) == pytest.approx(0.95, abs=1e-4)
     assert rows[0]["discount"] == "" != rows[1]["discount"]
@@ -63,7 +65,7 @@ def test_the_folder_holds_everything(tmp_path):
         "cycle 1",
         "cycle 2",
     ]
-    for picture in ("accuracy.png", "learning_rate.png", "weights.png"):
+    for picture in ("accuracy.png", "learning_rate.png", "sparsity.png", "weights.png"):
         assert (folder / picture).read_bytes()[:4] == b"\x89PNG"
     text = console.file.getvalue()
     for word in ("sparsity", "stability", "cycle 2", "95.00"):
@@ -165,6 +167,10 @@ def test_help_explains_every_option(capsys):
     out = " ".join(capsys.readouterr().out.split())
     for field in dataclasses.fields(Config):
         assert f"--{field.name.replace('_', '-')}" in out
+    groups = ("task", "dense", "pruning", "saving", "reading", "devices")
+    places = [out.index(f"{group} options") for group in groups]
+    assert places == sorted(places)
+    assert out.count("python -m experiments.run") == 4, "the usage and three examples"
     for words in ("in epochs", "fraction removed", "(default: 0.95)", "(default: digits)"):
         assert words in out
 

@@ -29,7 +29,7 @@ CONFIG = Config(
     batch_size=128,
     checkpoint_epochs=1,
 )
-PICTURES = ("accuracy.png", "learning_rate.png", "weights.png")
+PICTURES = ("accuracy.png", "learning_rate.png", "sparsity.png", "weights.png")
 
 
 class Runs:
@@ -46,10 +46,11 @@ class Runs:
 
     def go(self, folder, stop=None, **options):
         config = dataclasses.replace(CONFIG, run_dir=folder, **options)
-        console = Console(file=io.StringIO(), width=200)
+        file = io.StringIO()
+        console = Console(file=file, width=200)
         result = job.run(config, console=console, parts=self.parts, stop=stop)
         self.results[folder] = result
-        return console.file.getvalue()
+        return file.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +82,7 @@ def test_a_resume_that_fails_destroys_nothing(tmp_path, runs, change, which):
         flip(log, 100, 0x80)
     elif change == "a digit":
         digit = re.search(r'"loss": \d\.(\d)', text)
+        assert digit is not None
         other = str(9 - int(digit[1]))
         log.write_text(text[: digit.start(1)] + other + text[digit.end(1) :])
     else:
@@ -97,7 +99,8 @@ def test_a_resume_on_other_data_is_refused(tmp_path, runs, monkeypatch):
     before, right = contents(folder), data.load("digits")
     label = np.roll(right.train["label"], 1)
     wrong = dataclasses.replace(right, train={**right.train, "label": label})
-    fewer = dataclasses.replace(right, test={k: v[:-1] for k, v in right.test.items()})
+    shorter = {"image": right.test["image"][:-1], "label": right.test["label"][:-1]}
+    fewer = dataclasses.replace(right, test=shorter)
     for dataset, message in ((wrong, "data sha256"), (fewer, "data examples")):
         identity = data.identity(dataset)
         monkeypatch.setattr(runs, "parts", runs.parts._replace(identity=lambda i=identity: i))
