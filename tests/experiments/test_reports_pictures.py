@@ -1,0 +1,80 @@
+"""The pictures of a run show their points, and none hides another."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from experiments import reports
+from experiments.reports import _pictures
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """What was drawn, in order."""
+    drawn, save = [], Figure.savefig
+
+    def keep(self, *args, **options):
+        drawn.append(self)
+        return save(self, *args, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    return drawn
+
+
+def log_of(late):
+    """Accuracy rises fast and stays; one pruning costs nothing, the next a little."""
+    log = reports.Log()
+    rising = [0.1, *[late] * 199]
+    log.add_chunk(0, np.full(200, 0.1), np.array(rising))
+    log.validation = [(10 * (i + 1), late) for i in range(20)]
+    log.test = [(100, late), (150, late), (200, late)]
+    log.prunings = [(100, 0.7764, late), (150, 0.95, late - 0.02)]
+    return log
+
+
+def test_accuracy_is_zoomed_to_its_points(tmp_path, figures):
+    reports.draw(log_of(0.97), tmp_path, "a run")
+    accuracy, rate = figures
+    low, high = accuracy.axes[0].get_ylim()
+    assert 94 < low < 95
+    assert 97 < high < 98
+    words = [text.get_text() for text in accuracy.axes[0].texts]
+    assert words == ["77.64 % sparse", "95 % sparse"]
+    assert rate.axes[0].get_ylim()[0] == 0
+
+
+def test_markers_of_one_step_are_beside_each_other(tmp_path, figures):
+    reports.draw(log_of(0.97), tmp_path, "a run")
+    axes = figures[0].axes[0]
+    places = [
+        line.get_transform().transform(np.column_stack([line.get_xdata(), line.get_ydata()]))
+        for line in axes.lines
+        if line.get_marker() in ("o", "v")
+    ]
+    assert len(places) == 2
+    distance = np.linalg.norm(places[0][:, None] - places[1][None], axis=-1)
+    assert distance.min() > figures[0].dpi * 2 * _pictures._SHIFT / 72 - 1e-3
+
+
+def test_limits_of_nothing_and_of_nan():
+    assert _pictures._zoom([]) == (-1.0, 114.0)
+    assert _pictures._zoom([float("nan"), 50.0]) == pytest.approx((49.94, 50.14))
+
+
+def test_sparsity_of_each_layer(tmp_path, figures):
+    mask = {
+        "a": {"kernel": jnp.arange(100) >= 97},
+        "b": {"kernel": jnp.arange(100) >= 10},
+        "c": None,
+    }
+    reports.draw_layers(mask, tmp_path / "sparsity.png", "a run")
+    axes = figures[0].axes[0]
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([97, 10])
+    assert [t.get_text() for t in axes.get_yticklabels()] == ["a/kernel", "b/kernel"]
+    assert [t.get_text() for t in axes.texts] == [
+        "97.00 %, 3 of 100 left",
+        "10.00 %, 90 of 100 left",
+    ]
+    assert "all layers, 53.50 %" in axes.get_xlabel()
+    assert axes.yaxis_inverted()
