@@ -1,6 +1,7 @@
 """Which weights stay. A mask looks like the parameters: True = kept, None = not prunable."""
 
 from jaxprune._count import count as count
+from jaxprune._layers import Stacked as Stacked
 from jaxprune.masks import allocations as allocations
 from jaxprune.masks import patterns as patterns
 from jaxprune.masks._apply import apply_mask as apply_mask
@@ -12,7 +13,6 @@ from jaxprune.masks._file import read_settings as read_settings
 from jaxprune.masks._file import save as save
 from jaxprune.masks._info import PruneInfo as PruneInfo
 from jaxprune.masks._iterate import prune_iteratively as prune_iteratively
-from jaxprune.masks._layers import Stacked as Stacked
 from jaxprune.masks._make import check_fit as check_fit
 from jaxprune.masks._make import make as make
 from jaxprune.masks._make import make_with_info as make_with_info

@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from jaxprune import _eager, _host, _tree
+from jaxprune._layers import Stacked
 from jaxprune._mask import check_bool, or_zero
 from jaxprune._tree import PyTree, Where
-from jaxprune.masks._layers import Stacked
 from jaxprune.masks._make import make_and_apply
 from jaxprune.masks.allocations import Allocation
 from jaxprune.masks.patterns import Pattern

@@ -6,11 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _selection
+from jaxprune import _layers, _selection
+from jaxprune._layers import Stacked
 from jaxprune._selection import limbs, ordering
 from jaxprune._tree import PyTree
-from jaxprune.masks import _engine, _layers, _make
-from jaxprune.masks._layers import Stacked
+from jaxprune.masks import _engine, _make
 from jaxprune.masks._parts import Layout
 from jaxprune.masks.allocations import _shares
 

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _host, _selection, _tree
+from jaxprune import _host, _layers, _selection, _tree
 from jaxprune._mask import or_zero
 from jaxprune._selection import limbs, ordering
-from jaxprune.masks import _layers, _on_host
+from jaxprune.masks import _on_host
 from jaxprune.masks._parts import Layout, Parts
 from jaxprune.masks.patterns import _groups, _nm
 

@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from jaxprune import _tree
 from jaxprune._count import check_sparsity
+from jaxprune._layers import Stacked
 from jaxprune._tree import PyTree
 from jaxprune.masks._apply import apply_mask
-from jaxprune.masks._layers import Stacked
 from jaxprune.masks._make import make_with_info
 from jaxprune.masks.allocations import Allocation
 

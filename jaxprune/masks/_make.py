@@ -7,14 +7,14 @@ from typing import Any
 
 import jax
 
-from jaxprune import _tree
+from jaxprune import _layers, _tree
 from jaxprune._checks import check_function
+from jaxprune._layers import Stacked
 from jaxprune._mask import check_bool
 from jaxprune._selection import limbs
 from jaxprune._tree import PyTree
-from jaxprune.masks import _engine, _layers, allocations, patterns
+from jaxprune.masks import _engine, _rules_of_layers, allocations, patterns
 from jaxprune.masks._info import PruneInfo
-from jaxprune.masks._layers import Stacked
 from jaxprune.masks._parts import Layout
 from jaxprune.masks.allocations import Allocation, Pools, globally
 from jaxprune.masks.patterns import Pattern, PatternSpec, _groups, _nm
@@ -170,8 +170,8 @@ def _made(
     check_rules(allocation, pattern)
     axes = _layers.axes_of(stacked, scores)
     layers = _layers.named(scores, axes)
-    specs = _layers.specs_of(pattern, scores, axes)
-    leaves, pools = _layers.allocate(allocation or globally(), scores, within, axes)
+    specs = _rules_of_layers.specs_of(pattern, scores, axes)
+    leaves, pools = _rules_of_layers.allocate(allocation or globally(), scores, within, axes)
     pools, counts, limits = counts_of(pools, sparsity, layers, specs)
     layout = layout_of(pools, layers, specs, axes)
     kept_before = None if within is None else jax.tree.leaves(within)
@@ -261,8 +261,8 @@ def check_fit(
     axes = _layers.axes_of(stacked, scores)
 
     def trace(scores: PyTree, within: PyTree | None) -> None:
-        specs = _layers.specs_of(pattern, scores, axes)
-        _, pools = _layers.allocate(allocation or globally(), scores, within, axes)
+        specs = _rules_of_layers.specs_of(pattern, scores, axes)
+        _, pools = _rules_of_layers.allocate(allocation or globally(), scores, within, axes)
         layers = _layers.named(scores, axes)
         for sparsity in sparsities:
             counts_of(pools, sparsity, layers, specs)

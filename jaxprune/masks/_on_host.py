@@ -14,9 +14,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import _host
+from jaxprune import _host, _layers
 from jaxprune._selection import limbs, on_host, ordering
-from jaxprune.masks import _layers
 from jaxprune.masks._parts import Layout, Parts
 from jaxprune.masks.patterns import PatternSpec, _groups, _nm, _pattern
 

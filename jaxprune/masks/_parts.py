@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _host
+from jaxprune import _host, _layers
 from jaxprune._selection import limbs
-from jaxprune.masks import _layers
 from jaxprune.masks.patterns import PatternSpec
 
 

@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune import _layers
+from jaxprune._layers import Stacked
 from jaxprune._tree import PyTree
-from jaxprune.masks import _engine, _layers, _make
-from jaxprune.masks._layers import Stacked
+from jaxprune.masks import _engine, _make, _rules_of_layers
 from jaxprune.masks._parts import Layout
 from jaxprune.masks.allocations import Allocation, Pools, globally
 from jaxprune.masks.patterns import Pattern
@@ -78,8 +79,8 @@ def plan(
 
     def make(scores: PyTree, index: Any, *, within: PyTree | None = None) -> PyTree:
         _make.check_trees(scores, within)
-        specs = _layers.specs_of(pattern, scores, axes)
-        leaves, pools = _layers.allocate(allocation or globally(), scores, within, axes)
+        specs = _rules_of_layers.specs_of(pattern, scores, axes)
+        leaves, pools = _rules_of_layers.allocate(allocation or globally(), scores, within, axes)
         known = counted
         if (pools.leaves, pools.shared) != known.asked or _shapes(scores) != shapes:
             known = _count(targets, pools, _layers.named(scores, axes), specs, axes)
@@ -157,8 +158,8 @@ def _remembered(
 
     def trace(scores: PyTree) -> None:
         # Traced, because an allocation may compute with scores; counts come from shapes alone.
-        specs = _layers.specs_of(pattern, scores, axes)
-        _, pools = _layers.allocate(allocation or globally(), scores, None, axes)
+        specs = _rules_of_layers.specs_of(pattern, scores, axes)
+        _, pools = _rules_of_layers.allocate(allocation or globally(), scores, None, axes)
         found.append(_count(targets, pools, _layers.named(scores, axes), specs, axes))
 
     jax.eval_shape(trace, like)

@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxprune import _layers
+from jaxprune._layers import Stacked
 from jaxprune._selection import limbs
 from jaxprune._tree import PyTree
-from jaxprune.masks import _engine, _layers, _make
-from jaxprune.masks._layers import Stacked
+from jaxprune.masks import _engine, _make, _rules_of_layers
 from jaxprune.masks._parts import Layout
 from jaxprune.masks._plan import Plan
 from jaxprune.masks.allocations import Allocation, Pools, globally
@@ -146,8 +147,8 @@ def _counted(
 
     def trace(scores: PyTree) -> None:
         # Traced, because an allocation may compute with scores; counts come from shapes alone.
-        specs = _layers.specs_of(pattern, scores, axes)
-        _, pools = _layers.allocate(allocation or globally(), scores, None, axes)
+        specs = _rules_of_layers.specs_of(pattern, scores, axes)
+        _, pools = _rules_of_layers.allocate(allocation or globally(), scores, None, axes)
         layers = _layers.named(scores, axes)
         found.append((specs, *_make.counts_of(pools, sparsity, layers, specs)[:2]))
 
@@ -195,7 +196,7 @@ def plan_counts(
         raise ValueError("counts is empty; give the counts of at least one mask.")
     _make.check_trees(like, None)
     axes = _layers.axes_of(stacked, like)
-    named, specs = _layers.named(like, axes), _layers.specs_of(pattern, like, axes)
+    named, specs = _layers.named(like, axes), _rules_of_layers.specs_of(pattern, like, axes)
     counted = [i for i, spec in enumerate(specs) if spec is None or spec.kept is None]
     for each in targets:
         if len(each) != len(named):
@@ -209,7 +210,7 @@ def plan_counts(
 
     def make(scores: PyTree, index: Any, *, within: PyTree | None = None) -> PyTree:
         _make.check_trees(scores, within)
-        specs = _layers.specs_of(pattern, scores, axes)
+        specs = _rules_of_layers.specs_of(pattern, scores, axes)
         index = jnp.clip(jnp.asarray(index, jnp.int32), 0, len(targets) - 1)
         columns = [np.stack([limbs.to_limbs(each[i]) for each in targets]) for i in counted]
         leaves, treedef = jax.tree.flatten(scores)
