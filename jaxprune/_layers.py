@@ -69,18 +69,22 @@ def axes_of(stacked: Stacked | None, tree: PyTree) -> Axes:
             "stacked is a mapping from a path, or a regular expression for whole paths, to the "
             f"axis along which layers are stacked, such as {{'layers/.*': 0}}; got {stacked!r}."
         )
-    found: list[tuple[int, ...]] = [()] * len(named)
-    for rule, given in reversed(list(stacked.items())):
-        hits = [i for i, (path, _) in enumerate(named) if _is_named(rule, path)]
-        if not hits:
+    for rule in stacked:
+        if not any(_is_named(rule, path) for path, _ in named):
             raise ValueError(
                 f"stacked has the rule {rule!r}, which matches no prunable leaf. Rules match whole "
                 f"paths, such as {', '.join(repr(path) for path, _ in named[:3])}."
             )
-        for i in hits:
-            axes = _checked(given, *named[i])
-            found[i] = axes if number(named[i][1].shape, axes) else ()  # nothing is stacked
-    return tuple(found)
+    return tuple(axes_at(stacked, path, leaf) for path, leaf in named)
+
+
+def axes_at(stacked: Stacked | None, path: str, leaf: Any) -> tuple[int, ...]:
+    """The axes that ``stacked`` names for one leaf, see `axes_of`; none if no rule matches it."""
+    for rule, given in (stacked or {}).items():
+        if _is_named(rule, path):
+            axes = _checked(given, path, leaf)
+            return axes if number(np.shape(leaf), axes) else ()  # nothing is stacked
+    return ()
 
 
 def _is_named(rule: str, path: str) -> bool:

@@ -22,7 +22,7 @@ class Scoring:
 
     The function receives the parameters first and then, by name, what its signature asks for: in a
     transform ``grads`` (the gradients given to ``update``) and any extra argument of ``update``
-    (``input_norms`` of `jaxprune.scores.wanda`, say), and ``where``. So the scores of
+    (``input_norms`` of `jaxprune.scores.wanda`, say), ``where`` and ``stacked``. So the scores of
     `jaxprune.scores` whose first argument is ``params`` can be passed as they are.
 
     Attributes:
@@ -37,6 +37,7 @@ class Scoring:
         default_where: Where | None = None,
         allocation: Any = None,
         pattern: Any = None,
+        stacked: Any = None,
     ):
         """Makes one; magnitude if ``scores`` is omitted.
 
@@ -50,6 +51,7 @@ class Scoring:
                 f"scores must be a function or None, such as jp.scores.magnitude, but it is of "
                 f"type {type(scores).__name__}: every mask needs new scores."
             )
+        self._stacked = stacked
         for name, rule in (("where", where), ("allocation", allocation), ("pattern", pattern)):
             check_function(name, rule)
         self._function = scores_.magnitude if scores is None else scores
@@ -83,6 +85,8 @@ class Scoring:
             given["where"] = self._where
         elif "where" in self.required:
             given["where"] = _tree.default_where
+        if self._stacked is not None:
+            given["stacked"] = self._stacked
         missing = sorted(self.required - given.keys())
         if missing:
             raise ValueError(
@@ -93,7 +97,7 @@ class Scoring:
 
     def shapes(self, params: PyTree) -> PyTree:
         """The shapes of the scores, as far as they can be known from the parameters."""
-        if self.required - {"grads", "where"}:
+        if self.required - {"grads", "where", "stacked"}:
             like = _tree.prunable(params, self._where)
         else:
             like = jax.eval_shape(lambda p: self(p, grads=p), params)

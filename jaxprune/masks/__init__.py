@@ -7,6 +7,7 @@ from jaxprune.masks import patterns as patterns
 from jaxprune.masks._apply import apply_mask as apply_mask
 from jaxprune.masks._apply import prune as prune
 from jaxprune.masks._by_sign import drop_by_sign as drop_by_sign
+from jaxprune.masks._check import check as check
 from jaxprune.masks._dense import dense as dense
 from jaxprune.masks._file import load as load
 from jaxprune.masks._file import read_settings as read_settings
@@ -23,6 +24,7 @@ from jaxprune.masks._plan import Plan as Plan
 from jaxprune.masks._plan import plan as plan
 from jaxprune.masks._plan_counts import LeafCounts as LeafCounts
 from jaxprune.masks._plan_counts import count_removed as count_removed
+from jaxprune.masks._plan_counts import counts_in as counts_in
 from jaxprune.masks._plan_counts import leaf_counts as leaf_counts
 from jaxprune.masks._plan_counts import plan_counts as plan_counts
 from jaxprune.masks._report import report as report
@@ -43,5 +45,4 @@ from jaxprune.masks.patterns import Pattern as Pattern
 from jaxprune.masks.patterns import PatternSpec as PatternSpec
 from jaxprune.masks.patterns import block as block
 from jaxprune.masks.patterns import channels as channels
-from jaxprune.masks.patterns import check as check
 from jaxprune.masks.patterns import nm as nm

@@ -10,15 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _layers
+from jaxprune import _layers, _tree
 from jaxprune._layers import Stacked
+from jaxprune._mask import check_bool
 from jaxprune._selection import limbs
 from jaxprune._tree import PyTree
 from jaxprune.masks import _engine, _make, _rules_of_layers
 from jaxprune.masks._parts import Layout
 from jaxprune.masks._plan import Plan
 from jaxprune.masks.allocations import Allocation, Pools, globally
-from jaxprune.masks.patterns import Pattern, PatternSpec, _groups
+from jaxprune.masks.patterns import Pattern, PatternSpec, _groups, _pattern
 
 
 class LeafCounts(NamedTuple):
@@ -154,6 +155,46 @@ def _counted(
 
     jax.eval_shape(trace, like)
     return _layers.named(like, axes), *found[0]
+
+
+def counts_in(
+    mask: PyTree, *, pattern: Pattern | None = None, stacked: Stacked | None = None
+) -> LeafCounts:
+    """Counts on the host how many entries of each leaf a mask has removed.
+
+    Args:
+      mask: a concrete mask, True = kept, `None` where a leaf is not prunable.
+      pattern: as for `make`; where groups go whole, these are what is counted.
+      stacked: as for `make`; the counts are then those of each layer.
+
+    Returns:
+      The counts, as Python integers: what `leaf_counts` gives before the mask is made.
+
+    Raises:
+      ValueError: if the mask is traced, or pattern or stacked do not fit its leaves.
+      TypeError: if a leaf is not bool.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> counts_in({"w": jnp.array([[True, False], [False, False]])})
+      LeafCounts(entries=(4,), removed=(3,))
+    """
+    check_bool(mask)
+    if _tree.is_traced(mask):
+        raise ValueError("counts_in counts on the host: pass a concrete mask, not a traced one.")
+    axes = _layers.axes_of(stacked, mask)
+    specs = iter(_rules_of_layers.specs_of(pattern, mask, axes))
+    entries, removed = [], []
+    for leaf, own in zip(jax.tree.leaves(mask), axes, strict=True):
+        whole = np.asarray(leaf)
+        for kept in _layers.to_front(whole, own) if own else [whole]:
+            spec = next(specs)
+            if spec is not None and spec.kept is None:
+                with jax.ensure_compile_time_eval():  # this is called where a step is traced
+                    kept = np.asarray(_pattern.split(jnp.asarray(kept), spec)).any(-1)
+            entries.append(kept.size)
+            removed.append(kept.size - int(np.count_nonzero(kept)))
+    return LeafCounts(tuple(entries), tuple(removed))
 
 
 def plan_counts(

@@ -7,7 +7,7 @@ from functools import partial
 from jaxprune import transforms
 from jaxprune._scoring import Scores
 from jaxprune._tree import Where
-from jaxprune.masks import Allocation, Pattern
+from jaxprune.masks import Allocation, Pattern, Stacked
 from jaxprune.methods._method import Method, checked
 
 
@@ -24,6 +24,7 @@ def ac_dc(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Method:
     """Alternating compressed/decompressed training (AC/DC): `jaxprune.transforms.ac_dc`.
 
@@ -42,6 +43,8 @@ def ac_dc(
       allocation: how the total is spread over leaves; global if omitted.
       pattern: which weights go together; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The method.
@@ -75,5 +78,6 @@ def ac_dc(
         allocation=allocation,
         pattern=pattern,
         where=where,
+        stacked=stacked,
     )
     return checked(Method("ac_dc", sparsity, total_steps, transform=transform))

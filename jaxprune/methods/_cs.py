@@ -6,6 +6,7 @@ from typing import Literal
 
 from jaxprune import parametrizations
 from jaxprune._tree import Where
+from jaxprune.masks import Stacked
 from jaxprune.methods._method import Method
 
 
@@ -19,6 +20,7 @@ def cs(
     weight_decay: float = 0.0,
     final: Literal["soft", "hard"] = "soft",
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Method:
     """Continuous sparsification (CS): `jaxprune.parametrizations.cs`.
 
@@ -33,6 +35,8 @@ def cs(
       weight_decay: over prunable weights.
       final: the values that survive: "soft", as the last gates leave them, or "hard".
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The method.
@@ -57,5 +61,6 @@ def cs(
         weight_decay=weight_decay,
         final=final,
         where=where,
+        stacked=stacked,
     )
     return Method("cs", None, total_steps, parametrization=p)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from jaxprune import masks, scores
 from jaxprune._tree import PyTree, Where, default_where
-from jaxprune.masks import Allocation, Pattern
+from jaxprune.masks import Allocation, Pattern, Stacked
 
 
 def tenth(total_steps: int) -> int:
@@ -20,6 +21,7 @@ def magnitude_prune(
     allocation: Allocation | None,
     pattern: Pattern | None,
     where: Where | None,
+    stacked: Stacked | None,
 ) -> Callable[[PyTree], PyTree]:
     """The final hard prune of methods that only prepare for one.
 
@@ -32,7 +34,8 @@ def magnitude_prune(
 
     def prune(params: PyTree) -> PyTree:
         scored = scores.magnitude(params, where=where)
-        return masks.make(scored, sparsity, allocation=allocation, pattern=pattern)
+        rules: Any = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
+        return masks.make(scored, sparsity, **rules)
 
     return prune
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxprune import parametrizations
 from jaxprune._scoring import Scores
 from jaxprune._tree import Where
-from jaxprune.masks import Allocation, Pattern
+from jaxprune.masks import Allocation, Pattern, Stacked
 from jaxprune.methods._method import Method
 
 
@@ -16,6 +16,7 @@ def dnw(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Method:
     """Discovering neural wirings (DNW): `jaxprune.parametrizations.dnw`, sparse from the start.
 
@@ -25,6 +26,8 @@ def dnw(
       allocation: how the total is spread over leaves; global if omitted.
       pattern: which weights go together; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The method.
@@ -41,6 +44,11 @@ def dnw(
       Wortsman, Farhadi, Rastegari, Discovering Neural Wirings, NeurIPS 2019.
     """
     p = parametrizations.dnw(
-        sparsity, scores=scores, allocation=allocation, pattern=pattern, where=where
+        sparsity,
+        scores=scores,
+        allocation=allocation,
+        pattern=pattern,
+        where=where,
+        stacked=stacked,
     )
     return Method("dnw", sparsity, parametrization=p)

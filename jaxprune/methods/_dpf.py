@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxprune import parametrizations
 from jaxprune._scoring import Scores
 from jaxprune._tree import Where
-from jaxprune.masks import Allocation, Pattern
+from jaxprune.masks import Allocation, Pattern, Stacked
 from jaxprune.methods._defaults import tenth
 from jaxprune.methods._method import Method
 
@@ -24,6 +24,7 @@ def dpf(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Method:
     """Dynamic pruning with feedback (DPF): `jaxprune.parametrizations.dpf`.
 
@@ -40,6 +41,8 @@ def dpf(
       allocation: how the total is spread over leaves; global if omitted.
       pattern: which weights go together, of those that fix no sparsity; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The method.
@@ -69,5 +72,6 @@ def dpf(
         allocation=allocation,
         pattern=pattern,
         where=where,
+        stacked=stacked,
     )
     return Method("dpf", sparsity, total_steps, parametrization=p)

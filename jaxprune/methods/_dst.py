@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 from jaxprune import parametrizations
 from jaxprune._tree import Where
+from jaxprune.masks import Stacked
 from jaxprune.methods._method import Method
 
 
@@ -18,6 +20,7 @@ def dst(
     axis: int | tuple[int, ...] | Callable[[str, Any], int | tuple[int, ...]] | None = None,
     layout: Literal["flax", "haiku", "equinox"] | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Method:
     """Dynamic sparse training (DST): `jaxprune.parametrizations.dst`.
 
@@ -30,6 +33,8 @@ def dst(
       axis: the output axis or axes of a leaf, or a function ``(path, leaf) -> axis``.
       layout: the framework that says where output axes are, instead of ``axis``.
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The method.
@@ -53,5 +58,13 @@ def dst(
         axis=axis,
         layout=layout,
         where=where,
+        stacked=stacked,
     )
-    return Method("dst", None, parametrization=p)
+    resets = partial(
+        parametrizations.dst_resets,
+        reset_at=reset_at,
+        axis=axis,
+        layout=layout,
+        stacked=stacked,
+    )
+    return Method("dst", None, transform=resets, parametrization=p)

@@ -11,7 +11,7 @@ import optax
 from jaxprune import masks, parametrizations, schedules, transforms
 from jaxprune._scoring import Scores, Scoring
 from jaxprune._tree import PyTree, Where
-from jaxprune.masks import Allocation, Pattern
+from jaxprune.masks import Allocation, Pattern, Stacked
 from jaxprune.methods._defaults import tenth
 from jaxprune.methods._method import Method
 
@@ -28,6 +28,7 @@ def gmp_recover(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Method:
     """GMP in which weights can come back: `jaxprune.parametrizations.gmp_recover`.
 
@@ -46,6 +47,8 @@ def gmp_recover(
       allocation: how the total is spread over leaves; global if omitted.
       pattern: which weights go together, of those that fix no sparsity; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The method.
@@ -65,7 +68,7 @@ def gmp_recover(
     interval = tenth(total_steps) if interval is None else interval
     times: dict[str, Any] = {"total_steps": total_steps, "interval": interval}
     times |= {"begin_step": begin_step, "end_step": end_step, "initial": initial}
-    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
+    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
     p = parametrizations.gmp_recover(sparsity, **times, scores=scores, **rules, where=where)
     steps, targets = schedules.gmp_targets(sparsity, **times)
     score = Scoring(scores, where, **rules)

@@ -8,7 +8,7 @@ import optax
 
 from jaxprune import transforms
 from jaxprune._tree import Where
-from jaxprune.masks import Allocation, Pattern
+from jaxprune.masks import Allocation, Pattern, Stacked
 from jaxprune.methods._defaults import magnitude_prune, ranked_by
 from jaxprune.methods._method import Method
 
@@ -20,6 +20,7 @@ def gsm(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Method:
     """Global sparse momentum (GSM): `jaxprune.transforms.gsm` before the optimizer, then a prune.
 
@@ -36,6 +37,8 @@ def gsm(
       pattern: which weights go together, in training and by the final prune; unstructured if
         omitted.
       where: what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The method. Nothing is zero during training; the final prune is by magnitude.
@@ -51,8 +54,8 @@ def gsm(
     References:
       Ding et al., Global Sparse Momentum SGD for Pruning Very Deep Neural Networks, NeurIPS 2019.
     """
-    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
-    ranked = ranked_by(ranked, **rules, where=where)
+    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
+    ranked = ranked_by(ranked, allocation=allocation, pattern=pattern, where=where)
     edit = transforms.gsm(sparsity, **rules, where=ranked)
 
     def transform(optimizer: Any) -> optax.GradientTransformationExtraArgs:

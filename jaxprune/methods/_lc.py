@@ -9,7 +9,7 @@ import optax
 from jaxprune import transforms
 from jaxprune._scoring import Scores
 from jaxprune._tree import Where
-from jaxprune.masks import Allocation, Pattern
+from jaxprune.masks import Allocation, Pattern, Stacked
 from jaxprune.methods._defaults import magnitude_prune, ranked_by
 from jaxprune.methods._method import Method
 
@@ -26,6 +26,7 @@ def lc(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Method:
     """Learning-compression (LC): `jaxprune.transforms.lc` before the optimizer, then a prune.
 
@@ -50,6 +51,8 @@ def lc(
       pattern: which weights go together, in training and by the final prune; unstructured if
         omitted.
       where: what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The method. Nothing is zero during training; the final prune is by magnitude.
@@ -68,8 +71,8 @@ def lc(
     """
     if weight_decay is None and mu is None:
         weight_decay = 1e-3
-    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
-    ranked = ranked_by(ranked, **rules, where=where)
+    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
+    ranked = ranked_by(ranked, allocation=allocation, pattern=pattern, where=where)
     edit = transforms.lc(
         sparsity,
         weight_decay,

@@ -9,7 +9,7 @@ import jax
 from jaxprune import transforms
 from jaxprune._scoring import Scores
 from jaxprune._tree import PyTree, Where
-from jaxprune.masks import Allocation, Pattern
+from jaxprune.masks import Allocation, Pattern, Stacked
 from jaxprune.methods._method import Method, checked
 
 
@@ -28,6 +28,7 @@ def rigl(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Method:
     """RigL (the rigged lottery): `jaxprune.transforms.rigl` around the optimizer.
 
@@ -46,6 +47,8 @@ def rigl(
       allocation: how the total is spread over leaves; ERK if omitted.
       pattern: which weights go together; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The method.
@@ -78,5 +81,6 @@ def rigl(
         allocation=allocation,
         pattern=pattern,
         where=where,
+        stacked=stacked,
     )
     return checked(Method("rigl", sparsity, total_steps, transform=transform))

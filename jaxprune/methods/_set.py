@@ -9,7 +9,7 @@ import jax
 from jaxprune import transforms
 from jaxprune._scoring import Scores
 from jaxprune._tree import PyTree, Where
-from jaxprune.masks import Allocation, Pattern
+from jaxprune.masks import Allocation, Pattern, Stacked
 from jaxprune.methods._defaults import tenth
 from jaxprune.methods._method import Method, checked
 
@@ -28,6 +28,7 @@ def set_(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Method:
     """Sparse evolutionary training (SET): `jaxprune.transforms.set_` around the optimizer.
 
@@ -44,6 +45,8 @@ def set_(
       allocation: how the total is spread over leaves; ERK if omitted.
       pattern: which weights go together; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The method.
@@ -75,5 +78,6 @@ def set_(
         allocation=allocation,
         pattern=pattern,
         where=where,
+        stacked=stacked,
     )
     return checked(Method("set", sparsity, total_steps, transform=transform))

@@ -7,7 +7,7 @@ from functools import partial
 from jaxprune import transforms
 from jaxprune._scoring import Scores
 from jaxprune._tree import Where
-from jaxprune.masks import Allocation, Pattern
+from jaxprune.masks import Allocation, Pattern, Stacked
 from jaxprune.methods._defaults import tenth
 from jaxprune.methods._method import Method, checked
 
@@ -24,6 +24,7 @@ def sfp(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Method:
     """Soft filter pruning (SFP): `jaxprune.transforms.soft` around the optimizer.
 
@@ -43,6 +44,8 @@ def sfp(
       pattern: which weights go together; output channels if omitted.
       where: ``where(path, leaf) -> bool``, what is prunable; the convolutions if this and
         ``pattern`` are omitted.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The method.
@@ -72,5 +75,6 @@ def sfp(
         allocation=allocation,
         pattern=pattern,
         where=where,
+        stacked=stacked,
     )
     return checked(Method("sfp", sparsity, total_steps, transform=transform))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from jaxprune import parametrizations
 from jaxprune._scoring import Scores
 from jaxprune._tree import Where
-from jaxprune.masks import Pattern
+from jaxprune.masks import Pattern, Stacked
 from jaxprune.methods._method import Method
 
 
@@ -15,6 +15,7 @@ def sr_ste(
     decay: float = 2e-4,
     scores: Scores | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Method:
     """Sparse-refined straight-through (SR-STE) for N:M: `jaxprune.parametrizations.sr_ste`.
 
@@ -23,6 +24,8 @@ def sr_ste(
       decay: strength of the decay of the other weights.
       scores: what decides which weights stay; magnitude if omitted.
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The method.
@@ -40,5 +43,5 @@ def sr_ste(
       Zhou et al., Learning N:M Fine-grained Structured Sparse Neural Networks From Scratch, ICLR
       2021.
     """
-    p = parametrizations.sr_ste(pattern, decay=decay, scores=scores, where=where)
+    p = parametrizations.sr_ste(pattern, decay=decay, scores=scores, where=where, stacked=stacked)
     return Method("sr_ste", None, parametrization=p)

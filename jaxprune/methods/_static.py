@@ -9,7 +9,7 @@ import jax
 from jaxprune import transforms
 from jaxprune._scoring import Scores
 from jaxprune._tree import Where
-from jaxprune.masks import Allocation, Pattern
+from jaxprune.masks import Allocation, Pattern, Stacked
 from jaxprune.methods._method import Method, checked
 
 
@@ -21,6 +21,7 @@ def static(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Method:
     """Static sparse training: a random mask from the start, `jaxprune.transforms.static`.
 
@@ -31,6 +32,8 @@ def static(
       allocation: how the total is spread over leaves; ERK if omitted.
       pattern: which weights go together; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The method.
@@ -55,5 +58,6 @@ def static(
         allocation=allocation,
         pattern=pattern,
         where=where,
+        stacked=stacked,
     )
     return checked(Method("static", sparsity, transform=transform))

@@ -8,6 +8,7 @@ import jax
 
 from jaxprune import parametrizations
 from jaxprune._tree import Where
+from jaxprune.masks import Stacked
 from jaxprune.methods._method import Method
 
 
@@ -16,6 +17,7 @@ def str_(
     initial: float = -5.0,
     threshold: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Method:
     """Soft threshold reparametrization (STR): `jaxprune.parametrizations.str_`.
 
@@ -26,6 +28,8 @@ def str_(
       initial: what every threshold starts with, before ``threshold``.
       threshold: what makes a threshold of it, elementwise and differentiable.
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The method.
@@ -41,5 +45,5 @@ def str_(
     References:
       Kusupati et al., Soft Threshold Weight Reparameterization for Learnable Sparsity, ICML 2020.
     """
-    p = parametrizations.str_(initial=initial, threshold=threshold, where=where)
+    p = parametrizations.str_(initial=initial, threshold=threshold, where=where, stacked=stacked)
     return Method("str", None, parametrization=p)

@@ -39,6 +39,7 @@ from jaxprune.parametrizations._dpf import dpf as dpf
 from jaxprune.parametrizations._dst import DstState as DstState
 from jaxprune.parametrizations._dst import DstTrainable as DstTrainable
 from jaxprune.parametrizations._dst import dst as dst
+from jaxprune.parametrizations._dst_resets import dst_resets as dst_resets
 from jaxprune.parametrizations._gmp_recover import gmp_recover as gmp_recover
 from jaxprune.parametrizations._gradual import GradualState as GradualState
 from jaxprune.parametrizations._identity import identity as identity

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import _checks, _eager, _tree, masks
+from jaxprune._layers import Stacked
 from jaxprune._tree import PyTree, Where
 from jaxprune.parametrizations import _leaves
 from jaxprune.parametrizations import _parametrization as _p
@@ -37,6 +38,7 @@ def cs(
     weight_decay: float = 0.0,
     final: Literal["soft", "hard"] = "soft",
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Parametrization:
     r"""Continuous sparsification (CS): trained gates that harden from sigmoids to steps.
 
@@ -70,6 +72,8 @@ def cs(
       weight_decay: $\delta \geq 0$, over prunable weights.
       final: the values that survive.
       where: ``where(path, leaf) -> bool``, which leaves are prunable; `default_where` if omitted.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The parametrization; its trainable is a `CsTrainable`.
@@ -146,7 +150,7 @@ def cs(
 
     def finalize(trainable: Any, state: Any) -> tuple[PyTree, PyTree]:
         mask = _leaves.map_prunable(lambda _, m: ~(m <= 0), trainable.params, trainable.gates)
-        _p.warn_collapsed(mask)
+        _p.warn_collapsed(mask, stacked)
         if final == "soft":
             params = apply(trainable, state)[0]
         else:

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import _checks, _eager, _tree, masks
+from jaxprune._layers import Stacked
 from jaxprune._scoring import Scores
 from jaxprune._targets import check_not_sparser
 from jaxprune._tree import PyTree, Where
@@ -25,6 +26,7 @@ def dnw(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Parametrization:
     r"""Discovering neural wirings (DNW): constant sparsity, a new mask in every forward pass.
 
@@ -48,6 +50,8 @@ def dnw(
       allocation: how the total is spread over the leaves; `jaxprune.masks.globally()` if omitted.
       pattern: which weights go together; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, which leaves are prunable; `default_where` if omitted.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The parametrization; its penalty is 0.
@@ -72,14 +76,15 @@ def dnw(
     """
     if sparsity is not None:
         sparsity = _checks.check_fraction("sparsity", sparsity)
-    score = _scoring.scorer(scores, where, allocation=allocation, pattern=pattern)
+    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
+    score = _scoring.scorer(scores, where, **rules)
 
     def mask_of(trainable: PyTree) -> PyTree:
-        return _scoring.make(score(trainable), sparsity, allocation, pattern)
+        return _scoring.make(score(trainable), sparsity, **rules)
 
     def init(params: PyTree) -> tuple[PyTree, StepState]:
         shapes = jax.eval_shape(score, params)
-        masks.check_fit(shapes, [sparsity], allocation=allocation, pattern=pattern)
+        masks.check_fit(shapes, [sparsity], **rules)
         copy = _p.copied(params)
         dense = _tree.map_partial(
             lambda s, p: None if s is None else _eager.full_like(p, True, jnp.bool_), shapes, copy
@@ -94,7 +99,7 @@ def dnw(
     def finalize(trainable: PyTree, state: Any) -> tuple[PyTree, PyTree]:
         del state  # the same rule at every step
         mask = mask_of(trainable)
-        _p.warn_collapsed(mask)
+        _p.warn_collapsed(mask, stacked)
         return masks.apply_mask(trainable, mask), mask
 
     return Parametrization(init, apply, _p.no_penalty, finalize)

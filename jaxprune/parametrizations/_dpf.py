@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jaxprune._layers import Stacked
 from jaxprune._scoring import Scores
 from jaxprune._tree import Where
 from jaxprune.masks import Allocation, Pattern
@@ -23,6 +24,7 @@ def dpf(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Parametrization:
     r"""Dynamic pruning with feedback (DPF): the gradient of the pruned network moves all weights.
 
@@ -61,6 +63,8 @@ def dpf(
       pattern: which weights go together, of those that do not fix the sparsity; unstructured if
         omitted.
       where: ``where(path, leaf) -> bool``, which leaves are prunable; `default_where` if omitted.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The parametrization; its penalty is 0, its state a `GradualState`.
@@ -103,4 +107,5 @@ def dpf(
         allocation=allocation,
         pattern=pattern,
         where=where,
+        stacked=stacked,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jaxprune._layers import Stacked
 from jaxprune._scoring import Scores
 from jaxprune._tree import Where
 from jaxprune.masks import Allocation, Pattern
@@ -21,6 +22,7 @@ def gmp_recover(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Parametrization:
     r"""Gradual magnitude pruning (GMP) over kept dense weights, so that pruned ones may return.
 
@@ -57,6 +59,8 @@ def gmp_recover(
       pattern: which weights go together, of those that do not fix the sparsity; unstructured if
         omitted.
       where: ``where(path, leaf) -> bool``, which leaves are prunable; `default_where` if omitted.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The parametrization; its penalty is 0, its state a `GradualState`.
@@ -97,4 +101,5 @@ def gmp_recover(
         allocation=allocation,
         pattern=pattern,
         where=where,
+        stacked=stacked,
     )

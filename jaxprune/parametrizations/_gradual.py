@@ -48,6 +48,7 @@ def gradual(
     allocation: Allocation | None,
     pattern: Pattern | None,
     where: Where | None,
+    stacked: masks.Stacked | None,
 ) -> Parametrization:
     """The parametrization of a mask that follows the targets of gradual magnitude pruning.
 
@@ -69,6 +70,7 @@ def gradual(
       allocation: as for `dpf`.
       pattern: as for `dpf`.
       where: as for `dpf`.
+      stacked: as for `dpf`.
 
     Returns:
       The parametrization.
@@ -84,11 +86,12 @@ def gradual(
         end_step=end_step,
         initial=initial,
     )
-    score = _scoring.scorer(scores, where, allocation=allocation, pattern=pattern)
+    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
+    score = _scoring.scorer(scores, where, **rules)
 
     def make(trainable: PyTree, index: Any) -> PyTree:
         scored = score(trainable)
-        plan = masks.plan(scored, targets, allocation=allocation, pattern=pattern)
+        plan = masks.plan(scored, targets, **rules)
         return plan.make(scored, index)
 
     def mask_at(trainable: PyTree, state: GradualState, *, final: bool) -> PyTree:
@@ -110,8 +113,8 @@ def gradual(
 
     def init(params: PyTree) -> tuple[PyTree, GradualState]:
         like = jax.eval_shape(score, params)
-        _scoring.check_not_fixed(like, pattern, name=name)
-        masks.check_fit(like, targets, allocation=allocation, pattern=pattern)
+        _scoring.check_not_fixed(like, pattern, stacked, name=name)
+        masks.check_fit(like, targets, **rules)
         copy = _p.copied(params)
         # ones_like of the parameter, not of the shape: the mask lies where the weight lies.
         dense = _tree.map_partial(
@@ -130,7 +133,7 @@ def gradual(
 
     def finalize(trainable: PyTree, state: Any) -> tuple[PyTree, PyTree]:
         mask = mask_at(trainable, state, final=True)
-        _p.warn_collapsed(mask)
+        _p.warn_collapsed(mask, stacked)
         return masks.apply_mask(trainable, mask), mask
 
     return Parametrization(init, apply, _p.no_penalty, finalize)

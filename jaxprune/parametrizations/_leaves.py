@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from jaxprune import _tree
+from jaxprune import _layers, _tree
+from jaxprune._layers import Stacked
 from jaxprune._tree import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """What is known of a prunable leaf besides its values. To JAX it is a leaf itself.
+
+    Attributes:
+      path: its readable path.
+      stacked: the axes that several layers are stacked along.
+    """
+
+    path: str
+    stacked: tuple[int, ...]
+
+
+def described(params: PyTree, like: PyTree, stacked: Stacked | None) -> PyTree:
+    """A `Leaf` for each leaf of ``params`` where ``like``, a partial tree of it, has one.
+
+    Raises:
+      ValueError, TypeError: if ``stacked`` does not fit, see `_layers.axes_of`.
+    """
+    weights = map_prunable(lambda w, _: w, params, like)
+    axes = iter(_layers.axes_of(stacked, weights))
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: Leaf(_tree.path_string(path), next(axes)), weights
+    )
 
 
 def map_extra(f: Callable[..., Any], params: PyTree, *extras: PyTree) -> PyTree:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxprune import _eager, _tree
+from jaxprune import _eager, _layers, _tree
+from jaxprune._layers import Stacked
 from jaxprune._tree import PyTree
 
 
@@ -77,15 +78,28 @@ def no_penalty(trainable: PyTree, state: PyTree) -> jax.Array:
     return jnp.zeros((), jnp.float32)
 
 
-def warn_collapsed(mask: PyTree) -> None:
-    """Warns, outside `jit`, of leaves that have lost every weight.
+def warn_collapsed(mask: PyTree, stacked: Stacked | None) -> None:
+    """Warns, outside `jit`, of layers that have lost every weight.
+
+    Args:
+      mask: the mask.
+      stacked: where leaves hold several layers.
 
     Warns:
       UserWarning: naming them.
     """
     if _tree.is_traced(mask):
         return
-    gone = [path for path, m in _tree.named_leaves(mask) if m.size and not _tree.known(jnp.any(m))]
+    axes = _layers.axes_of(stacked, mask)
+    left = [
+        jnp.any(leaf, axis=tuple(i for i in range(leaf.ndim) if i not in own))
+        for leaf, own in zip(jax.tree.leaves(mask), axes, strict=True)
+    ]
+    if _tree.is_traced(left):  # a mask that `jit` closes over
+        return
+    flags = [flag for each in left for flag in np.ravel(each)]
+    named = zip(_layers.named(mask, axes), flags, strict=True)
+    gone = [path for (path, layer), some in named if layer.size and not some]
     if gone:
         warnings.warn(
             f"no weight is left of {', '.join(map(repr, gone))}: the network is cut there. Prune "

@@ -7,7 +7,8 @@ from typing import Any
 
 import jax
 
-from jaxprune import _tree, masks
+from jaxprune import _layers, masks
+from jaxprune._layers import Stacked
 from jaxprune._scoring import Scores, Scoring
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
@@ -19,6 +20,7 @@ def scorer(
     *,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
+    stacked: Stacked | None = None,
 ) -> Callable[[PyTree], PyTree]:
     """Returns the function from parameters to scores; nothing is differentiated through it.
 
@@ -26,8 +28,8 @@ def scorer(
       TypeError: if one of the arguments is not a function, ``where`` is given beside scores that do
         not take it, or the scores ask for more than the parameters.
     """
-    scoring = Scoring(scores, where, allocation=allocation, pattern=pattern)
-    asked = sorted(scoring.required - {"where"})
+    scoring = Scoring(scores, where, allocation=allocation, pattern=pattern, stacked=stacked)
+    asked = sorted(scoring.required - {"where", "stacked"})
     if asked:
         raise TypeError(
             f"these scores ask for {asked[0]!r}, but the forward pass only has the parameters. "
@@ -41,16 +43,20 @@ def make(
     sparsity: Any,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
+    stacked: Stacked | None = None,
 ) -> PyTree:
     """The mask, with the same total result inside and outside of `jit`: nothing is raised.
 
     In the middle of training a layer may be cut for a step; only the end is worth an error.
     """
-    mask, _ = masks.make_with_info(scores, sparsity, allocation=allocation, pattern=pattern)
+    rules: Any = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
+    mask, _ = masks.make_with_info(scores, sparsity, **rules)
     return mask
 
 
-def check_not_fixed(scores: PyTree, pattern: Pattern | None, *, name: str) -> None:
+def check_not_fixed(
+    scores: PyTree, pattern: Pattern | None, stacked: Stacked | None, *, name: str
+) -> None:
     """Raises if a pattern fixes the sparsity of a leaf, for methods whose target grows.
 
     Raises:
@@ -58,7 +64,7 @@ def check_not_fixed(scores: PyTree, pattern: Pattern | None, *, name: str) -> No
     """
     if pattern is None:
         return
-    for path, leaf in _tree.named_leaves(scores):
+    for path, leaf in _layers.named(scores, _layers.axes_of(stacked, scores)):
         spec = pattern(path, leaf)
         if getattr(spec, "kept", None) is not None:
             raise ValueError(

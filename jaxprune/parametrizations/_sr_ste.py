@@ -7,7 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxprune import _checks, _tree, masks
+from jaxprune import _checks, _layers, masks
+from jaxprune._layers import Stacked
 from jaxprune._scoring import Scores
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Pattern
@@ -23,6 +24,7 @@ def sr_ste(
     decay: float = 2e-4,
     scores: Scores | None = None,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Parametrization:
     r"""Sparse-refined straight-through estimator (SR-STE) for N:M sparsity.
 
@@ -43,6 +45,8 @@ def sr_ste(
       decay: $\lambda \geq 0$.
       scores: ``params -> scores``, higher stays; magnitude if omitted.
       where: ``where(path, leaf) -> bool``, which leaves are prunable; `default_where` if omitted.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The parametrization.
@@ -74,15 +78,15 @@ def sr_ste(
             f"{pattern!r}."
         )
     decay = _checks.check_number("decay", decay, low=0.0)
-    score = _scoring.scorer(scores, where)
+    score = _scoring.scorer(scores, where, stacked=stacked)
 
     def mask_of(trainable: PyTree) -> PyTree:
-        return _scoring.make(score(trainable), None, pattern=pattern)
+        return _scoring.make(score(trainable), None, pattern=pattern, stacked=stacked)
 
     def init(params: PyTree) -> tuple[PyTree, StepState]:
         like = jax.eval_shape(score, params)
-        _check_pattern(pattern, like)
-        masks.check_fit(like, [None], pattern=pattern)
+        _check_pattern(pattern, like, stacked)
+        masks.check_fit(like, [None], pattern=pattern, stacked=stacked)
         return _p.copied(params), StepState(_p.first_step())
 
     def apply(trainable: PyTree, state: Any) -> tuple[PyTree, StepState]:
@@ -105,8 +109,8 @@ def sr_ste(
     return Parametrization(init, apply, penalty, finalize)
 
 
-def _check_pattern(pattern: Pattern, like: PyTree) -> None:
-    named = _tree.named_leaves(like)
+def _check_pattern(pattern: Pattern, like: PyTree, stacked: Stacked | None) -> None:
+    named = _layers.named(like, _layers.axes_of(stacked, like))
     specs = [pattern(path, leaf) for path, leaf in named]
     for (path, _), spec in zip(named, specs, strict=True):
         if spec is not None and getattr(spec, "kept", 0) is None:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import _checks, _eager, _tree
+from jaxprune._layers import Stacked
 from jaxprune._tree import PyTree, Where
 from jaxprune.parametrizations import _leaves
 from jaxprune.parametrizations import _parametrization as _p
@@ -20,8 +21,8 @@ class StrTrainable(NamedTuple):
 
     Attributes:
       params: the dense weights.
-      thresholds: a partial tree of ``params``: s, one scalar for each prunable leaf, float32 at
-        least.
+      thresholds: a partial tree of ``params``: s, one scalar for each prunable leaf, or one for
+        each layer stacked in it, of the shape of the stacked axes; float32 at least.
     """
 
     params: PyTree
@@ -33,6 +34,7 @@ def str_(
     initial: float = -5.0,
     threshold: Callable[[jax.Array], jax.Array] = jax.nn.sigmoid,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> Parametrization:
     r"""Soft threshold weight reparameterization (STR): one trained threshold for each leaf.
 
@@ -54,6 +56,8 @@ def str_(
         sigmoid and its derivative are 0, so that at first only weight decay moves s.
       threshold: g, elementwise, differentiable and not negative; `jax.numpy.exp` is an alternative.
       where: ``where(path, leaf) -> bool``, which leaves are prunable; `default_where` if omitted.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The parametrization; its penalty is 0, its trainable a `StrTrainable`.
@@ -79,31 +83,41 @@ def str_(
         raise TypeError(f"threshold must be a function such as jax.nn.sigmoid; got {threshold!r}.")
     _checks.check_function("where", where)
 
-    def kept(w: jax.Array, s: jax.Array) -> jax.Array:
-        # Not `|w| > g(s)`: a NaN stays in sight.
-        return ~(jnp.abs(_leaves.widened(w)) <= threshold(s))
+    def beside(w: jax.Array, leaf: _leaves.Leaf, s: jax.Array) -> jax.Array:
+        return threshold(jnp.expand_dims(s, [i for i in range(w.ndim) if i not in leaf.stacked]))
 
-    def soft(w: jax.Array, s: jax.Array) -> jax.Array:
+    def kept(w: jax.Array, leaf: _leaves.Leaf, s: jax.Array) -> jax.Array:
+        # Not `|w| > g(s)`: a NaN stays in sight.
+        return ~(jnp.abs(_leaves.widened(w)) <= beside(w, leaf, s))
+
+    def soft(w: jax.Array, leaf: _leaves.Leaf, s: jax.Array) -> jax.Array:
         # Selected instead of multiplied by relu's zero, which could be -0.0.
         wide = _leaves.widened(w)
-        shrunk = jnp.sign(wide) * (jnp.abs(wide) - threshold(s))
-        return jnp.where(kept(w, s), shrunk, jnp.zeros_like(shrunk)).astype(w.dtype)
+        shrunk = jnp.sign(wide) * (jnp.abs(wide) - beside(w, leaf, s))
+        return jnp.where(kept(w, leaf, s), shrunk, jnp.zeros_like(shrunk)).astype(w.dtype)
 
     def init(params: PyTree) -> tuple[StrTrainable, StepState]:
         copy = _p.copied(params)
-        thresholds = jax.tree.map(
-            lambda w: _eager.full((), initial, _tree.wide_dtype(w.dtype)),
-            _tree.prunable(copy, where),
-        )
+        weights = _tree.prunable(copy, where)
+
+        def first(w: jax.Array, leaf: _leaves.Leaf) -> jax.Array:
+            shape = tuple(w.shape[axis] for axis in leaf.stacked)
+            return _eager.full(shape, initial, _tree.wide_dtype(w.dtype))
+
+        thresholds = jax.tree.map(first, weights, _leaves.described(weights, weights, stacked))
         return StrTrainable(copy, thresholds), StepState(_p.first_step())
 
     def apply(trainable: Any, state: Any) -> tuple[PyTree, StepState]:
-        params = _leaves.map_extra(soft, trainable.params, trainable.thresholds)
+        weights, thresholds = trainable
+        described = _leaves.described(weights, thresholds, stacked)
+        params = _leaves.map_extra(soft, weights, described, thresholds)
         return params, StepState(_p.next_step(state.step))
 
     def finalize(trainable: Any, state: Any) -> tuple[PyTree, PyTree]:
-        mask = _leaves.map_prunable(kept, trainable.params, trainable.thresholds)
-        _p.warn_collapsed(mask)
+        weights, thresholds = trainable
+        described = _leaves.described(weights, thresholds, stacked)
+        mask = _leaves.map_prunable(kept, weights, described, thresholds)
+        _p.warn_collapsed(mask, stacked)
         return apply(trainable, state)[0], mask
 
     return Parametrization(init, apply, _p.no_penalty, finalize)

@@ -32,6 +32,7 @@ def ac_dc(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: masks.Stacked | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Alternating compressed/decompressed training (AC/DC): prunes, lets all grow back, repeats.
 
@@ -68,6 +69,8 @@ def ac_dc(
       allocation: as for `prune_at`.
       pattern: as for `prune_at`.
       where: as for `prune_at`.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The transformation. Its state is a `MovingMaskState`, its ``update`` needs ``params``. In
@@ -114,10 +117,11 @@ def ac_dc(
     )
     if not isinstance(reset_moments, bool):
         raise TypeError(f"reset_moments is True or False; got {reset_moments!r}.")
-    scoring = Scoring(scores, where, allocation=allocation, pattern=pattern)
+    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
+    scoring = Scoring(scores, where, **rules)
 
     def plan(shapes: PyTree) -> masks.Plan:
-        return masks.plan(shapes, (target,), allocation=allocation, pattern=pattern)
+        return masks.plan(shapes, (target,), **rules)
 
     def first_mask(params: PyTree) -> PyTree:
         shapes = scoring.shapes(params)

@@ -7,7 +7,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from jaxprune import _tree, masks
 from jaxprune._checks import check_fraction
@@ -22,6 +21,7 @@ def drawn_mask(
     *,
     allocation: Allocation | None,
     pattern: Pattern | None,
+    stacked: masks.Stacked | None,
 ) -> Callable[[PyTree], PyTree]:
     """A function from parameters to the mask that sparse training starts from."""
     if sparsity is not None:
@@ -29,7 +29,11 @@ def drawn_mask(
 
     def draw(params: PyTree) -> PyTree:
         return masks.make(
-            score(params), sparsity, allocation=allocation or masks.erk(), pattern=pattern
+            score(params),
+            sparsity,
+            allocation=allocation or masks.erk(),
+            pattern=pattern,
+            stacked=stacked,
         )
 
     return draw
@@ -42,6 +46,7 @@ def check_start(
     name: str,
     allocation: Allocation | None,
     pattern: Pattern | None,
+    stacked: masks.Stacked | None,
 ) -> None:
     """Checks a mask to start from, as far as it can be without parameters.
 
@@ -62,21 +67,7 @@ def check_start(
         )
     check_given(within)
     if pattern is not None:
-        masks.check(within, pattern)
-
-
-def counts_in(within: PyTree, shapes: PyTree, pattern: Pattern | None) -> masks.LeafCounts:
-    """The counts of a concrete mask, in the order of the leaves of ``shapes``."""
-    entries, removed = [], []
-    leaves = jax.tree.leaves(within)
-    for leaf, spec in zip(leaves, masks.patterns.resolve(pattern, shapes), strict=True):
-        mask = np.asarray(leaf)
-        if spec is not None and spec.kept is None:
-            with jax.ensure_compile_time_eval():  # this is called where a step is traced
-                mask = np.asarray(masks.patterns.split(jnp.asarray(mask), spec)).any(-1)
-        entries.append(mask.size)
-        removed.append(mask.size - int(np.count_nonzero(mask)))
-    return masks.LeafCounts(tuple(entries), tuple(removed))
+        masks.check(within, pattern, stacked=stacked)
 
 
 def split_key(key: Any, *, name: str) -> tuple[jax.Array, jax.Array]:

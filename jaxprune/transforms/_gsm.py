@@ -21,6 +21,7 @@ def gsm(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: masks.Stacked | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Global sparse momentum SGD (GSM): only the most important weights follow their gradient.
 
@@ -64,6 +65,8 @@ def gsm(
         ``where=jaxprune.default_where`` with it, or a pattern that is `None` for them.
       where: ``where(path, leaf) -> bool``, which leaves are ranked and masked, handed on to
         ``scores`` if its signature has it; every floating leaf if omitted.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The transformation. It has no state; its ``update`` needs ``params`` and takes extra
@@ -93,7 +96,7 @@ def gsm(
     """
     if sparsity is not None or pattern is None:
         masks.count(sparsity, 1)  # for its checks
-    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
+    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
     chosen = scores_.taylor if scores is None else scores
     scoring = Scoring(chosen, where, default_where=every_floating, **rules)
 

@@ -28,6 +28,7 @@ def lc(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: masks.Stacked | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Learning-compression (LC): draws the weights that will be pruned towards zero.
 
@@ -82,6 +83,8 @@ def lc(
         ``where=jaxprune.default_where`` with it, or a pattern that is `None` for them.
       where: ``where(path, leaf) -> bool``, which leaves are ranked, handed on to ``scores`` if its
         signature has it; every floating leaf if omitted.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The transformation. Its state is an `LCState`, its ``update`` needs ``params`` and takes extra
@@ -120,7 +123,7 @@ def lc(
     if sparsity is not None or pattern is None:
         masks.count(sparsity, 1)  # for its checks
     _check_interval(interval)
-    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern}
+    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
     scoring = Scoring(scores, where, default_where=every_floating, **rules)
 
     def mask_of(tree: PyTree, grads: PyTree, extra_args: dict[str, Any]) -> PyTree:

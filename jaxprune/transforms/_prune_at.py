@@ -118,8 +118,8 @@ def pruning(
 ) -> optax.GradientTransformationExtraArgs:
     """`prune_at` under the name of the method that it is part of, for errors."""
     steps, targets = _checked(steps, sparsities, total_steps)
-    scoring = Scoring(scores, where, allocation=allocation, pattern=pattern)
     rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
+    scoring = Scoring(scores, where, **rules)
 
     def plan(shapes: PyTree) -> masks.Plan:
         return masks.plan(shapes, targets, **rules)

@@ -15,7 +15,7 @@ from jaxprune._scoring import check_leaves
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
 from jaxprune.transforms import _moving
-from jaxprune.transforms._first_mask import check_start, counts_in, drawn_mask, split_key
+from jaxprune.transforms._first_mask import check_start, drawn_mask, split_key
 from jaxprune.transforms._moving import Move
 
 
@@ -33,6 +33,7 @@ def regrowing(
     allocation: Allocation | None,
     pattern: Pattern | None,
     where: Where | None,
+    stacked: masks.Stacked | None,
     drop_mask: Callable[[Move], PyTree] | None = None,
     instead_of_step: bool = False,
 ) -> optax.GradientTransformationExtraArgs:
@@ -54,24 +55,24 @@ def regrowing(
       allocation: how the total is spread over leaves, each counted alone; `masks.erk` if omitted.
       pattern: which weights go together.
       where: what is prunable.
+      stacked: where leaves hold several layers; each then has counts of its own.
       drop_mask: makes the mask after the drop in place of ``drop`` and ``fractions``.
       instead_of_step: whether a move takes the place of the optimizer's step.
     """
     first, moves = split_key(key, name=name)
+    rules: dict[str, Any] = {"pattern": pattern, "stacked": stacked}
 
     def random(params: PyTree) -> PyTree:
         return scores.random(first, params, where=where)
 
     if within is not None:
-        check_start(within, sparsity, name=name, allocation=allocation, pattern=pattern)
-    draw = drawn_mask(random, sparsity, allocation=allocation, pattern=pattern)
+        check_start(within, sparsity, name=name, allocation=allocation, **rules)
+    draw = drawn_mask(random, sparsity, allocation=allocation, **rules)
 
     def counts_of(shapes: PyTree) -> masks.LeafCounts:
         if within is not None:
-            return counts_in(within, shapes, pattern)
-        return masks.leaf_counts(
-            shapes, sparsity, allocation=allocation or masks.erk(), pattern=pattern
-        )
+            return masks.counts_in(within, **rules)
+        return masks.leaf_counts(shapes, sparsity, allocation=allocation or masks.erk(), **rules)
 
     def first_mask(params: PyTree) -> PyTree:
         shapes = jax.eval_shape(random, params)
@@ -97,10 +98,10 @@ def regrowing(
                 [r + k for r, k in zip(counts.removed, each, strict=True)]
                 for each in _dropped(counts, fractions)
             ]
-            plan = masks.plan_counts(to_drop, gone, pattern=_whole_groups(pattern))
+            plan = masks.plan_counts(to_drop, gone, pattern=_whole_groups(pattern), stacked=stacked)
             kept = plan.make(to_drop, now.number, within=now.mask)
         ranked = jax.tree.map(_first, kept, to_grow)
-        return masks.plan_counts(to_grow, [counts.removed], pattern=pattern).make(ranked, 0)
+        return masks.plan_counts(to_grow, [counts.removed], **rules).make(ranked, 0)
 
     return _moving.moving(
         inner,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune import _tree
+from jaxprune import _tree, masks
 from jaxprune._scoring import Scores, Scoring
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern
@@ -33,6 +33,7 @@ def rigl(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: masks.Stacked | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Rigging the lottery (RigL): drops small weights, grows as many where gradients are large.
 
@@ -88,6 +89,8 @@ def rigl(
         omitted.
       pattern: which weights go together; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The transformation. Its state is a `MovingMaskState`, its ``update`` needs ``params``.
@@ -132,8 +135,9 @@ def rigl(
     if not steps:
         raise _regrow.never_moves(name="rigl", interval=every, end_step=end)
     fractions = [alpha / 2 * (1 + math.cos(math.pi * t / end)) for t in steps]
-    scoring = Scoring(scores, where, allocation=allocation, pattern=pattern)
-    growth = Scoring(grow or _gradients, where)
+    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
+    scoring = Scoring(scores, where, **rules)
+    growth = Scoring(grow or _gradients, where, stacked=stacked)
 
     def drop(now: Move) -> PyTree:
         return scoring(now.params, grads=now.grads, **now.extra_args)
@@ -151,8 +155,7 @@ def rigl(
         fractions=fractions,
         drop=drop,
         grow=score_growth,
-        allocation=allocation,
-        pattern=pattern,
+        **rules,
         where=where,
         instead_of_step=not step_too,
     )

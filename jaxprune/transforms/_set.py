@@ -31,6 +31,7 @@ def set_(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: masks.Stacked | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Sparse evolutionary training (SET): drops small weights, grows as many at random.
 
@@ -76,6 +77,8 @@ def set_(
       pattern: which weights go together; with `jaxprune.masks.nm` growth fills each group back to
         n.
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The transformation. Its state is a `MovingMaskState`, its ``update`` needs ``params``.
@@ -124,13 +127,16 @@ def set_(
             "by_sign drops single weights by their value: leave out scores= and pattern=, or "
             "by_sign."
         )
-    scoring = Scoring(scores, where, allocation=allocation, pattern=pattern)
+    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
+    scoring = Scoring(scores, where, **rules)
 
     def drop(now: Move) -> PyTree:
         return scoring(now.params, grads=now.grads, **now.extra_args)
 
     def drop_signs(now: Move) -> PyTree:
-        return masks.drop_by_sign(_tree.prunable(now.params, where), fraction, within=now.mask)
+        return masks.drop_by_sign(
+            _tree.prunable(now.params, where), fraction, within=now.mask, stacked=stacked
+        )
 
     def grow(now: Move) -> PyTree:
         assert now.key is not None
@@ -146,8 +152,7 @@ def set_(
         fractions=(fraction,) * len(steps),
         drop=drop,
         grow=grow,
-        allocation=allocation,
-        pattern=pattern,
+        **rules,
         where=where,
         drop_mask=drop_signs if by_sign else None,
     )

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from jaxprune import _tree, masks
+from jaxprune import _layers, _tree, masks
 from jaxprune._checks import check_fraction
 from jaxprune._scoring import Scores, Scoring
 from jaxprune._tree import PyTree, Where
@@ -30,6 +30,7 @@ def soft(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: masks.Stacked | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     r"""Soft filter pruning (SFP): sets the weakest filters to zero again and again, to train on.
 
@@ -74,6 +75,8 @@ def soft(
       where: ``where(path, leaf) -> bool``, what is prunable. If this and ``pattern`` are omitted,
         the default weights of rank above 2, that is convolutions: the channels of a last dense
         layer are classes, so leave it out.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The transformation. Its state is a `MovingMaskState`, its ``update`` needs ``params``.
@@ -113,16 +116,23 @@ def soft(
         raise TypeError(f"reset_moments is True or False; got {reset_moments!r}.")
     tx = _wrap.as_transformation(inner, name="soft")
     convolutions = where is None and pattern is None
+
+    def is_convolution(path: str, leaf: Any) -> bool:
+        rank = leaf.ndim - len(_layers.axes_at(stacked, path, leaf))
+        return _tree.default_where(path, leaf) and rank > 2
+
     scoring = Scoring(
         scores,
         where,
-        default_where=_is_convolution if convolutions else None,
+        default_where=is_convolution if convolutions else None,
         allocation=allocation,
         pattern=pattern,
+        stacked=stacked,
     )
     rules: dict[str, Any] = {
         "allocation": masks.uniform() if allocation is None else allocation,
         "pattern": masks.channels(-1, norm="l2") if pattern is None else pattern,
+        "stacked": stacked,
     }
 
     def init(params: PyTree) -> _moving.MovingMaskState:
@@ -138,7 +148,7 @@ def soft(
 
     def first_mask(params: PyTree) -> PyTree:
         if convolutions and scores is None:
-            _check_convolutions(params)
+            _check_any(is_convolution, params)
         shapes = scoring.shapes(params)
         masks.plan(shapes, (target,), **rules)
         if target is not None and not masks.count_removed(shapes, target, **rules):
@@ -183,12 +193,8 @@ def soft(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _is_convolution(path: str, leaf: Any) -> bool:
-    return _tree.default_where(path, leaf) and leaf.ndim > 2
-
-
-def _check_convolutions(params: PyTree) -> None:
-    if not any(_is_convolution(path, leaf) for path, leaf in _tree.named_leaves(params)):
+def _check_any(is_convolution: Where, params: PyTree) -> None:
+    if not any(is_convolution(path, leaf) for path, leaf in _tree.named_leaves(params)):
         raise ValueError(
             "soft prunes filters of convolutions by default, and no prunable leaf is of rank above "
             "2. Say with where= whose channels may go (not those of the last layer, which are "

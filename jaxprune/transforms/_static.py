@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import optax
 
+from jaxprune import masks
 from jaxprune import scores as scores_
 from jaxprune._scoring import Scores, Scoring
 from jaxprune._tree import PyTree, Where
@@ -24,6 +25,7 @@ def static(
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
     where: Where | None = None,
+    stacked: masks.Stacked | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Static sparse training: a random sparse network from the start, whose mask never moves.
 
@@ -45,6 +47,8 @@ def static(
       allocation: how the total is spread over leaves; `jaxprune.masks.erk` if omitted.
       pattern: which weights go together; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, what is prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
       The transformation. Its state is a `MovingMaskState`, its ``update`` needs ``params``.
@@ -71,9 +75,8 @@ def static(
       networks as baseline); Evci et al., Rigging the Lottery: Making All Tickets Winners, ICML 2020
       ("Static").
     """
-    scoring = Scoring(
-        _random if scores is None else scores, where, allocation=allocation, pattern=pattern
-    )
+    rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
+    scoring = Scoring(_random if scores is None else scores, where, **rules)
     asked = sorted(scoring.required - {"where", "key"})
     if asked:
         raise ValueError(
@@ -91,7 +94,7 @@ def static(
         inner,
         name="static",
         steps=(),
-        first_mask=drawn_mask(score, sparsity, allocation=allocation, pattern=pattern),
+        first_mask=drawn_mask(score, sparsity, **rules),
         move=lambda now: now.mask,
     )
 

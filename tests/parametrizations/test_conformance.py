@@ -24,14 +24,14 @@ each_compiled = pytest.mark.parametrize(
     "name", [n if n in MAIN else pytest.param(n, marks=pytest.mark.slow) for n in ONE_OF_A_KIND]
 )
 # Public, but not checked one by one: `masked` is no parametrization, `identity` has no rule.
-OTHERS = {"masked", "identity"}
+OTHERS = {"masked", "identity", "dst_resets"}
 
 
 def test_the_list_has_everything_public():
     public = {name for name, f in vars(parametrizations).items() if inspect.isfunction(f)}
     assert public - OTHERS == set(ONE_OF_A_KIND)
     assert public >= OTHERS
-    assert public - {"masked"} <= set(cases.CASES)
+    assert public - {"masked", "dst_resets"} <= set(cases.CASES)
 
 
 def at_step(name, carry, step):

@@ -2,7 +2,6 @@
 
 from jaxprune.masks.patterns._block import block as block
 from jaxprune.masks.patterns._channels import channels as channels
-from jaxprune.masks.patterns._check import check as check
 from jaxprune.masks.patterns._nm import nm as nm
 from jaxprune.masks.patterns._pattern import Pattern as Pattern
 from jaxprune.masks.patterns._pattern import PatternSpec as PatternSpec

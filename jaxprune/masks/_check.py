@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _tree
+from jaxprune import _layers
+from jaxprune._layers import Stacked
 from jaxprune._mask import check_bool
 from jaxprune._tree import PyTree
-from jaxprune.masks.patterns import _pattern
-from jaxprune.masks.patterns._pattern import Pattern
+from jaxprune.masks import _rules_of_layers
+from jaxprune.masks.patterns import Pattern, split
 
 
-def check(mask: PyTree, pattern: Pattern) -> None:
+def check(mask: PyTree, pattern: Pattern, *, stacked: Stacked | None = None) -> None:
     """Raises if a mask does not have a pattern.
 
     Of an N:M pattern every whole group keeps at most n entries (fewer where a mask `within` had
@@ -22,6 +24,7 @@ def check(mask: PyTree, pattern: Pattern) -> None:
     Args:
       mask: a mask, True = kept, `None` where a leaf is not prunable. Not traced.
       pattern: `nm`, `block`, `channels`, or a function of that kind.
+      stacked: as for `make`.
 
     Raises:
       ValueError: naming the first leaf and group that break it; or as `make`, if the pattern does
@@ -37,12 +40,15 @@ def check(mask: PyTree, pattern: Pattern) -> None:
       ...
       ValueError: 'kernel' is not 1:2 along axis 0: group (0, 0) keeps 2 of 2.
     """
-    named = _tree.named_leaves(mask)
     check_bool(mask)
-    for (path, leaf), spec in zip(named, _pattern.resolve(pattern, mask), strict=True):
+    axes = _layers.axes_of(stacked, mask)
+    named = [path for path, _ in _layers.named(mask, axes)]
+    layers = jax.tree.leaves(_layers.taken_apart(mask, axes))
+    specs = _rules_of_layers.specs_of(pattern, mask, axes)
+    for path, leaf, spec in zip(named, layers, specs, strict=True):
         if spec is None:
             continue
-        groups = _pattern.split(leaf, spec)
+        groups = split(leaf, spec)
         size = groups.shape[-1]
         kept = np.asarray(jnp.sum(groups, axis=-1, dtype=jnp.uint32))
         broken = (kept != 0) & (kept != size) if spec.kept is None else kept > spec.kept
