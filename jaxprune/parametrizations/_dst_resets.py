@@ -77,7 +77,8 @@ def dst_resets(
                 f"{type(params).__name__}. Pass the trainable that dst(...).init returns."
             )
         updates, state = tx.update(updates, state, params, **extra_args)
-        weights, thresholds = optax.apply_updates(params, updates)
+        now: Any = optax.apply_updates(params, updates)
+        weights, thresholds = now
         leaves = _leaves.described(weights, thresholds, stacked)
 
         def reset(w: Any, leaf: Any, t: Any, before: Any, step: Any) -> jax.Array:

@@ -43,6 +43,8 @@ def _gradual(
 WINDOW = {"begin_step": 4, "end_step": 36, "initial": 0.25}
 RECOVERING = jp.methods.gmp_recover(0.75, total_steps=STEPS, interval=10)
 assert RECOVERING.transform is not None
+RESTARTING = jp.methods.dst(penalty=0.05, weight_decay=0.02, reset_at=0.2)
+assert RESTARTING.transform is not None
 
 
 CASES: dict[str, Case] = {
@@ -90,7 +92,13 @@ CASES: dict[str, Case] = {
         lambda: parametrizations.dst(0.05, weight_decay=0.02, reset_at=0.2),
         lambda: oracle.Dst(0.05, 0.02, 0.2),
         ("t1", "t2"),
-        decays_extra=False,
+        decays_extra=False,  # an offset cannot follow that
+    ),
+    "dst_recipe": Case(
+        lambda: parametrizations.dst(0.05, weight_decay=0.02, reset_at=0.2),
+        lambda: oracle.Dst(0.05, 0.02, 0.2),
+        ("t1", "t2"),
+        transform=RESTARTING.transform,
     ),
 }
 

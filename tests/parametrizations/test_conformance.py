@@ -65,8 +65,9 @@ def test_jit_equals_no_jit(name):
 
 @one_of_a_kind
 def test_forty_steps_compile_once(name):
+    programs = cases.compiled_step(name)._cache_size()  # of neighbours, with other dtypes
     carry, _ = cases.train(name, cases.params())
-    assert cases.compiled_step(name)._cache_size() == 1
+    assert cases.compiled_step(name)._cache_size() <= programs + 1
     assert int(carry.state.step) == cases.STEPS
 
 

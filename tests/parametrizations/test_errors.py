@@ -1,6 +1,7 @@
 """Bad input is refused when a method is built or initialized, with the repair in the message."""
 
 import jax.numpy as jnp
+import optax
 import pytest
 
 import jaxprune as jp
@@ -134,6 +135,19 @@ def test_str_arguments():
         pz.str_(initial=float("nan"))
     with pytest.raises(TypeError, match=r"initial must be a static number.*'low'"):
         pz.str_(initial="low")
+
+
+def test_dst_resets_arguments():
+    inner = optax.sgd(0.1)
+    with pytest.raises(ValueError, match=r"reset_at is 1.0, but a fraction kept"):
+        pz.dst_resets(inner, reset_at=1)
+    with pytest.raises(ValueError, match="pass either axis="):
+        pz.dst_resets(inner, axis=0, layout="flax")
+    tx = pz.dst_resets(inner)
+    with pytest.raises(ValueError, match="needs the parameters"):
+        tx.update(PARAMS, tx.init(PARAMS))
+    with pytest.raises(TypeError, match=r"wraps the optimizer of what dst trains.*got dict"):
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS)
 
 
 def test_dst_arguments():

@@ -29,7 +29,7 @@ def test_training_follows_the_definition(name, steps):
         np.testing.assert_allclose(value, wanted[k], **near, err_msg=k)
     if case.extra is not None:
         extra = jax.tree.leaves(carry.trainable[1])
-        if name == "dst":  # thresholds in force
+        if name.startswith("dst"):  # thresholds in force
             extra = [t - o for t, o in zip(extra, jax.tree.leaves(carry.state[1]), strict=True)]
         for k, value in zip(case.extra, extra, strict=True):
             np.testing.assert_allclose(value, wanted[k], **near, err_msg=k)
@@ -68,9 +68,10 @@ def test_the_cases_show_what_the_methods_do():
     assert histories["dpf_as_first_published"].keys() == {16, 32}
     assert histories["gmp_recover"] == {10: False, 20: True, 30: True}
 
-    dst = cases.CASES["dst"].definition()
-    oracle.train(dst, oracle.parameters(), cases.STEPS, tuple(oracle.SHAPES))
-    assert 2 <= dst.resets <= cases.STEPS
+    for decayed in (tuple(oracle.SHAPES), None):  # with and without the decay of thresholds
+        dst = cases.CASES["dst"].definition()
+        oracle.train(dst, oracle.parameters(), cases.STEPS, decayed)
+        assert 2 <= dst.resets <= cases.STEPS
     for name in ("str_", "cs", "cs_epochs", "dst"):
         masks = oracle.train(cases.CASES[name].definition(), oracle.parameters(), cases.STEPS)[2]
         kept = np.mean(np.concatenate([masks[k].ravel() for k in oracle.WEIGHTS]))
