@@ -37,16 +37,16 @@ def check_number(name: str, value: Any, *, low: float, high: float = float("inf"
 
 
 def check_fraction(name: str, value: Any) -> float:
-    """Returns a fraction removed, in (0, 1), as a Python float, or raises.
+    """Returns a fraction removed, in [0, 1), as a Python float, or raises.
 
     Raises:
       TypeError: if it is not a static number.
       ValueError: if it is out of range.
     """
     number = _static(name, value, hint=f"Pass float({name}), outside of jit.")
-    if not 0 < number < 1:
+    if not 0 <= number < 1:
         hint = f" For {number:g} % pass {number / 100:g}." if 1 < number < 100 else ""
-        raise ValueError(f"{name} is {value}, but a fraction removed must lie in (0, 1).{hint}")
+        raise ValueError(f"{name} is {value}, but a fraction removed must lie in [0, 1).{hint}")
     return number
 
 

@@ -22,7 +22,8 @@ def check_not_sparser(
     Raises:
       ValueError: with both numbers.
     """
-    if targets[0] is None or _tree.is_traced(mask, params):
+    # Sparsity 0 asks for nothing: zeros that are there may stay.
+    if targets[0] is None or targets[-1] == 0 or _tree.is_traced(mask, params):
         return
     pairs = [(m, w) for _, m, (w,) in _tree.beside(mask, params)]
     if any(isinstance(x, jax.ShapeDtypeStruct) for pair in pairs for x in pair):

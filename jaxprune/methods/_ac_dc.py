@@ -32,7 +32,7 @@ def ac_dc(
     of a tenth of training, phases of a twentieth, and at least 15 % compressed at the end.
 
     Args:
-      sparsity: fraction removed in compressed phases, in (0, 1); `None` with an N:M pattern.
+      sparsity: fraction removed in compressed phases, in [0, 1); `None` with an N:M pattern.
       total_steps: the length of training in steps.
       warmup_steps: dense steps before the first pruning; a tenth of training if omitted.
       compressed_steps: steps of a compressed phase; a twentieth of training if omitted.

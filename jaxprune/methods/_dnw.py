@@ -21,7 +21,7 @@ def dnw(
     """Discovering neural wirings (DNW): `jaxprune.parametrizations.dnw`, sparse from the start.
 
     Args:
-      sparsity: fraction removed at every step, in (0, 1); `None` with an N:M pattern.
+      sparsity: fraction removed at every step, in [0, 1); `None` with an N:M pattern.
       scores: what decides which weights stay; magnitude if omitted.
       allocation: how the total is spread over leaves; global if omitted.
       pattern: which weights go together; unstructured if omitted.

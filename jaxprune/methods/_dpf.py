@@ -29,7 +29,7 @@ def dpf(
     """Dynamic pruning with feedback (DPF): `jaxprune.parametrizations.dpf`.
 
     Args:
-      sparsity: fraction removed in the end, in (0, 1).
+      sparsity: fraction removed in the end, in [0, 1).
       total_steps: the length of training in steps.
       interval: steps between rises of the target; a tenth of training if omitted.
       begin_step: steps before the schedule begins.

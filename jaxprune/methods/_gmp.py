@@ -30,7 +30,7 @@ def gmp(
     """Gradual magnitude pruning (GMP): `jaxprune.transforms.gmp` around the optimizer.
 
     Args:
-      sparsity: fraction removed in the end, in (0, 1).
+      sparsity: fraction removed in the end, in [0, 1).
       total_steps: the length of training in steps.
       interval: steps between prunings; a tenth of training if omitted.
       begin_step: steps before the schedule begins.

@@ -37,7 +37,7 @@ def gmp_recover(
     that; from the same weights it makes the same mask.
 
     Args:
-      sparsity: fraction removed in the end, in (0, 1).
+      sparsity: fraction removed in the end, in [0, 1).
       total_steps: the length of training in steps.
       interval: steps between prunings; a tenth of training if omitted.
       begin_step: steps before the schedule begins.

@@ -28,7 +28,7 @@ def gsm(
     original: momentum 0.98, learning rate 5e-3, weight decay 1e-4, from a trained network.
 
     Args:
-      sparsity: fraction removed in the end, in (0, 1); `None` with an N:M pattern.
+      sparsity: fraction removed in the end, in [0, 1); `None` with an N:M pattern.
       ranked: ``where`` of the transform: among which weights the gradient is kept for the most
         important ones; all parameters if omitted, as in the code of Zimmer et al.; with
         ``allocation`` or ``pattern`` those of ``where``, because biases have neither.

@@ -33,7 +33,7 @@ def lc(
     The optimizer is to have no weight decay of its own: this one decays the small weights only.
 
     Args:
-      sparsity: fraction removed in the end, in (0, 1); `None` with an N:M pattern.
+      sparsity: fraction removed in the end, in [0, 1); `None` with an N:M pattern.
       weight_decay: strength of the selective decay; 1e-3 if neither this nor ``mu`` is given: the
         form that the published comparison ran, and that diverges for no learning rate. In
         BIMP's code the strength is the weight decay of the optimizer, taken back for the largest

@@ -34,7 +34,7 @@ def random(
     `jaxprune.training.imp` with ``scores=functools.partial(jp.scores.random, key)``.
 
     Args:
-      sparsity: fraction removed in the end, in (0, 1).
+      sparsity: fraction removed in the end, in [0, 1).
       key: a JAX random key for the order in which weights go.
       total_steps: the length of training in steps.
       interval: steps between prunings; a tenth of training if omitted.

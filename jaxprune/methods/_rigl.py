@@ -33,7 +33,7 @@ def rigl(
     """RigL (the rigged lottery): `jaxprune.transforms.rigl` around the optimizer.
 
     Args:
-      sparsity: fraction removed from the start, in (0, 1); `None` with an N:M pattern.
+      sparsity: fraction removed from the start, in [0, 1); `None` with an N:M pattern.
       key: a JAX random key for the first mask.
       total_steps: the length of training in steps.
       interval: steps between rewirings; the authors' 100 if omitted, or a thirtieth of training

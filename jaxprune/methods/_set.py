@@ -33,7 +33,7 @@ def set_(
     """Sparse evolutionary training (SET): `jaxprune.transforms.set_` around the optimizer.
 
     Args:
-      sparsity: fraction removed from the start, in (0, 1); `None` with an N:M pattern.
+      sparsity: fraction removed from the start, in [0, 1); `None` with an N:M pattern.
       key: a JAX random key for the first mask and for what grows.
       total_steps: the length of training in steps.
       interval: steps between rewirings, an epoch in the original; a tenth of training if omitted.

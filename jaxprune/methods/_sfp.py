@@ -32,7 +32,7 @@ def sfp(
     ends sparse.
 
     Args:
-      sparsity: fraction removed of the filters of each layer, in (0, 1); `None` with an N:M
+      sparsity: fraction removed of the filters of each layer, in [0, 1); `None` with an N:M
         pattern.
       total_steps: the length of training in steps.
       interval: steps between resets, an epoch in the original; a tenth of training if omitted.

@@ -26,7 +26,7 @@ def static(
     """Static sparse training: a random mask from the start, `jaxprune.transforms.static`.
 
     Args:
-      sparsity: fraction removed from the start, in (0, 1); `None` with an N:M pattern.
+      sparsity: fraction removed from the start, in [0, 1); `None` with an N:M pattern.
       key: a JAX random key for the mask.
       scores: what decides which weights stay; random if omitted.
       allocation: how the total is spread over leaves; ERK if omitted.

@@ -44,7 +44,7 @@ def dnw(
     ``trainable`` is the dense parameters. ``finalize`` applies the mask of the last weights.
 
     Args:
-      sparsity: fraction removed, in (0, 1), from the first step to the last; `None` where an N:M
+      sparsity: fraction removed, in [0, 1), from the first step to the last; `None` where an N:M
         pattern or an allocation `per_leaf` fixes it.
       scores: ``params -> scores``, higher stays; magnitude if omitted.
       allocation: how the total is spread over the leaves; `jaxprune.masks.globally()` if omitted.
@@ -57,7 +57,7 @@ def dnw(
       The parametrization; its penalty is 0.
 
     Raises:
-      ValueError: if the sparsity lies outside (0, 1). From ``init``: if it, the allocation or the
+      ValueError: if the sparsity lies outside [0, 1). From ``init``: if it, the allocation or the
         pattern does not fit the parameters.
       TypeError: if an argument is of the wrong kind.
 

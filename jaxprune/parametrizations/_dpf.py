@@ -50,7 +50,7 @@ def dpf(
     those of `jaxprune.schedules.gmp_targets`.
 
     Args:
-      sparsity: S in (0, 1), the fraction removed in the end.
+      sparsity: S in [0, 1), the fraction removed in the end.
       total_steps: T, the length of training in steps.
       interval: I, steps between targets, at most T / 2.
       begin_step: t_0, steps before the schedule begins.

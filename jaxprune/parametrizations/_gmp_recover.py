@@ -48,7 +48,7 @@ def gmp_recover(
     `jaxprune.transforms.gmp` does without the dense copy.
 
     Args:
-      sparsity: S in (0, 1), the fraction removed in the end.
+      sparsity: S in [0, 1), the fraction removed in the end.
       total_steps: T, the length of training in steps.
       interval: I, steps between prunings, at most T / 2.
       begin_step: t_0, steps before the schedule begins.

@@ -37,7 +37,7 @@ def imp_sparsities(final: float, cycles: int) -> tuple[float, ...]:
       Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015.
       Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and Love Retraining, ICLR 2023.
     """
-    final = check_fraction("final", final) if final != 0 else 0.0
+    final = check_fraction("final", final)
     cycles = check_steps("cycles", cycles)
     left = math.log1p(-final)
     return (*(-math.expm1(left * j / cycles) for j in range(1, cycles)), final)
@@ -52,7 +52,7 @@ def twenty_percent_sparsities(final: float, rate: float = 0.2) -> tuple[float, .
     whatever the round-off. The last cycle removes less than the others unless S is such a value.
 
     Args:
-      final: S in (0, 1), the fraction removed in the end.
+      final: S in [0, 1), the fraction removed in the end.
       rate: in (0, 1), the fraction of the weights still there that each cycle removes.
 
     Returns:
@@ -70,8 +70,10 @@ def twenty_percent_sparsities(final: float, rate: float = 0.2) -> tuple[float, .
       Renda, Frankle, Carbin, Comparing Rewinding and Fine-tuning in Neural Network Pruning, ICLR
       2020.
     """
-    final = check_fraction("final", final)
-    left = math.log1p(-check_fraction("rate", rate))
+    final, rate = check_fraction("final", final), check_fraction("rate", rate)
+    if not rate:
+        raise ValueError(f"rate is {rate}, but every cycle has to remove something.")
+    left = math.log1p(-rate)
     quotient = math.log1p(-final) / left
     cycles = max(1, math.ceil(quotient - 1e-9 * max(1.0, quotient)))
     return (*(-math.expm1(left * j) for j in range(1, cycles)), final)
@@ -86,9 +88,10 @@ def cubic(final: float, *, begin_step: int, end_step: int, initial: float = 0.0)
     count gives the same sparsity in and out of `jit`.
 
     Args:
-      final: S in (0, 1), the fraction removed in the end.
+      final: S in [0, 1), the fraction removed in the end.
       begin_step: t₀, the step at which pruning begins.
-      end_step: t₁ > t₀, the first step that has ``final``.
+      end_step: t₁ >= t₀, the first step that has ``final``; if the two are equal, it is reached at
+        once.
       initial: S₀ in [0, S], the fraction removed before.
 
     Returns:
@@ -111,15 +114,17 @@ def cubic(final: float, *, begin_step: int, end_step: int, initial: float = 0.0)
     """
     final = check_fraction("final", final)
     begin = check_steps("begin_step", begin_step, at_least=0)
-    end = check_steps("end_step", end_step)
-    if end <= begin:
-        raise ValueError(f"end_step is {end}, but must come after begin_step, {begin}.")
-    initial = 0.0 if initial == 0 else check_fraction("initial", initial)
+    end = check_steps("end_step", end_step, at_least=0)
+    if end < begin:
+        raise ValueError(f"end_step is {end}, but must not come before begin_step, {begin}.")
+    initial = check_fraction("initial", initial)
     if initial > final:
         raise ValueError(
             f"initial is {initial}, above final={final}: this schedule only prunes. Swap them."
         )
-    cube = (1 - np.arange(end - begin + 1) / (end - begin)) ** 3
+    cube = (1 - np.arange(end - begin + 1) / max(end - begin, 1)) ** 3
+    if end == begin:  # a step: the entry before it, if any, holds for all earlier counts
+        begin, cube = (begin - 1, np.array([1.0, 0.0])) if begin else (0, np.zeros(1))
     # This form, unlike the one above, is exact at both ends.
     return lookup(initial * cube + final * (1 - cube), start=begin)
 
@@ -144,11 +149,11 @@ def gmp_targets(
     pruning, to S₀, after step t₀.
 
     Args:
-      final: S in (0, 1), the fraction removed in the end.
+      final: S in [0, 1), the fraction removed in the end.
       total_steps: T, the length of training in steps.
       interval: I, steps between prunings.
       begin_step: t₀, the step at which the schedule begins.
-      end_step: t₁ in (t₀, T], the step by which it ends.
+      end_step: t₁ in [t₀, T], the step by which it ends; with t₁ = t₀ there is one pruning, to S.
       initial: S₀ in [0, S), the fraction removed at t₀.
 
     Returns:
@@ -169,8 +174,8 @@ def gmp_targets(
       Love Retraining, ICLR 2023, for the times of pruning (their code).
     """
     final = check_fraction("final", final)
-    initial = 0.0 if initial == 0 else check_fraction("initial", initial)
-    if initial >= final:
+    initial = check_fraction("initial", initial)
+    if initial >= final and (initial or final):
         raise ValueError(f"initial is {initial}, but must be below final={final}.")
     total, begin = (
         check_steps("total_steps", total_steps),
@@ -200,6 +205,8 @@ def gmp_targets(
                 f"end_step={end} lies after the end of training, total_steps={total}: the network "
                 "would end less sparse than asked."
             )
+        if end == begin:
+            return (end,), (final,)
         number = (end - begin) // interval
         window = (
             f"no interval of {interval} steps fits between begin_step={begin} and end_step={end}"

@@ -58,7 +58,7 @@ def ac_dc(
 
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update``.
-      sparsity: fraction removed in compressed phases, in (0, 1); `None` with an N:M pattern.
+      sparsity: fraction removed in compressed phases, in [0, 1); `None` with an N:M pattern.
       total_steps: T, the length of training in steps.
       warmup_steps: w, dense steps before the first pruning; at least 1.
       compressed_steps: c, steps of a compressed phase.
@@ -78,7 +78,7 @@ def ac_dc(
 
     Raises:
       TypeError: as `prune_at`, or if ``reset_moments`` is no bool.
-      ValueError: if the sparsity lies outside (0, 1), or no compressed and decompressed phase fit
+      ValueError: if the sparsity lies outside [0, 1), or no compressed and decompressed phase fit
         between warm-up and the last phase. From ``init``: as `prune_at`.
 
     Example:
@@ -142,6 +142,8 @@ def ac_dc(
 
         return jax.lax.cond(now.number % 2 == 0, compressed, dense)
 
+    if target == 0:  # nothing is compressed, so nothing begins anew
+        steps, reset_moments = (), False
     tx = _moving.moving(inner, name="ac_dc", steps=steps, first_mask=first_mask, move=move)
     return _with_reset(tx, inner, steps[1::2]) if reset_moments else tx
 

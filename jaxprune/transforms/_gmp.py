@@ -46,7 +46,7 @@ def gmp(
 
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update``.
-      sparsity: S in (0, 1), the fraction removed in the end.
+      sparsity: S in [0, 1), the fraction removed in the end.
       total_steps: T, the length of training in steps.
       interval: I, steps between prunings.
       begin_step: t_0, steps before the schedule begins.

@@ -37,7 +37,7 @@ def one_shot(
 
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update``.
-      sparsity: fraction removed, in (0, 1); `None` with an N:M pattern.
+      sparsity: fraction removed, in [0, 1); `None` with an N:M pattern.
       step: the number of steps after which to prune; 1 is the first.
       total_steps: the length of training, to check ``step`` against.
       within: as for `prune_at`.

@@ -130,7 +130,7 @@ def pruning(
         mask = _moving.dense_or(within, shapes, params)
         check_leaves(shapes, mask, name=name)
         check_not_sparser(mask, params, targets, name=name)
-        if within is not None and not _tree.is_traced(mask):
+        if within is not None and targets[-1] != 0 and not _tree.is_traced(mask):
             # Leaf by leaf, or pool by pool: a total that fits is not enough.
             any_scores = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             masks.make_with_info(any_scores, targets[0], within=mask, **rules)[1].check_nested()
@@ -141,6 +141,8 @@ def pruning(
         check_leaves(scored, now.mask, name=name)
         return plan(scored).make(scored, now.number, within=now.mask)
 
+    if targets[-1] == 0:  # the mask moves nowhere; nothing is compiled for it
+        steps = ()
     return _moving.moving(
         inner, name=name, steps=steps, first_mask=first_mask, move=move, nested=True
     )

@@ -60,6 +60,8 @@ def regrowing(
       instead_of_step: whether a move takes the place of the optimizer's step.
     """
     first, moves = split_key(key, name=name)
+    if sparsity == 0 or not any(fractions):
+        steps = ()  # there is nothing to grow, or nothing is dropped
     rules: dict[str, Any] = {"pattern": pattern, "stacked": stacked}
 
     def random(params: PyTree) -> PyTree:
@@ -79,7 +81,7 @@ def regrowing(
         mask = draw(params) if within is None else _moving.dense_or(within, None, params)
         check_leaves(shapes, mask, name=name)
         dropped = _dropped(counts_of(shapes), fractions)
-        if not any(map(any, dropped)):
+        if steps and not any(map(any, dropped)):
             raise ValueError(
                 f"{name} never moves a weight: the largest fraction that it drops is "
                 f"{max(fractions):.6g}, less than half a weight of each leaf that is not dense. "
@@ -179,12 +181,12 @@ def check_drop_fraction(value: Any) -> float:
 
     Raises:
       TypeError: if it is no number.
-      ValueError: if it lies outside (0, 1].
+      ValueError: if it lies outside [0, 1].
     """
     number = check_number("drop_fraction", value, low=-float("inf"))
-    if not 0 < number <= 1:
+    if not 0 <= number <= 1:
         raise ValueError(
-            f"drop_fraction is the fraction of the kept weights that a move drops, in (0, 1]; got "
+            f"drop_fraction is the fraction of the kept weights that a move drops, in [0, 1]; got "
             f"{value}."
         )
     return number

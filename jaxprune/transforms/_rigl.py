@@ -72,14 +72,14 @@ def rigl(
 
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update``.
-      sparsity: fraction removed, in (0, 1); `None` with an N:M pattern or ``within``.
+      sparsity: fraction removed, in [0, 1); `None` with an N:M pattern or ``within``.
       key: a JAX random key for the first mask; do not use it again.
       within: a concrete mask to start from in place of a random one, whose counts every leaf then
         keeps; with it pass ``sparsity=None`` and no allocation.
       total_steps: the length of training in steps.
       interval: I, steps between moves.
-      drop_fraction: alpha in (0, 1], the fraction of the kept weights that a move would drop at
-        step 0; it falls to zero at ``end_step``.
+      drop_fraction: alpha in [0, 1], the fraction of the kept weights that a move would drop at
+        step 0; it falls to zero at ``end_step``. With 0 the mask stays as it is.
       end_step: T_end, steps after which the mask rests; ``int(0.75 * total_steps)`` if omitted.
       step_too: whether the optimizer steps also where the mask moves.
       scores: what is dropped first, as for `prune_at`; magnitude if omitted.

@@ -62,13 +62,14 @@ def set_(
 
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update``.
-      sparsity: fraction removed, in (0, 1); `None` with an N:M pattern or ``within``.
+      sparsity: fraction removed, in [0, 1); `None` with an N:M pattern or ``within``.
       key: a JAX random key for the first mask and for growth; do not use it again.
       within: a concrete mask to start from in place of a random one, whose counts every leaf then
         keeps; with it pass ``sparsity=None`` and no allocation.
       total_steps: the length of training in steps.
       interval: I, steps between moves; one epoch in the original.
-      drop_fraction: zeta in (0, 1], the fraction of the kept weights that a move drops.
+      drop_fraction: zeta in [0, 1], the fraction of the kept weights that a move drops; with 0 the
+        mask stays as it is.
       end_step: the last step after which the mask may move; ``total_steps - 1`` if omitted.
       by_sign: whether positive and negative weights are dropped apart.
       scores: what is dropped first, as for `prune_at`; magnitude if omitted.

@@ -61,7 +61,7 @@ def soft(
 
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update``.
-      sparsity: fraction removed at each reset, in (0, 1); `None` with an N:M pattern.
+      sparsity: fraction removed at each reset, in [0, 1); `None` with an N:M pattern.
       every: I, steps between resets; one epoch in the original.
       total_steps: the length of training in steps; without it and ``end_step`` there is no end.
       begin_step: t_0, steps before the first interval begins.
@@ -83,7 +83,7 @@ def soft(
 
     Raises:
       TypeError: as `prune_at`, or if ``reset_moments`` is no bool.
-      ValueError: if the sparsity lies outside (0, 1), no reset comes before the final one, or that
+      ValueError: if the sparsity lies outside [0, 1), no reset comes before the final one, or that
         one comes after training. From ``init``: if nothing is prunable or would be pruned,
         allocation or pattern do not fit, or the state of ``inner`` mixes weights.
 
@@ -151,7 +151,7 @@ def soft(
             _check_any(is_convolution, params)
         shapes = scoring.shapes(params)
         masks.plan(shapes, (target,), **rules)
-        if target is not None and not masks.count_removed(shapes, target, **rules):
+        if target and not masks.count_removed(shapes, target, **rules):
             raise ValueError(
                 f"soft never prunes: sparsity {target:.6g} is less than half a filter, or group, "
                 "of every leaf. Ask for more."

@@ -40,7 +40,7 @@ def static(
 
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update``.
-      sparsity: fraction removed, in (0, 1); `None` with an N:M pattern.
+      sparsity: fraction removed, in [0, 1); `None` with an N:M pattern.
       key: a JAX random key for the mask; do not use it again. May be omitted with ``scores``.
       scores: function from ``params``, and by name ``key`` if it asks for one, to scores of which
         the highest stay; random by ``key`` if omitted.
@@ -55,7 +55,7 @@ def static(
 
     Raises:
       TypeError: if ``inner`` is no optimizer, ``key`` no random key, or ``scores`` no function.
-      ValueError: if the sparsity lies outside (0, 1), or ``scores`` ask for more. From
+      ValueError: if the sparsity lies outside [0, 1), or ``scores`` ask for more. From
         ``init``: if nothing is prunable, allocation or pattern do not fit the parameters, a leaf
         loses its last weight, or the state of ``inner`` mixes weights.
 

@@ -46,7 +46,7 @@ def test_options_are_those_of_the_part_that_a_recipe_is_made_of(name):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: jp.methods.gmp(1.5, total_steps=10), r"must lie in \(0, 1\)"),
+        (lambda: jp.methods.gmp(1.5, total_steps=10), r"must lie in \[0, 1\)"),
         (lambda: jp.methods.gmp(0.5, total_steps=10, interval=6), "never prunes"),
         (lambda: jp.methods.gmp(0.5, total_steps=10, end_step=11), "after the end of training"),
         (lambda: jp.methods.dpf(0.5, total_steps=1), "never prunes"),

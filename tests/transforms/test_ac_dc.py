@@ -200,7 +200,7 @@ def test_around_other_optimizers(name):
         ({"warmup_steps": 0}, r"warmup_steps is 0, but must be at least 1"),
         ({"compressed_steps": 0}, r"compressed_steps is 0, but must be at least 1"),
         ({"final_steps": 0}, r"final_steps is 0, but must be at least 1"),
-        ({"sparsity": 0.0}, r"sparsity is 0.0, but a fraction"),
+        ({"sparsity": -0.5}, r"sparsity is -0.5, but a fraction"),
     ],
 )
 def test_bad_values(options, match):

@@ -178,9 +178,9 @@ def test_an_inner_apply_if_finite_rests_but_the_mask_moves():
         ((2, 1), (0.1, 0.2), {}, r"steps rise; got \(2, 1\)"),
         ((0, 1), (0.1, 0.2), {}, r"a step to prune after is 0, but must be at least 1"),
         ((1, 2), (0.2, 0.1), {}, r"sparsities rise; got \(0\.2, 0\.1\). A pruned weight stays"),
-        ((1,), (0.0,), {}, r"sparsity is 0\.0, but a fraction removed"),
+        ((1,), (-0.1,), {}, r"sparsity is -0\.1, but a fraction removed"),
         ((1,), (1.0,), {}, r"sparsity is 1\.0, but a fraction removed"),
-        ((1,), (90,), {}, r"in \(0, 1\)\. For 90 % pass 0\.9"),
+        ((1,), (90,), {}, r"in \[0, 1\)\. For 90 % pass 0\.9"),
         (
             (1, 9),
             (0.1, 0.2),

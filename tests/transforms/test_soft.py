@@ -269,7 +269,7 @@ def test_the_same_masks_on_eight_devices():
         ({"end_step": 41}, r"end_step=41 of soft lies after the end of training, total_steps=40"),
         ({"end_step": None, "total_steps": 6}, "nothing grow back"),
         ({"every": 2**31}, "must be below 2147483647"),
-        ({"sparsity": 1.0}, r"must lie in \(0, 1\)"),
+        ({"sparsity": 1.0}, r"must lie in \[0, 1\)"),
         ({"sparsity": 30}, r"For 30 % pass 0\.3"),
     ],
 )
