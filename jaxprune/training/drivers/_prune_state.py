@@ -72,7 +72,7 @@ def prune_state(
         pattern=pattern,
         stacked=stacked,
     )
-    info.check()
+    info.check(may_remove_nothing=sparsity == 0)
     kept, kept_before = info.counts()
     state = state._replace(
         params=masks.apply_mask(state.params, mask),
