@@ -10,8 +10,8 @@ from jaxprune import _layers
 from jaxprune._layers import Stacked
 from jaxprune._mask import check_bool
 from jaxprune._tree import PyTree
-from jaxprune.masks import _rules_of_layers
-from jaxprune.masks.patterns import Pattern, split
+from jaxprune.masks import _rules_of_layers, patterns
+from jaxprune.masks.patterns import Pattern
 
 
 def check(mask: PyTree, pattern: Pattern, *, stacked: Stacked | None = None) -> None:
@@ -48,10 +48,11 @@ def check(mask: PyTree, pattern: Pattern, *, stacked: Stacked | None = None) -> 
     for path, leaf, spec in zip(named, layers, specs, strict=True):
         if spec is None:
             continue
-        groups = split(leaf, spec)
+        groups = patterns.split(leaf, spec)
         size = groups.shape[-1]
         kept = np.asarray(jnp.sum(groups, axis=-1, dtype=jnp.uint32))
-        broken = (kept != 0) & (kept != size) if spec.kept is None else kept > spec.kept
+        whole = np.broadcast_to(patterns.sizes_of(leaf.shape, spec), kept.shape)
+        broken = (kept != 0) & (kept != whole) if spec.kept is None else kept > spec.kept
         if not np.any(broken):
             continue
         where = tuple(int(i) for i in np.argwhere(broken)[0])
@@ -60,5 +61,6 @@ def check(mask: PyTree, pattern: Pattern, *, stacked: Stacked | None = None) -> 
         else:
             what = f"{spec.kept}:{size} along axis {spec.axes[0]}"
         raise ValueError(
-            f"{path!r} is not {what}: group {where} keeps {int(kept[where])} of {size}."
+            f"{path!r} is not {what}: group {where} keeps {int(kept[where])} of "
+            f"{int(whole[where])}."
         )

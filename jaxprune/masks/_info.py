@@ -90,7 +90,7 @@ class PruneInfo:
         ]
         if beyond:
             raise ValueError(
-                f"{beyond[0]!r} cannot stay within its min_sparsity and max_sparsity: `within` has "
+                f"{beyond[0]!r} cannot stay within the limits of the allocation: `within` has "
                 "removed too much already, of it or of the others. Change the limits, or leave "
                 "`within` out."
             )
@@ -106,7 +106,7 @@ class PruneInfo:
         if collapsed and self.on_collapse != "allow":
             message = (
                 f"no weight is left of {', '.join(map(repr, collapsed))}: the network is cut "
-                "there. Prune less, exclude the leaf with `where`, or pass "
+                "there. Prune less, exclude the leaf with `where`, or pass keep_at_least=1 or "
                 "on_collapse='allow' to the allocation."
             )
             if self.on_collapse == "error":

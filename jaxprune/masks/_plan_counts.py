@@ -268,4 +268,6 @@ def _removed_nm(leaf: Any, spec: PatternSpec | None) -> int:
     """How many weights of a leaf an N:M pattern removes; 0 for other patterns."""
     if spec is None or spec.kept is None:
         return 0
-    return _groups.number(leaf, spec) * (math.prod(spec.group) - spec.kept)
+    sizes = _pattern.sizes_of(leaf.shape, spec)
+    each = _groups.number(leaf, spec) // max(sizes.size, 1)
+    return each * int(np.maximum(sizes - spec.kept, 0).sum())

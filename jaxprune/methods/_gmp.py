@@ -13,7 +13,7 @@ from jaxprune.methods._method import Method, checked
 
 
 def gmp(
-    sparsity: float,
+    sparsity: float | None,
     *,
     total_steps: int,
     interval: int | None = None,
@@ -30,7 +30,8 @@ def gmp(
     """Gradual magnitude pruning (GMP): `jaxprune.transforms.gmp` around the optimizer.
 
     Args:
-      sparsity: fraction removed in the end, in [0, 1).
+      sparsity: fraction removed in the end, in [0, 1); `None` with an N:M pattern, which is then
+        reached step by step.
       total_steps: the length of training in steps.
       interval: steps between prunings; a tenth of training if omitted.
       begin_step: steps before the schedule begins.
@@ -39,7 +40,7 @@ def gmp(
       within: a mask to start from; every later one lies inside it.
       scores: what decides which weights stay; magnitude if omitted.
       allocation: how the total is spread over leaves; global if omitted.
-      pattern: which weights go together, of those that fix no sparsity; unstructured if omitted.
+      pattern: which weights go together; unstructured if omitted.
       where: ``where(path, leaf) -> bool``, what is prunable.
       stacked: where leaves hold several layers: rules from paths to axes, see
         `jaxprune.masks.make`.

@@ -69,5 +69,6 @@ def check_not_fixed(
         if getattr(spec, "kept", None) is not None:
             raise ValueError(
                 f"the pattern fixes the sparsity of {path!r} (N:M), but the target of {name} "
-                "grows. For N:M use sr_ste(pattern) or dnw(None, pattern=pattern)."
+                "grows. For N:M use sr_ste(pattern), dnw(None, pattern=pattern) or "
+                "transforms.gmp(None, pattern=pattern)."
             )

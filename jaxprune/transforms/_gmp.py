@@ -16,7 +16,7 @@ from jaxprune.transforms._prune_at import pruning
 
 def gmp(
     inner: Any,
-    sparsity: float,
+    sparsity: float | None,
     *,
     total_steps: int,
     interval: int,
@@ -42,11 +42,17 @@ def gmp(
     layer alike. Weights that a pruning took do not come back here; for that, their dense values
     must be kept: `jaxprune.parametrizations.gmp_recover`.
 
+    With ``pattern=jp.masks.nm(n, m, ...)`` and ``sparsity=None`` every group of m starts whole and
+    loses weights as training goes, by the same cubic: at the j-th pruning it keeps
+    $m - \mathrm{round}((m - n)(1 - (1 - j/n_p)^3))$ of them, n at the last of the $n_p$ prunings
+    (Kao et al. call it structure decay).
+
     Position: outermost, around the whole chain, as `fixed_mask`.
 
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update``.
-      sparsity: S in [0, 1), the fraction removed in the end.
+      sparsity: S in [0, 1), the fraction removed in the end; `None` with an N:M pattern, which is
+        then reached step by step.
       total_steps: T, the length of training in steps.
       interval: I, steps between prunings.
       begin_step: t_0, steps before the schedule begins.
@@ -82,22 +88,24 @@ def gmp(
     References:
       Zhu & Gupta, To Prune, or Not to Prune: Exploring the Efficacy of Pruning for Model
       Compression, 2017; Zimmer, Spiegel, Pokutta, How I Learned to Stop Worrying and Love
-      Retraining, ICLR 2023, and its code, for the times of pruning.
+      Retraining, ICLR 2023, and its code, for the times of pruning; Kao et al., Training Recipe for
+      N:M Structured Sparsity with Decaying Pruning Mask, 2022.
     """
-    if sparsity is None:
-        raise TypeError(
-            "gmp raises its sparsity step by step, so it needs one; None is for N:M patterns, "
-            "whose sparsity is fixed. For N:M take one_shot(None, pattern=...), rigl, static or "
-            "ac_dc."
-        )
-    steps, targets = schedules.gmp_targets(
-        check_fraction("sparsity", sparsity),
-        total_steps=total_steps,
-        interval=interval,
-        begin_step=begin_step,
-        end_step=end_step,
-        initial=initial,
-    )
+    shares = None
+    times: dict[str, Any] = {"total_steps": total_steps, "interval": interval}
+    times |= {"begin_step": begin_step, "end_step": end_step}
+    if sparsity is not None:
+        final = check_fraction("sparsity", sparsity)
+        steps, targets = schedules.gmp_targets(final, **times, initial=initial)
+    else:
+        if pattern is None or allocation is not None or initial:
+            raise TypeError(
+                "gmp needs a sparsity. Without one it takes an N:M pattern, which fixes it, and "
+                "neither allocation nor initial."
+            )
+        # The cubic of a sparsity of 1/2 is half that of the whole.
+        steps, halves = schedules.gmp_targets(0.5, **times)
+        shares, targets = [2 * half for half in halves], (None,) * len(steps)
     return pruning(
         inner,
         steps,
@@ -110,4 +118,5 @@ def gmp(
         pattern=pattern,
         where=where,
         stacked=stacked,
+        shares=shares,
     )

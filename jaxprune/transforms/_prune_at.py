@@ -115,14 +115,22 @@ def pruning(
     pattern: Pattern | None,
     where: Where | None,
     stacked: masks.Stacked | None = None,
+    shares: Sequence[float] | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """`prune_at` under the name of the method that it is part of, for errors."""
+    """`prune_at` under the name of the method that it is part of, for errors.
+
+    With ``shares`` an N:M pattern is reached step by step: of the weights that it takes from each
+    group, the given fraction goes at each step.
+    """
     steps, targets = _checked(steps, sparsities, total_steps)
     rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
     scoring = Scoring(scores, where, **rules)
 
     def plan(shapes: PyTree) -> masks.Plan:
-        return masks.plan(shapes, targets, **rules)
+        if shares is None:
+            return masks.plan(shapes, targets, **rules)
+        assert pattern is not None
+        return masks.plan_groups(shapes, pattern, shares, stacked=stacked)
 
     def first_mask(params: PyTree) -> PyTree:
         shapes = scoring.shapes(params)

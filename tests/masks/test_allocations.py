@@ -446,3 +446,52 @@ def test_below_within_names_the_leaf():
         ValueError, match="removes 40 weights in 'mid', but `within` has removed 72"
     ):
         make(jp.masks.uniform(), 0.5, within=within)
+
+
+@pytest.mark.parametrize(
+    "allocation", [jp.masks.globally, jp.masks.uniform, jp.masks.erk, jp.masks.lamp]
+)
+def test_each_leaf_keeps_at_least_some_weights(allocation):
+    rng = np.random.default_rng(0)
+    sizes = {"a": (10, 10), "b": (2, 5), "c": (1, 2), "d": (20, 10)}
+    scale = {"a": 1.0, "b": 1e-6, "c": 1e-6, "d": 1.0}
+    scores = {
+        k: jnp.asarray(scale[k] * np.abs(rng.normal(size=n)), jnp.float32) for k, n in sizes.items()
+    }
+    total = sum(x.size for x in scores.values())
+    for least in (1, {"b": 4, ".*": 2}, {"a": None, "b": 4, "c": 2, "d": None}):
+        make = functools.partial(
+            jp.masks.make_with_info, allocation=allocation(keep_at_least=least)
+        )
+        mask, info = make(scores, 0.95)
+        kept = {k: int(m.sum()) for k, m in mask.items()}
+        assert sum(kept.values()) == total - round(0.95 * total)
+        assert kept["b"] >= (1 if least == 1 else 4)
+        assert kept["c"] >= (1 if least == 1 else 2)
+        info.check()
+        same = jax.jit(lambda s, make=make: make(s, 0.95)[0])(scores)
+        jax.tree.map(np.testing.assert_array_equal, same, mask)
+    if allocation is jp.masks.globally:
+        with pytest.raises(ValueError, match=r"no weight is left of 'b', 'c'.*keep_at_least=1"):
+            jp.masks.make(scores, 0.95)
+        with pytest.raises(ValueError, match="limits of the leaves allow"):
+            jp.masks.make(scores, 0.95, allocation=allocation(keep_at_least=50))
+        with pytest.raises(TypeError, match=r"keep_at_least holds numbers of weights, integers"):
+            jp.masks.make(scores, 0.95, allocation=allocation(keep_at_least=0.5))
+        with pytest.raises(ValueError, match=r"at least 0; got -1"):
+            jp.masks.make(scores, 0.95, allocation=allocation(keep_at_least={"a": -1}))
+
+
+def test_uniform_plus_keeps_at_least_some_weights():
+    scores = {
+        "conv": jnp.ones((3, 3, 3, 4)),
+        "mid": jnp.ones((3, 3, 4, 4)) / 100,
+        "small": jnp.ones((1, 1, 4, 1)),
+        "last": jnp.ones((4, 10)),
+    }
+    rules = {"first": "conv", "last": "last"}
+    mask = jp.masks.make(
+        scores, 0.5, allocation=jp.masks.uniform_plus(keep_at_least={"small": 3}, **rules)
+    )
+    assert int(mask["small"].sum()) == 3
+    assert int(mask["conv"].sum()) == 108

@@ -169,7 +169,7 @@ class TestNm:
             ({"n": 2, "m": 4}, "pass either axis="),
             ({"n": 2, "m": 4, "axis": 0, "layout": "flax"}, "pass either axis="),
             ({"n": 2, "m": 4, "layout": "torch"}, "layout is 'flax', 'haiku' or 'equinox'"),
-            ({"n": 2, "m": 4, "axis": 0, "remainder": "pad"}, "remainder is 'error' or 'dense'"),
+            ({"n": 2, "m": 4, "axis": 0, "remainder": "drop"}, "remainder is 'error', 'dense' or"),
         ],
     )
     def test_bad_arguments(self, arguments, message):
@@ -276,12 +276,18 @@ class TestGroups:
 
     def test_errors(self):
         w = {"w": random_scores(4, 4)}
-        with pytest.raises(ValueError, match="a block has positive lengths; got 0 x 2"):
+        with pytest.raises(ValueError, match="a length of a block is 0, but must be at least 1"):
             block(0, 2)
+        with pytest.raises(TypeError, match="a length of a block must be a static Python integer"):
+            block(2, 1.5)
+        with pytest.raises(ValueError, match=r"one length an axis; got lengths \(2, 2\) for axes"):
+            block(2, 2, axes=(0, 1, 2))
+        with pytest.raises(ValueError, match=r"one length an axis; got lengths \(\)"):
+            block()
         for factory in (lambda **k: block(2, 2, **k), channels):
             with pytest.raises(ValueError, match="norm is 'l1', 'l2', 'max' or 'mean'; got 'l3'"):
                 factory(norm="l3")
-        with pytest.raises(ValueError, match="remainder is 'error' or 'dense'"):
+        with pytest.raises(ValueError, match="remainder is 'error', 'dense' or 'pad'"):
             block(2, 2, remainder="drop")
         with pytest.raises(ValueError, match=r"names axis 2 of 'w', of shape \(4, 4\)"):
             jp.masks.make(w, 0.5, pattern=channels(2))
@@ -293,6 +299,81 @@ class TestGroups:
             jp.masks.make(w, 0.5, pattern="2:4")
         with pytest.raises(TypeError, match="gives a PatternSpec or None; got 4 for 'w'"):
             jp.masks.make(w, 0.5, pattern=lambda path, leaf: 4)
+
+
+def padded(x, shape, value):
+    return np.pad(
+        x, [(0, n - m) for n, m in zip(shape, x.shape, strict=True)], constant_values=value
+    )
+
+
+PADDED = {
+    "2:4": (None, lambda r: nm(2, 4, axis=0, remainder=r), (12, 7)),
+    "3:4 last": (None, lambda r: nm(3, 4, axis=-1, remainder=r), (10, 8)),
+    "blocks": (0.4, lambda r: block(4, 3, remainder=r), (12, 9)),
+    "blocks, l2": (0.4, lambda r: block(4, 3, norm="l2", remainder=r), (12, 9)),
+    "blocks, max": (0.4, lambda r: block(4, 3, norm="max", remainder=r), (12, 9)),
+    "rows of blocks": (0.3, lambda r: block(3, axes=(0,), remainder=r), (12, 7)),
+}
+
+
+class TestPad:
+    """A smaller last group is one whose missing weights are pruned already."""
+
+    @pytest.mark.parametrize("nested", [False, True])
+    @pytest.mark.parametrize("name", PADDED)
+    def test_as_if_the_axis_went_on(self, name, nested):
+        sparsity, pattern, whole = PADDED[name]
+        scores = np.round(np.abs(np.asarray(random_scores(10, 7))), 1)
+        within = np.asarray(random_scores(10, 7, seed=1)) > -1 if nested else np.ones((10, 7), bool)
+        tree = {"w": jnp.asarray(scores)}
+        given = {"w": jnp.asarray(within)} if nested else None
+        mask = jp.masks.make(tree, sparsity, within=given, pattern=pattern("pad"))["w"]
+        expected = jp.masks.make(
+            {"w": jnp.asarray(padded(scores, whole, 0.0))},
+            sparsity,
+            within={"w": jnp.asarray(padded(within, whole, False))},
+            pattern=pattern("error"),
+        )["w"]
+        np.testing.assert_array_equal(mask, expected[:10, :7])
+        compiled = jax.jit(
+            lambda s, w: jp.masks.make_with_info(s, sparsity, within=w, pattern=pattern("pad"))[0]
+        )
+        np.testing.assert_array_equal(compiled(tree, given)["w"], mask)
+        if not nested:
+            jp.masks.check({"w": mask}, pattern("pad"))
+            removed = jp.masks.count_removed(tree, sparsity, pattern=pattern("pad"))
+            entries = jp.masks.counts_in({"w": mask}, pattern=pattern("pad")).removed[0]
+            assert removed == (int((~mask).sum()) if sparsity is None else entries)
+
+    def test_a_mean_is_over_the_weights_that_are_there(self):
+        scores = {"w": jnp.array([[1.0, 1.0, 0.9]])}
+        mask = jp.masks.make(scores, 0.5, pattern=block(1, 2, norm="mean", remainder="pad"))["w"]
+        assert mask.tolist() == [[True, True, False]]
+        mask = jp.masks.make(scores, 0.5, pattern=block(1, 2, norm="l1", remainder="pad"))["w"]
+        assert mask.tolist() == [[True, True, False]]
+
+    def test_a_broken_group_is_found(self):
+        mask = {"w": jnp.array([[True, True, False, True, False]])}
+        with pytest.raises(ValueError, match=r"group \(0, 1\) keeps 1 of 2"):
+            jp.masks.check(
+                {"w": jnp.array([[False] * 3 + [True, False]])}, block(1, 3, remainder="pad")
+            )
+        with pytest.raises(ValueError, match=r"group \(0, 0\) keeps 2 of 3"):
+            jp.masks.check(mask, block(1, 3, remainder="pad"))
+        mask = jnp.array([[True] + [False] * 3 + [True] * 2])
+        with pytest.raises(ValueError, match=r"keeps 2 of 2"):
+            jp.masks.check({"w": mask}, nm(1, 4, axis=1, remainder="pad"))
+
+
+def test_blocks_of_three_axes():
+    scores = np.abs(np.asarray(random_scores(4, 6, 4)))
+    mask = jp.masks.make({"w": jnp.asarray(scores)}, 0.5, pattern=block(2, 3, 2))["w"]
+    sums = scores.reshape(2, 2, 2, 3, 2, 2).sum(axis=(1, 3, 5))
+    kept = sums > np.sort(sums.ravel())[3]
+    np.testing.assert_array_equal(mask, kept.repeat(2, 0).repeat(3, 1).repeat(2, 2))
+    outer = jp.masks.make({"w": jnp.asarray(scores)}, 0.5, pattern=block(2, 2, axes=(0, -1)))["w"]
+    jp.masks.check({"w": outer}, block(2, 2, axes=(0, -1)))
 
 
 class TestSpecs:

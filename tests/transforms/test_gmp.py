@@ -198,3 +198,48 @@ def test_what_is_sparse_already_is_refused_by_init():
     # The first pruning is to 1/2 (1 - (2/3)^3), 28 of the 80, and its mask is not to have 50.
     with pytest.raises(ValueError, match=r"to sparsity 0\.351852, but 50 .* masked already, spars"):
         made({"kernel": kept}).init({"kernel": jnp.ones((8, 10))})
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+def test_groups_of_n_m_lose_more_and_more(stacked):
+    # Kept of each group of 8, with n = 3 prunings: 8 - round(4 (1 - (1 - j/3)^3)).
+    by_step = {1: 8, 2: 8, 3: 5, 5: 5, 6: 4, 8: 4, 9: 4, 12: 4}
+    kernel = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 5)), jnp.float32)
+    params = {"a": {"kernel": kernel}, "b": {"kernel": kernel[0, :6]}}
+
+    def pattern(path, leaf):
+        assert leaf.ndim == (2 if stacked or path.startswith("b") else 3)
+        return None if path.startswith("b") else jp.masks.nm(4, 8, layout="flax")(path, leaf)
+
+    rules = {"pattern": pattern, "stacked": {"a/.*": 0}} if stacked else {"pattern": pattern}
+    tx = gmp(optax.sgd(0.1, momentum=0.9), None, total_steps=12, interval=3, **rules)
+    state = tx.init(params)
+    update = jax.jit(tx.update)
+    before = get_mask(state)
+    for step in range(1, 13):
+        grads = jax.tree.map(lambda x, step=step: jnp.sin(step * x), params)
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        mask = get_mask(state)
+        groups = np.asarray(mask["a"]["kernel"]).reshape(2, 2, 8, 5).sum(axis=2)
+        if step in by_step:
+            np.testing.assert_array_equal(groups, by_step[step], str(step))
+        assert np.asarray(mask["b"]["kernel"]).all()
+        jax.tree.map(
+            lambda now, then: np.testing.assert_array_equal(now & ~then, False), mask, before
+        )
+        before = mask
+        np.testing.assert_array_equal(params["a"]["kernel"] == 0, ~mask["a"]["kernel"])
+
+
+def test_without_a_sparsity_there_is_a_pattern():
+    for options in (
+        {},
+        {"pattern": NM, "initial": 0.1},
+        {"pattern": NM, "allocation": jp.masks.erk()},
+    ):
+        with pytest.raises(TypeError, match="gmp needs a sparsity"):
+            gmp(optax.sgd(0.1), None, total_steps=10, interval=2, **options)
+    tx = gmp(optax.sgd(0.1), None, total_steps=10, interval=2, pattern=jp.masks.block(2, 2))
+    with pytest.raises(ValueError, match="does not fix how many weights of a group stay in 'w'"):
+        tx.init({"w": jnp.ones((4, 4))})

@@ -17,6 +17,7 @@ def erk(
     *,
     max_sparsity: Any = None,
     min_sparsity: Any = None,
+    keep_at_least: Any = None,
     power: float = 1.0,
     on_collapse: OnCollapse = "error",
 ) -> Allocation:
@@ -30,6 +31,7 @@ def erk(
     Args:
       max_sparsity: the largest fraction that a leaf may lose; as for `globally`.
       min_sparsity: the smallest fraction that a leaf loses; as for `globally`.
+      keep_at_least: how many weights each leaf keeps in any case; as for `globally`.
       power: exponent of the rule; 0 gives uniform densities.
       on_collapse: what to do when a leaf loses its last weight: "error", "warn" or "allow".
 
@@ -57,7 +59,7 @@ def erk(
 
     def allocate(scores: PyTree, within: PyTree | None) -> tuple[PyTree, Pools]:
         del within  # densities follow from shapes
-        limits = _limits.FractionLimits(scores, min_sparsity, max_sparsity)
+        limits = _limits.LeafLimits(scores, min_sparsity, max_sparsity, keep_at_least)
         densities = [
             (sum(leaf.shape) / max(math.prod(leaf.shape), 1)) ** power if sum(leaf.shape) else 1.0
             for leaf in jax.tree.leaves(scores)

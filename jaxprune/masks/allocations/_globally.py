@@ -14,7 +14,11 @@ from jaxprune.masks.allocations._allocation import Allocation, OnCollapse, Pools
 
 
 def globally(
-    *, max_sparsity: Any = None, min_sparsity: Any = None, on_collapse: OnCollapse = "error"
+    *,
+    max_sparsity: Any = None,
+    min_sparsity: Any = None,
+    keep_at_least: Any = None,
+    on_collapse: OnCollapse = "error",
 ) -> Allocation:
     """Counts all prunable weights together: one threshold for the whole network.
 
@@ -28,6 +32,9 @@ def globally(
         ``{path or regular expression of a whole path: number}`` of which the first that matches
         counts, or a tree like the scores. Leaves that are not named have no limit.
       min_sparsity: the smallest fraction that a leaf loses; as ``max_sparsity``.
+      keep_at_least: how many weights, or groups of a pattern, each leaf keeps in any case: an
+        integer for every leaf, or rules or a tree as for ``max_sparsity``. A leaf that has no more
+        stays whole. It is the alternative to an error where a leaf would lose its last weight.
       on_collapse: what to do when a leaf loses its last weight: "error", "warn" or "allow".
 
     Returns:
@@ -52,12 +59,12 @@ def globally(
       Zimmer et al., ICLR 2023, section 2: global magnitude pruning is the default of IMP.
     """
     check_on_collapse(on_collapse)
-    limited = max_sparsity is not None or min_sparsity is not None
+    limited = any(x is not None for x in (max_sparsity, min_sparsity, keep_at_least))
 
     def allocate(scores: PyTree, within: PyTree | None) -> tuple[PyTree, Pools]:
         del within  # the pool's count does not depend on what is gone already
         everything = tuple(range(len(jax.tree.leaves(scores))))
-        limits = _limits.FractionLimits(scores, min_sparsity, max_sparsity)
+        limits = _limits.LeafLimits(scores, min_sparsity, max_sparsity, keep_at_least)
 
         def counts(sparsity: Any, sizes: Sequence[int]) -> tuple[Count, ...]:
             if limited:

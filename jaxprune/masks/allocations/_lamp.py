@@ -11,7 +11,11 @@ from jaxprune.scores import lamp as lamp_scores
 
 
 def lamp(
-    *, max_sparsity: Any = None, min_sparsity: Any = None, on_collapse: OnCollapse = "error"
+    *,
+    max_sparsity: Any = None,
+    min_sparsity: Any = None,
+    keep_at_least: Any = None,
+    on_collapse: OnCollapse = "error",
 ) -> Allocation:
     """Rescales the scores of each leaf by LAMP and counts all prunable weights together.
 
@@ -22,6 +26,7 @@ def lamp(
     Args:
       max_sparsity: the largest fraction that a leaf may lose; as for `globally`.
       min_sparsity: the smallest fraction that a leaf loses; as for `globally`.
+      keep_at_least: how many weights each leaf keeps in any case; as for `globally`.
       on_collapse: what to do when a leaf loses its last weight: "error", "warn" or "allow".
 
     Returns:
@@ -42,7 +47,12 @@ def lamp(
     References:
       Lee et al., Layer-Adaptive Sparsity for the Magnitude-based Pruning, ICLR 2021, equation 4.
     """
-    whole = globally(max_sparsity=max_sparsity, min_sparsity=min_sparsity, on_collapse=on_collapse)
+    whole = globally(
+        max_sparsity=max_sparsity,
+        min_sparsity=min_sparsity,
+        keep_at_least=keep_at_least,
+        on_collapse=on_collapse,
+    )
 
     def allocate(scores: PyTree, within: PyTree | None) -> tuple[PyTree, Pools]:
         return whole(lamp_scores(scores, within=within), within)

@@ -8,15 +8,20 @@ from typing import Any
 from jaxprune import _count, _tree
 from jaxprune._selection import limbs
 from jaxprune._tree import PyTree
-from jaxprune.masks.allocations._rules import per_leaf_numbers
+from jaxprune.masks.allocations._rules import check_number_kept, per_leaf_numbers
 
 Limits = tuple[tuple[int, ...], tuple[int, ...]]
 
 
-class FractionLimits:
-    """The limits ``min_sparsity`` and ``max_sparsity`` of an allocation, for one tree of scores."""
+class LeafLimits:
+    """``min_sparsity``, ``max_sparsity``, ``keep_at_least`` of an allocation, for some scores."""
 
-    def __init__(self, scores: PyTree, min_sparsity: Any, max_sparsity: Any):
+    def __init__(
+        self, scores: PyTree, min_sparsity: Any, max_sparsity: Any, keep_at_least: Any = None
+    ):
+        self.spared = per_leaf_numbers(
+            keep_at_least, scores, what="keep_at_least", check=check_number_kept
+        )
         self.least = per_leaf_numbers(min_sparsity, scores, what="min_sparsity")
         self.most = per_leaf_numbers(max_sparsity, scores, what="max_sparsity")
         paths = [path for path, _ in _tree.named_leaves(scores)]
@@ -28,11 +33,11 @@ class FractionLimits:
 
     def counts(self, sizes: Sequence[int]) -> Limits:
         """Entries that each leaf loses at least and at most: fractions of its size, rounded."""
-        least = tuple(round((x or 0.0) * n) for x, n in zip(self.least, sizes, strict=True))
-        most = tuple(
-            n if x is None else round(x * n) for x, n in zip(self.most, sizes, strict=True)
-        )
-        return least, most
+        least = [round((x or 0.0) * n) for x, n in zip(self.least, sizes, strict=True)]
+        most = [n if x is None else round(x * n) for x, n in zip(self.most, sizes, strict=True)]
+        # A leaf that has no more than is to stay loses nothing, whatever else is asked.
+        rest = [max(n - (k or 0), 0) for k, n in zip(self.spared, sizes, strict=True)]
+        return tuple(map(min, least, rest)), tuple(map(min, most, rest))
 
 
 def total(sparsity: Any, sizes: Sequence[int], limits: Limits) -> _count.Count:

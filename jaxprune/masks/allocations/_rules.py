@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import numbers
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,9 @@ from jaxprune import _tree
 from jaxprune._tree import PyTree
 
 
-def per_leaf_numbers(spec: Any, tree: PyTree, *, what: str) -> list[float | None]:
+def per_leaf_numbers(
+    spec: Any, tree: PyTree, *, what: str, check: Callable[[Any, str], Any] | None = None
+) -> list[Any]:
     """Resolves a specification of fractions for the leaves of a tree.
 
     Args:
@@ -23,6 +25,7 @@ def per_leaf_numbers(spec: Any, tree: PyTree, *, what: str) -> list[float | None
         matches counts; or a tree like ``tree`` of numbers, `None` where nothing is said.
       tree: the scores.
       what: the name of the argument, for errors.
+      check: ``check(number, what)`` returns a number, or raises; fractions if omitted.
 
     Returns:
       One number a leaf of ``tree``, `None` where nothing is said of it.
@@ -31,21 +34,22 @@ def per_leaf_numbers(spec: Any, tree: PyTree, *, what: str) -> list[float | None
       ValueError: if a number lies outside [0, 1], a rule matches no leaf, or a tree differs.
       TypeError: if ``spec`` is of another kind.
     """
+    check = _checked if check is None else check
     paths = [path for path, _ in _tree.named_leaves(tree)]
     if spec is None:
         return [None] * len(paths)
     if _is_number(spec):
-        return [_checked(spec, what)] * len(paths)
+        return [check(spec, what)] * len(paths)
     rules = _as_rules(spec)
     if rules is None:
-        return _from_tree(spec, paths, what)
-    found: list[float | None] = [None] * len(paths)
+        return _from_tree(spec, paths, what, check)
+    found: list[Any] = [None] * len(paths)
     for pattern, value in reversed(rules):  # the first that matches writes last
         hits = matches(pattern, paths, what)
         if not hits:
             raise ValueError(_no_leaf(pattern, paths, what))
         for i in hits:
-            found[i] = _checked(value, what)
+            found[i] = check(value, what)
     return found
 
 
@@ -59,6 +63,20 @@ def _checked(value: Any, what: str) -> float:
     if not 0.0 <= value <= 1.0:
         raise ValueError(f"{what} holds fractions removed in [0, 1]; got {value}.")
     return float(value)
+
+
+def check_number_kept(value: Any, what: str) -> int:
+    """Returns a number of entries, or raises.
+
+    Raises:
+      TypeError: if it is no integer.
+      ValueError: if it is negative.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{what} holds numbers of weights, integers; got {value!r}.")
+    if value < 0:
+        raise ValueError(f"{what} holds numbers of weights, at least 0; got {value}.")
+    return int(value)
 
 
 def _as_rules(spec: Any) -> list[tuple[str, Any]] | None:
@@ -107,14 +125,16 @@ def _no_leaf(pattern: str, paths: list[str], what: str) -> str:
     )
 
 
-def _from_tree(spec: Any, paths: list[str], what: str) -> list[float | None]:
+def _from_tree(
+    spec: Any, paths: list[str], what: str, check: Callable[[Any, str], Any]
+) -> list[Any]:
     named = _tree.named_leaves(spec)
     if not named or any(not _is_number(value) for _, value in named):
         raise TypeError(
             f"{what} is a number, rules from paths to numbers, or a tree like the scores of "
             f"numbers; got {type(spec).__name__} {jax.tree.structure(spec)}."
         )
-    given = {path: _checked(value, what) for path, value in named}
+    given = {path: check(value, what) for path, value in named}
     unknown = sorted(given.keys() - set(map(leaf_path, paths)))
     if unknown:
         raise ValueError(_no_leaf(unknown[0], paths, what))

@@ -21,7 +21,11 @@ from jaxprune.masks.allocations._proportional import proportional
 
 
 def uniform(
-    *, max_sparsity: Any = None, min_sparsity: Any = None, on_collapse: OnCollapse = "error"
+    *,
+    max_sparsity: Any = None,
+    min_sparsity: Any = None,
+    keep_at_least: Any = None,
+    on_collapse: OnCollapse = "error",
 ) -> Allocation:
     """Removes the same fraction of every prunable leaf.
 
@@ -33,6 +37,7 @@ def uniform(
     Args:
       max_sparsity: the largest fraction that a leaf may lose; as for `globally`.
       min_sparsity: the smallest fraction that a leaf loses; as for `globally`.
+      keep_at_least: how many weights each leaf keeps in any case; as for `globally`.
       on_collapse: what to do when a leaf loses its last weight: "error", "warn" or "allow".
 
     Returns:
@@ -54,13 +59,13 @@ def uniform(
       Han et al., 2015, prune layer by layer; Zhu & Gupta, To prune, or not to prune, 2017.
     """
     check_on_collapse(on_collapse)
-    limited = max_sparsity is not None or min_sparsity is not None
+    limited = any(x is not None for x in (max_sparsity, min_sparsity, keep_at_least))
 
     def allocate(scores: PyTree, within: PyTree | None) -> tuple[PyTree, Pools]:
         del within  # the leaf's count does not depend on what is gone already
         number = len(jax.tree.leaves(scores))
         if limited:
-            limits = _limits.FractionLimits(scores, min_sparsity, max_sparsity)
+            limits = _limits.LeafLimits(scores, min_sparsity, max_sparsity, keep_at_least)
             return proportional(
                 scores,
                 [1.0] * number,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
+from jaxprune.masks.allocations import _limits
 from jaxprune.masks.allocations._allocation import Allocation, OnCollapse, Pools, check_on_collapse
 from jaxprune.masks.allocations._proportional import proportional
 from jaxprune.masks.allocations._rules import matches
@@ -18,6 +20,7 @@ def uniform_plus(
     first: str | None = None,
     last: str | None = None,
     last_max_sparsity: float = 0.8,
+    keep_at_least: Any = None,
     on_collapse: OnCollapse = "error",
 ) -> Allocation:
     """Removes the same fraction everywhere, except of the first and the last layer.
@@ -36,6 +39,7 @@ def uniform_plus(
       first: path of the first convolution, or a regular expression for it; "" if there is none.
       last: path of the last dense layer, or a regular expression for it; "" if there is none.
       last_max_sparsity: the largest fraction that the last dense layer loses.
+      keep_at_least: how many weights each leaf keeps in any case; as for `globally`.
       on_collapse: what to do when a leaf loses its last weight: "error", "warn" or "allow".
 
     Returns:
@@ -64,6 +68,7 @@ def uniform_plus(
     def allocate(scores: PyTree, within: PyTree | None) -> tuple[PyTree, Pools]:
         del within  # densities do not depend on what is gone
         named = _tree.named_leaves(scores)
+        small = _limits.LeafLimits(scores, None, None, keep_at_least)
         dense = _first(named) if first is None else _named(first, named, "first")
         spared = _last(named) if last is None else _named(last, named, "last")
 
@@ -73,7 +78,7 @@ def uniform_plus(
                 most[spared] = round(last_max_sparsity * sizes[spared])
             if dense is not None:
                 most[dense] = 0
-            return (0,) * len(sizes), tuple(most)
+            return (0,) * len(sizes), tuple(map(min, most, small.counts(sizes)[1]))
 
         return proportional(scores, [1.0] * len(named), limits=limits, on_collapse=on_collapse)
 

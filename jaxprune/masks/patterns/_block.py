@@ -1,37 +1,38 @@
-"""Blocks: h x w weights stay or go together."""
+"""Blocks: h x w weights, or cuboids of more axes, stay or go together."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from jaxprune._checks import check_steps
 from jaxprune.masks.patterns._pattern import Norm, Pattern, PatternSpec, Remainder, check_words
 
 
 def block(
-    h: int,
-    w: int,
-    *,
-    axes: tuple[int, int] = (-2, -1),
+    *lengths: int,
+    axes: Sequence[int] | None = None,
     norm: Norm = "l1",
     remainder: Remainder = "error",
 ) -> Pattern:
-    """Keeps or removes blocks of h x w weights whole.
+    """Keeps or removes blocks of weights whole: ``block(h, w)``, or of more axes.
 
     The unit of every count is a block: exactly ``round(sparsity * blocks)`` blocks go.
 
     Args:
-      h: length of a block along the first of ``axes``.
-      w: length of a block along the second.
-      axes: the two axes that are cut, negative from the last; by default input and output channels
-        of Flax' and Haiku's kernels.
+      *lengths: the length of a block along each of ``axes``.
+      axes: the axes that are cut, negative from the last, as many as there are lengths; the last
+        ones if omitted: of two lengths, input and output channels of Flax' and Haiku's kernels.
       norm: how the scores of a block become one: "l1" (sum), "l2", "max" or "mean".
-      remainder: if a length does not divide its axis: "error", or "dense" to keep what is left.
+      remainder: if a length does not divide its axis: "error"; "dense" to keep what is left; "pad"
+        to make smaller blocks of it.
 
     Returns:
       A pattern, to be passed to `make` or `prune`.
 
     Raises:
-      ValueError: if a length is not positive or a word is unknown.
+      ValueError: if a length is not positive, there is not one axis a length, or a word is unknown.
+      TypeError: if a length is no integer.
 
     Example:
       >>> import jax.numpy as jnp
@@ -43,12 +44,14 @@ def block(
     References:
       Narang et al., Block-Sparse Recurrent Neural Networks, 2017.
     """
-    if h < 1 or w < 1:
-        raise ValueError(f"a block has positive lengths; got {h} x {w}.")
+    sizes = tuple(check_steps("a length of a block", length) for length in lengths)
+    cut = tuple(range(-len(sizes), 0)) if axes is None else tuple(axes)
+    if not sizes or len(cut) != len(sizes):
+        raise ValueError(f"a block has one length an axis; got lengths {sizes} for axes {cut}.")
     check_words(norm, remainder)
 
     def pattern(path: str, leaf: Any) -> PatternSpec:
         del path, leaf  # the same blocks everywhere
-        return PatternSpec(axes, (h, w), norm=norm, remainder=remainder)
+        return PatternSpec(cut, sizes, norm=norm, remainder=remainder)
 
     return pattern

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxprune import _tree
 from jaxprune._selection import ordering
@@ -32,7 +33,8 @@ def scores_of(
     addition, which differs between devices.
     """
     wide = jnp.dtype(_tree.wide_dtype(scores.dtype))
-    values = _pattern.split(ordering.widen(scores, wide), spec)
+    lowest = -jnp.inf if spec.norm == "max" else 0
+    values = _pattern.split(ordering.widen(scores, wide), spec, pad=lowest)
     left = still = None
     if within is not None:
         still = _pattern.split(within, spec)
@@ -46,7 +48,10 @@ def scores_of(
     if spec.norm == "l2":
         return jnp.sqrt(_exact_sum(jnp.square(values))), left
     total = _exact_sum(values)
-    return total / max(values.shape[-1], 1) if spec.norm == "mean" else total, left
+    if spec.norm == "mean":
+        sizes = np.maximum(_pattern.sizes_of(scores.shape, spec), 1)
+        total = total / jnp.asarray(sizes, total.dtype)
+    return total, left
 
 
 def _exact_sum(values: jax.Array) -> jax.Array:

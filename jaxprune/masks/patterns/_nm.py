@@ -45,7 +45,8 @@ def nm(
       axis: the axis along which groups lie, negative from the last, or a function
         ``(path, leaf) -> axis``.
       layout: the framework whose reduction axis is meant. Exactly one of ``axis`` and ``layout``.
-      remainder: if m does not divide the axis: "error", or "dense" to keep what is left over.
+      remainder: if m does not divide the axis: "error"; "dense" to keep what is left over; "pad" to
+        keep n of it too, as if the axis went on with weights that are pruned already.
 
     Returns:
       A pattern, to be passed to `make` or `prune`.
@@ -73,8 +74,7 @@ def nm(
         )
     if layout not in (None, "flax", "haiku", "equinox"):
         raise ValueError(f"layout is 'flax', 'haiku' or 'equinox'; got {layout!r}.")
-    if remainder not in ("error", "dense"):
-        raise ValueError(f"remainder is 'error' or 'dense'; got {remainder!r}.")
+    _p.check_words("l1", remainder)
 
     def along(path: str, leaf: Any) -> int:
         if callable(axis):

@@ -20,7 +20,8 @@ from jaxprune import _tree
 from jaxprune._tree import PyTree
 
 Norm: TypeAlias = Literal["l1", "l2", "max", "mean"]
-Remainder: TypeAlias = Literal["error", "dense"]
+Remainder: TypeAlias = Literal["error", "dense", "pad"]
+REMAINDERS = ("error", "dense", "pad")
 
 
 class PatternSpec(NamedTuple):
@@ -35,8 +36,9 @@ class PatternSpec(NamedTuple):
         weights where scores are magnitudes), "l2" the root of the sum of squares (for scores that
         are not negative), "max" or "mean". Weights that `within` has removed count as 0, and not
         at all for "max".
-      remainder: what happens where a length does not divide an axis: "error", or "dense": what is
-        left over at the end of the axis stays and is not counted.
+      remainder: what happens where a length does not divide an axis: "error"; "dense": what is
+        left over at the end of the axis stays and is not counted; "pad": it makes a smaller group,
+        as if the axis went on with weights that are pruned already.
     """
 
     axes: tuple[int, ...]
@@ -105,7 +107,8 @@ def _checked(spec: Any, path: str, shape: tuple[int, ...]) -> PatternSpec | None
         if length < 1 or (shape[axis] % length and spec.remainder == "error"):
             raise ValueError(
                 f"groups of {length} do not divide axis {axis} of {path!r}, of shape {shape}. "
-                'Leave the leaf out with `where`, or pass remainder="dense" to keep what is left.'
+                'Leave the leaf out with `where`, or pass remainder="dense" to keep what is left, '
+                'or remainder="pad" for a smaller group.'
             )
     if spec.kept is not None and not 0 < spec.kept <= math.prod(spec.group):
         raise ValueError(
@@ -127,26 +130,42 @@ def check_words(norm: str, remainder: str = "error", path: str | None = None) ->
     where = "" if path is None else f" for {path!r}"
     if norm not in ("l1", "l2", "max", "mean"):
         raise ValueError(f"norm is 'l1', 'l2', 'max' or 'mean'; got {norm!r}{where}.")
-    if remainder not in ("error", "dense"):
-        raise ValueError(f"remainder is 'error' or 'dense'; got {remainder!r}{where}.")
+    if remainder not in REMAINDERS:
+        raise ValueError(f"remainder is 'error', 'dense' or 'pad'; got {remainder!r}{where}.")
 
 
 def groups_of(shape: tuple[int, ...], spec: PatternSpec) -> tuple[int, ...]:
     """The shape of the array of groups of a leaf."""
     lengths = dict(zip(spec.axes, spec.group, strict=True))
-    return tuple(size // lengths.get(axis, 1) for axis, size in enumerate(shape))
+    counts = [divmod(size, lengths.get(axis, 1)) for axis, size in enumerate(shape)]
+    return tuple(n + (rest > 0 and spec.remainder == "pad") for n, rest in counts)
 
 
-def split(x: Any, spec: PatternSpec) -> Any:
+def sizes_of(shape: tuple[int, ...], spec: PatternSpec) -> np.ndarray:
+    """How many weights each group has, an array of ``groups_of(shape)``: fewer where it is padded.
+
+    Kept small: an axis that is not cut has length 1.
+    """
+    counts = groups_of(shape, spec)
+    sizes = np.ones((1,) * len(shape), np.int64)
+    for axis, length in zip(spec.axes, spec.group, strict=True):
+        starts = np.arange(counts[axis]) * length
+        own = np.minimum(length, shape[axis] - starts)
+        sizes = sizes * own.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    return sizes
+
+
+def split(x: Any, spec: PatternSpec, *, pad: Any = 0) -> Any:
     """Cuts a leaf into groups: an array of ``groups_of(shape)`` and one last axis, the group.
 
-    Like its neighbours below, of arrays of JAX or of NumPy. What does not fill a group is left out.
+    Like its neighbours below, of arrays of JAX or of NumPy. What does not fill a group is left out,
+    or, where the spec says so, filled up with ``pad``.
     """
     counts = groups_of(x.shape, spec)
     lengths = dict(zip(spec.axes, spec.group, strict=True))
     whole = tuple(c * lengths.get(axis, 1) for axis, c in enumerate(counts))
     if whole != x.shape:
-        x = x[tuple(slice(length) for length in whole)]
+        x = _resized(x, whole, pad)
     shape: list[int] = []
     outer, inner = [], []
     for axis, c in enumerate(counts):
@@ -171,18 +190,19 @@ def spread(groups: Any, shape: tuple[int, ...], spec: PatternSpec) -> Any:
         merged.append(count * length)
     broadcast = np.broadcast_to if isinstance(groups, np.ndarray) else jnp.broadcast_to
     whole = broadcast(groups.reshape(dims), target).reshape(merged)
-    return fill(whole, shape)
+    return _resized(whole, shape, True)
 
 
-def fill(x: Any, shape: tuple[int, ...]) -> Any:
-    """Extends a bool array to a shape with True at the end of its axes."""
+def _resized(x: Any, shape: tuple[int, ...], value: Any) -> Any:
+    """Cuts each axis off at its end, or extends it with a value."""
+    x = x[tuple(slice(length) for length in shape)]
     if x.shape == shape:
         return x
     if isinstance(x, np.ndarray):
         pads = [(0, size - have) for size, have in zip(shape, x.shape, strict=True)]
-        return np.pad(x, pads, constant_values=True)
+        return np.pad(x, pads, constant_values=value)
     pads = [(0, size - have, 0) for size, have in zip(shape, x.shape, strict=True)]
-    return jax.lax.pad(x, jnp.asarray(True), pads)
+    return jax.lax.pad(x, jnp.asarray(value, x.dtype), pads)
 
 
 def merge(groups: Any, shape: tuple[int, ...], spec: PatternSpec) -> Any:
@@ -196,4 +216,4 @@ def merge(groups: Any, shape: tuple[int, ...], spec: PatternSpec) -> Any:
         if axis in lengths:
             order.append(len(counts) + spec.axes.index(axis))
     merged = [c * lengths.get(axis, 1) for axis, c in enumerate(counts)]
-    return fill(x.transpose(order).reshape(merged), shape)
+    return _resized(x.transpose(order).reshape(merged), shape, True)
