@@ -233,11 +233,8 @@ def test_groups_of_n_m_lose_more_and_more(stacked):
 
 
 def test_without_a_sparsity_there_is_a_pattern():
-    for options in (
-        {},
-        {"pattern": NM, "initial": 0.1},
-        {"pattern": NM, "allocation": jp.masks.erk()},
-    ):
+    nm = {"pattern": jp.masks.nm(2, 4, layout="flax")}
+    for options in ({}, nm | {"initial": 0.1}, nm | {"allocation": jp.masks.erk()}):
         with pytest.raises(TypeError, match="gmp needs a sparsity"):
             gmp(optax.sgd(0.1), None, total_steps=10, interval=2, **options)
     tx = gmp(optax.sgd(0.1), None, total_steps=10, interval=2, pattern=jp.masks.block(2, 2))
