@@ -10,7 +10,7 @@ from rich.console import Console
 
 import jaxprune as jp
 from experiments import caches, devices, reports
-from experiments.checks import check_run_dir
+from experiments.checks import check_run_dir, fixed_sparsity
 from experiments.config import ITERATIVE, UNCONTROLLED, Config, compared, compared_data
 from experiments.setup import Setup, build, prune_and_retrain
 from jaxprune.training import PhaseRecord, Resumed, RunResult, TrainState, join_metrics
@@ -236,7 +236,9 @@ class _Report:
 
 
 def _how(config: Config) -> str:
+    fixed = fixed_sparsity(config)
+    target = f"{100 * (config.sparsity if fixed is None else fixed):g} %"
     if config.method in ITERATIVE:
-        return f"{config.method} to {100 * config.sparsity:g} % ({config.schedule})"
-    free = config.method in (*UNCONTROLLED, "dense")
-    return config.method if free else f"{config.method} to {100 * config.sparsity:g} %"
+        return f"{config.method} to {target} ({config.schedule})"
+    free = fixed is None and config.method in (*UNCONTROLLED, "dense")
+    return config.method if free else f"{config.method} to {target}"

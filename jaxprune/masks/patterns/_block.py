@@ -10,7 +10,9 @@ from jaxprune.masks.patterns._pattern import Norm, Pattern, PatternSpec, Remaind
 
 
 def block(
-    *lengths: int,
+    h: int,
+    w: int,
+    *more: int,
     axes: Sequence[int] | None = None,
     norm: Norm = "l1",
     remainder: Remainder = "error",
@@ -20,7 +22,9 @@ def block(
     The unit of every count is a block: exactly ``round(sparsity * blocks)`` blocks go.
 
     Args:
-      *lengths: the length of a block along each of ``axes``.
+      h: length of a block along the first of ``axes``.
+      w: length of a block along the second.
+      *more: those along further axes.
       axes: the axes that are cut, negative from the last, as many as there are lengths; the last
         ones if omitted: of two lengths, input and output channels of Flax' and Haiku's kernels.
       norm: how the scores of a block become one: "l1" (sum), "l2", "max" or "mean".
@@ -44,9 +48,9 @@ def block(
     References:
       Narang et al., Block-Sparse Recurrent Neural Networks, 2017.
     """
-    sizes = tuple(check_steps("a length of a block", length) for length in lengths)
+    sizes = tuple(check_steps("a length of a block", length) for length in (h, w, *more))
     cut = tuple(range(-len(sizes), 0)) if axes is None else tuple(axes)
-    if not sizes or len(cut) != len(sizes):
+    if len(cut) != len(sizes):
         raise ValueError(f"a block has one length an axis; got lengths {sizes} for axes {cut}.")
     check_words(norm, remainder)
 
