@@ -8,11 +8,15 @@ is **data**: it lives in the optimizer state, in a `PruneMask` node, where `get_
 
 from jaxprune.transforms._ac_dc import ac_dc as ac_dc
 from jaxprune.transforms._assert_sparse import assert_sparse as assert_sparse
+from jaxprune.transforms._averaged import AveragedState as AveragedState
+from jaxprune.transforms._averaged import averaged as averaged
+from jaxprune.transforms._averaged import get_average as get_average
 from jaxprune.transforms._fixed_mask import FixedMaskState as FixedMaskState
 from jaxprune.transforms._fixed_mask import fixed_mask as fixed_mask
 from jaxprune.transforms._freeze import freeze as freeze
 from jaxprune.transforms._gmp import gmp as gmp
 from jaxprune.transforms._gsm import gsm as gsm
+from jaxprune.transforms._keep_zeros import keep_zeros as keep_zeros
 from jaxprune.transforms._lc import lc as lc
 from jaxprune.transforms._lc_forms import LCState as LCState
 from jaxprune.transforms._learning_rate import set_learning_rate as set_learning_rate

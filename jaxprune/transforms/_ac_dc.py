@@ -54,7 +54,8 @@ def ac_dc(
     paper for ImageNet, ``total_steps=100, warmup_steps=10, compressed_steps=5, final_steps=15``,
     prunes after 10, 20, ..., 70 and 85, and is dense from 75 to 85.
 
-    Position: outermost, around the whole chain, as `fixed_mask`.
+    Position: outermost, around the whole chain, as `fixed_mask`. Under a `MultiSteps` outside,
+    steps are those that happen: one in k calls. Divide the lengths by k, or put it inside.
 
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update``.
@@ -162,7 +163,7 @@ def _with_reset(
         due = jnp.any(jnp.asarray(begins, jnp.int32) == state.step) & ~state.frozen
         if _tree.is_traced(due) or due:
             fresh = inner.init(optax.apply_updates(params, updates))
-            mask = _mask_state.align(state.mask.tree, params)
+            mask = _mask_state.align(state.mask.tree, _wrap.network_of(params))
             kept = _anew(inner, state.inner_state, fresh, mask, due)
             state = state._replace(inner_state=kept)
         return updates, state

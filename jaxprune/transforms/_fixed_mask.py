@@ -43,7 +43,14 @@ def fixed_mask(inner: Any, mask: PyTree) -> optax.GradientTransformationExtraArg
     *whether* a step happens may be on either side; outside (``MultiSteps(fixed_mask(...))``,
     ``apply_if_finite(fixed_mask(...))``) they also delay the zeroing of newly pruned weights to
     the next step taken. Under `optax.partition` wrap the optimizer of each label with the same
-    mask, or the whole partition.
+    mask, or the whole partition. `optax.lookahead` goes inside (its pair of parameters is
+    understood: both copies are sparse); outside of it, or in front of anything that changes
+    updates, wrap all in `keep_zeros`. Gradients of single examples are aggregated before:
+    ``optax.chain(optax.contrib.differentially_private_aggregate(...), fixed_mask(...))``.
+
+    To differentiate through an update (meta-learning), give the optimizer what it needs where a
+    gradient is zero: ``optax.adam(..., eps_root=1e-8)``. Without it Adam's square root has an
+    infinite derivative there, and the result is NaN, with or without a mask.
 
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update`` such as
@@ -81,14 +88,14 @@ def fixed_mask(inner: Any, mask: PyTree) -> optax.GradientTransformationExtraArg
     zeros = _zeros.examiner(tx)
 
     def init(params: PyTree) -> FixedMaskState:
-        node = _mask_state.store(mask, params)
+        node = _mask_state.store(mask, _wrap.network_of(params))
         return FixedMaskState(_wrap.init_inner(tx, node, params), node)
 
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, FixedMaskState]:
-        _wrap.check_params(params, name="fixed_mask")
-        aligned = _mask_state.align(state.mask.tree, params)
+        _wrap.check_params(params, updates, name="fixed_mask")
+        aligned = _mask_state.align(state.mask.tree, _wrap.network_of(params))
         kept = zeros(updates, state.inner_state, params, aligned, extra_args).kept
         updates, inner_state = _wrap.step(
             tx, updates, state.inner_state, params, aligned, extra_args

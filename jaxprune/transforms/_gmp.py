@@ -47,7 +47,8 @@ def gmp(
     $m - \mathrm{round}((m - n)(1 - (1 - j/n_p)^3))$ of them, n at the last of the $n_p$ prunings
     (Kao et al. call it structure decay).
 
-    Position: outermost, around the whole chain, as `fixed_mask`.
+    Position: outermost, around the whole chain, as `fixed_mask`. Under a `MultiSteps` outside,
+    steps are those that happen: one in k calls. Divide the lengths by k, or put it inside.
 
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update``.

@@ -110,7 +110,7 @@ def gsm(
     ) -> tuple[PyTree, Any]:
         # Extra arguments go to the scores that ask for them; `optax.chain` hands the same ones on
         # to the other members itself.
-        _wrap.check_params(params, name="gsm")
+        _wrap.check_params(params, updates, name="gsm")
         scored = scoring(params, grads=updates, **extra_args)
         # Not `make`: a leaf that gets no gradient in one step is no collapse.
         mask, _ = masks.make_with_info(scored, sparsity, **rules)

@@ -50,7 +50,7 @@ def selective_decay(
     ) -> tuple[PyTree, LCState]:
         # Extra arguments go to the scores that ask for them; `optax.chain` hands the same ones on
         # to the other members itself.
-        _wrap.check_params(params, name="lc")
+        _wrap.check_params(params, updates, name="lc")
         rate = decay(state.step)
 
         def decayed(kept: Any, g: Any, w: Any) -> Any:
@@ -92,7 +92,7 @@ def penalty(
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, LCState]:
-        _wrap.check_params(params, name="lc")
+        _wrap.check_params(params, updates, name="lc")
         thetas, treedef = jax.tree.flatten(state.theta)
         weights = [jnp.asarray(w) for w in _beside(state.theta, params)]
         before = (state.mu, thetas, jax.tree.leaves(state.multipliers))

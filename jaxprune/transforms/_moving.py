@@ -90,9 +90,9 @@ def moving(
         raise ValueError(f"{name} counts steps in int32; {due_at[-1]} is too large.")
 
     def init(params: PyTree) -> MovingMaskState:
-        placeholder = _mask_state.is_placeholder(params)
-        mask = params if placeholder else first_mask(params)
-        node = _mask_state.store(mask, params)
+        placeholder, network = _mask_state.is_placeholder(params), _wrap.network_of(params)
+        mask = params if placeholder else first_mask(network)
+        node = _mask_state.store(mask, network)
         return MovingMaskState(
             inner_state=_wrap.init_inner(tx, node, params),
             mask=node,
@@ -104,8 +104,8 @@ def moving(
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, MovingMaskState]:
-        _wrap.check_params(params, name=name)
-        before = _mask_state.align(state.mask.tree, params)
+        _wrap.check_params(params, updates, name=name)
+        before = _mask_state.align(state.mask.tree, _wrap.network_of(params))
         count = jnp.asarray(optax.safe_increment(state.step))
         known = _zeros.UNKNOWN
         if nested or not len(due_at):  # elsewhere nothing follows from it
@@ -124,7 +124,7 @@ def moving(
                 stepped, _ = step(before, grads, inner_state)
                 now = optax.apply_updates(now, _wrap.to_zero(before, stepped, now))
             drawn = None if state.key is None else jax.random.fold_in(state.key, count)
-            return move(Move(before, now, grads, index, drawn, extra_args))
+            return move(Move(before, _wrap.network_of(now), grads, index, drawn, extra_args))
 
         given = (before, updates, state.inner_state)
         mask, due = before, jnp.zeros((), jnp.bool_)

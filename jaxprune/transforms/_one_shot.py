@@ -33,7 +33,8 @@ def one_shot(
     it prunes at initialization, after one step; `jaxprune.scores.grasp` asks ``update`` for its
     ``hessian_gradient``.
 
-    Position: outermost, around the whole chain, as `fixed_mask`.
+    Position: outermost, around the whole chain, as `fixed_mask`. Under a `MultiSteps` outside,
+    steps are those that happen: one in k calls. Divide the lengths by k, or put it inside.
 
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update``.

@@ -43,7 +43,7 @@ def prune_at(
     `jaxprune.schedules.imp_sparsities` it is iterative magnitude pruning.
 
     Position: outermost, around the whole chain, as `fixed_mask`. Under a `MultiSteps` outside,
-    steps are those that happen.
+    steps are those that happen: one in k calls. Divide the lengths by k, or put it inside.
 
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update``.

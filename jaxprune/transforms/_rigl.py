@@ -66,7 +66,8 @@ def rigl(
     are passed as an extra argument that ``grow`` asks for by name.
 
     Position: outermost, around the whole chain, as `fixed_mask`: gradient clipping belongs inside.
-    Under a `MultiSteps` outside, gradients are the accumulated ones. The first update sets the
+    Under a `MultiSteps` outside, gradients are the accumulated ones, and steps are those that
+    happen: one in k calls. Divide the lengths by k, or put it inside. The first update sets the
     weights outside the first mask to zero; to start exactly sparse, apply
     ``jp.apply_mask(params, get_mask(state))`` before the first step.
 

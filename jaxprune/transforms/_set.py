@@ -56,7 +56,9 @@ def set_(
     et al. and all later ones: it drops the same number in each move, and differs only where one
     sign has smaller weights than the other.
 
-    Position: outermost, around the whole chain, as `fixed_mask`. The first update sets the weights
+    Position: outermost, around the whole chain, as `fixed_mask`. Under a `MultiSteps` outside,
+    steps are those that happen: one in k calls. Divide the lengths by k, or put it inside.
+    The first update sets the weights
     outside the first mask to zero; to start exactly sparse, apply
     ``jp.apply_mask(params, get_mask(state))`` before the first step.
 

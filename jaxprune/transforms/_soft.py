@@ -57,7 +57,7 @@ def soft(
     state (schedule-free, lookahead). At the end they are zero in any case.
 
     Position: outermost, around the whole chain, as `fixed_mask`. Under a `MultiSteps` outside,
-    steps are those that happen.
+    steps are those that happen: one in k calls. Divide the lengths by k, or put it inside.
 
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update``.
@@ -137,7 +137,8 @@ def soft(
 
     def init(params: PyTree) -> _moving.MovingMaskState:
         placeholder = _mask_state.is_placeholder(params)
-        node = _mask_state.store(params if placeholder else first_mask(params), params)
+        network = _wrap.network_of(params)
+        node = _mask_state.store(params if placeholder else first_mask(network), network)
         return _moving.MovingMaskState(
             inner_state=_wrap.init_inner(tx, node, params),
             mask=node,
@@ -161,16 +162,16 @@ def soft(
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
     ) -> tuple[PyTree, _moving.MovingMaskState]:
-        _wrap.check_params(params, name="soft")
+        _wrap.check_params(params, updates, name="soft")
         assert params is not None
-        before = _mask_state.align(state.mask.tree, params)
+        before = _mask_state.align(state.mask.tree, _wrap.network_of(params))
         count = jnp.asarray(optax.safe_increment(state.step))
         due, hard, final = _resets.times(count, state.frozen, every, begin, end)
 
         def reset() -> PyTree:
             # The step is computed here a second time, see `_moving.moving`.
             stepped, _ = tx.update(updates, state.inner_state, params, **extra_args)
-            now = optax.apply_updates(params, stepped)
+            now = _wrap.network_of(optax.apply_updates(params, stepped))
             scored = scoring(now, grads=updates, **extra_args)
             scored = like_mask(scored, before, name="soft")
             return masks.plan(scored, (target,), **rules).make(scored, 0)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from jaxprune import _eager, _tree
@@ -26,7 +28,7 @@ def init_inner(
     """
     if _mask_state.is_placeholder(params):
         return tx.init(params)
-    aligned = _mask_state.align(node.tree, params)
+    aligned = _mask_state.align(node.tree, network_of(params))
     inner_state = _eager.computed(lambda m, p: tx.init(masked(m, p)), aligned, params)
     _moments.check_state(tx, inner_state, aligned)
     return inner_state
@@ -62,14 +64,35 @@ def step(
     return tx.update(masked(mask, grads), inner_state, masked(mask, params), **extra_args)
 
 
+def network_of(params: PyTree) -> PyTree:
+    """The parameters that gradients are taken at: of lookahead's pair the fast ones."""
+    return params.fast if isinstance(params, optax.LookaheadParams) else params
+
+
+def _in_each(f: Callable[..., PyTree], mask: PyTree, *trees: PyTree) -> PyTree:
+    """``f(mask, *trees)``; of lookahead's pairs for the fast and for the slow parameters."""
+    if isinstance(trees[0], optax.LookaheadParams):
+        pairs = zip(*trees, strict=True)
+        return optax.LookaheadParams(*(f(mask, *some) for some in pairs))
+    return f(mask, *trees)
+
+
 def masked(mask: PyTree, tree: PyTree) -> PyTree:
     """``tree`` with zeros where the mask is False."""
+    return _in_each(_masked, mask, tree)
+
+
+def _masked(mask: PyTree, tree: PyTree) -> PyTree:
     rows = _tree.map_partial(lambda m, x: x if m is None else _eager.Row(m, x), mask, tree)
     return _eager.together(or_zero, rows)
 
 
 def to_zero(mask: PyTree, updates: PyTree, params: PyTree) -> PyTree:
     """``updates`` with minus the weight where the mask is False: it then becomes exactly zero."""
+    return _in_each(_all_to_zero, mask, updates, params)
+
+
+def _all_to_zero(mask: PyTree, updates: PyTree, params: PyTree) -> PyTree:
     rows = _tree.map_partial(
         lambda m, *pair: pair[0] if m is None else _eager.Row(m, *pair), mask, updates, params
     )
@@ -84,13 +107,34 @@ def _to_zero(m: jax.Array, update: jax.Array, param: jax.Array) -> jax.Array:
     return jnp.where(m, update.astype(dtype), -param.astype(dtype))
 
 
-def check_params(params: PyTree | None, *, name: str) -> None:
-    """Raises if ``update`` was called without parameters."""
+def check_params(params: PyTree | None, grads: PyTree, *, name: str) -> None:
+    """Raises if ``update`` was called without parameters, or with gradients of other shapes."""
     if params is None:
         raise ValueError(
             f"{name} needs the parameters, got params=None. Call "
             "tx.update(grads, opt_state, params)."
         )
+    network = network_of(params)
+    theirs, ours = (jax.tree.leaves(x, is_leaf=_tree.is_absent) for x in (grads, network))
+    if len(theirs) == len(ours):  # else the trees differ, which shows where they are compared
+        for i, (g, p) in enumerate(zip(theirs, ours, strict=True)):
+            if not _tree.is_absent(g) and not _tree.is_absent(p) and np.shape(g) != np.shape(p):
+                raise ValueError(_other_shape(g, p, i, network, name))
+
+
+def _other_shape(g: Any, p: Any, index: int, params: PyTree, name: str) -> str:
+    named = jax.tree_util.tree_flatten_with_path(params, is_leaf=_tree.is_absent)[0]
+    path, per_example = _tree.path_string(named[index][0]), np.shape(g)[1:] == np.shape(p)
+    repair = (
+        "That looks like one gradient an example. Aggregate them first: optax.chain("
+        f"optax.contrib.differentially_private_aggregate(...), {name}(optax.sgd(...)))."
+        if per_example
+        else "Take the gradients at these very parameters."
+    )
+    return (
+        f"{name} got a gradient of shape {np.shape(g)} for {path!r}, a parameter of shape "
+        f"{np.shape(p)}. {repair}"
+    )
 
 
 def as_transformation(inner: Any, *, name: str) -> optax.GradientTransformationExtraArgs:
