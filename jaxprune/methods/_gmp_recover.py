@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxprune import masks, parametrizations, schedules, transforms
+from jaxprune._extra_args import with_extra_args
 from jaxprune._scoring import Scores, Scoring
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks import Allocation, Pattern, Stacked
@@ -95,7 +96,7 @@ def _without_moments(
     inner: Any, times: tuple[int, ...], mask_of: Any
 ) -> optax.GradientTransformationExtraArgs:
     """Zeroes, after given numbers of steps, the moments of what a mask made there removes."""
-    tx = optax.with_extra_args_support(inner)
+    tx = with_extra_args(inner)
 
     def init(params: PyTree) -> _State:
         return _State(tx.init(params), jnp.zeros((), jnp.int32))

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from jaxprune._extra_args import with_extra_args
 from jaxprune._layers import Stacked
 from jaxprune._tree import PyTree
 from jaxprune.parametrizations import _dst_units as _units
@@ -61,7 +62,7 @@ def dst_resets(
     """
     reset_at = _units.check_fraction_kept(reset_at)
     units = _units.Units(axis, layout)
-    tx = optax.with_extra_args_support(inner)
+    tx = with_extra_args(inner)
 
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import optax
 
 from jaxprune import _eager, _tree
+from jaxprune._extra_args import with_extra_args
 from jaxprune._mask import or_zero
 from jaxprune._tree import PyTree
 from jaxprune.transforms import _mask_state, _moments
@@ -150,10 +150,4 @@ def as_transformation(inner: Any, *, name: str) -> optax.GradientTransformationE
             f"{name} wraps an optimizer, an object with init and update, but got {got!r}. "
             "Pass an instance, e.g. optax.adam(learning_rate)."
         )
-    if isinstance(inner, optax.GradientTransformation):
-        return optax.with_extra_args_support(inner)
-    # `with_extra_args_support` would drop the extra arguments that MultiSteps takes.
-    kinds = {p.kind for p in inspect.signature(update).parameters.values()}
-    if inspect.Parameter.VAR_KEYWORD in kinds:
-        return optax.GradientTransformationExtraArgs(init, update)
-    return optax.with_extra_args_support(optax.GradientTransformation(init, update))
+    return with_extra_args(inner)

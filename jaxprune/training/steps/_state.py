@@ -12,6 +12,7 @@ import numpy as np
 import optax
 
 from jaxprune import _eager, _tree, masks, transforms
+from jaxprune._extra_args import with_extra_args
 from jaxprune._tree import PyTree
 from jaxprune.training.steps._contracts import check_key
 
@@ -137,7 +138,7 @@ def optimizer_of(
     The state tells whether we have put a mask around the optimizer.
     """
     if not isinstance(opt_state, transforms.FixedMaskState):
-        return optax.with_extra_args_support(_injected(make_optimizer))
+        return with_extra_args(_injected(make_optimizer))
     return transforms.fixed_mask(
         _injected(make_optimizer), transforms.get_mask(opt_state, copy=False)
     )
@@ -158,7 +159,9 @@ def _injected(make_optimizer: MakeOptimizer) -> optax.GradientTransformation:
     return inject(learning_rate=0.0)
 
 
-def _made(make_optimizer: MakeOptimizer, learning_rate: Any) -> optax.GradientTransformation:
+def _made(
+    make_optimizer: MakeOptimizer, learning_rate: Any
+) -> optax.GradientTransformationExtraArgs:
     made = make_optimizer(learning_rate)
     parts = (getattr(made, name, None) for name in ("init", "update"))
     if not all(map(callable, parts)):
@@ -166,7 +169,7 @@ def _made(make_optimizer: MakeOptimizer, learning_rate: Any) -> optax.GradientTr
             "make_optimizer(learning_rate) returns an optax optimizer, with init and update; got "
             f"one of type {type(made).__name__}."
         )
-    return made
+    return with_extra_args(made)
 
 
 def init_optimizer(make_optimizer: MakeOptimizer, params: PyTree, mask: PyTree) -> PyTree:
@@ -199,7 +202,7 @@ def check_uses_learning_rate(make_optimizer: MakeOptimizer, params: PyTree) -> N
     """
 
     def one_update(learning_rate: jax.Array, params: PyTree) -> PyTree:
-        optimizer = optax.with_extra_args_support(_made(make_optimizer, learning_rate))
+        optimizer = _made(make_optimizer, learning_rate)
         state = optimizer.init(params)
         return optimizer.update(params, state, params, value=jnp.zeros((), jnp.float32))[0]
 

@@ -1,0 +1,164 @@
+"""Every optimizer of optax and optax.contrib goes through the training steps and drivers.
+
+Some keep the very parameters in their state. A step donates its state, and XLA refuses to donate
+one buffer twice.
+"""
+
+import functools
+import inspect
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax import contrib
+
+import jaxprune as jp
+from tests.training import problem
+
+# Those that need more than a learning rate.
+OPTIONS = {
+    "schedule_free": lambda lr: contrib.schedule_free(optax.sgd(lr), lr, b1=0.9),
+    "mechanize": lambda lr: contrib.mechanize(optax.sgd(lr)),
+    "cocob": lambda lr: optax.chain(contrib.cocob(), optax.scale_by_learning_rate(-lr)),
+    "sam": lambda lr: contrib.sam(
+        optax.sgd(lr), optax.chain(contrib.normalize(), optax.sgd(0.05)), sync_period=2
+    ),
+    "noisy_sgd": lambda lr: optax.noisy_sgd(lr, 0.1, 0.5, key=jax.random.key(0)),
+    "sign_sgd": optax.sign_sgd,
+    "fromage": lambda lr: optax.fromage(lr, 1e-6),
+}
+# What is no optimizer of its own, and why one is left out.
+OTHERS = {
+    "lbfgs": "refused: its history mixes weights",
+    "polyak_sgd": "its step is the loss itself, handed over as `value`; see momo",
+    "dpsgd": "wants a gradient an example",
+    "optimistic_adam": "older name of optimistic_adam_v2",
+    "optimistic_adam_v2": "takes two rates",
+    "optimistic_gradient_descent": "kept",
+    "sophia": "its Hessian asks for a function of the loss, which a training step has not",
+    "sam": "kept",
+    "dog": "kept",
+}
+
+
+def _makers():
+    """The optimizers by name: functions of a learning rate that give a transformation."""
+    found = dict(OPTIONS)
+    for module in (optax, contrib):
+        for name, function in vars(module).items():
+            if name in found or name.startswith("_") or not inspect.isfunction(function):
+                continue
+            parameters = list(inspect.signature(function).parameters.values())
+            if not parameters or parameters[0].name != "learning_rate":
+                continue
+            required = [p for p in parameters[1:] if p.default is p.empty]
+            if any(p.kind is not p.VAR_KEYWORD for p in required):
+                continue
+            if function.__module__.startswith(("optax._src.alias", "optax.contrib")):
+                found[name] = function
+    left_out = {name for name, reason in OTHERS.items() if reason != "kept"}
+    return {name: make for name, make in sorted(found.items()) if name not in left_out}
+
+
+MAKERS = _makers()
+DEFAULT = ("cocob", "muon", "prodigy", "schedule_free", "sgd")
+each = pytest.mark.parametrize(
+    "name",
+    [n if n in DEFAULT else pytest.param(n, marks=pytest.mark.slow) for n in MAKERS],
+)
+
+
+def test_the_list_is_not_empty():
+    assert len(MAKERS) > 25, sorted(MAKERS)
+    assert {"adam", "lamb", "adafactor", "momo", "dadapt_adamw", "ademamix", *DEFAULT} <= set(
+        MAKERS
+    )
+
+
+@functools.cache
+def parts(name):
+    with jax.numpy_dtype_promotion("standard"):
+        make = MAKERS[name]
+        return make, jp.training.make_train_step(problem.loss_fn, make)
+
+
+@each
+def test_a_donated_step_and_exact_zeros(name):
+    make, step = parts(name)
+    with jax.numpy_dtype_promotion("standard"):
+        params = problem.params()
+        _, mask = jp.prune(params, 0.5)
+        state = jp.training.TrainState.create(params, make, mask=mask, key=jax.random.key(0))
+        for i in range(3):
+            state, metrics = step(state, problem.batch_at(i), 0.01)
+        assert np.isfinite(metrics["loss"])
+        jp.assert_sparse(state.params, state.opt_state)
+    buffers = [x.unsafe_buffer_pointer() for x in jax.tree.leaves(state) if is_plain(x)]
+    assert len(set(buffers)) == len(buffers), "two leaves share a buffer"
+
+
+def is_plain(x):
+    return isinstance(x, jax.Array) and x.size and not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+@each
+def test_through_imp_and_fit(name):
+    make, step = parts(name)
+    with jax.numpy_dtype_promotion("standard"):
+        for options in ({}, {"rewind": 1, "schedule": "lrw", "retraining_steps": 1}):
+            result = jp.training.imp(
+                jp.training.TrainState.create(problem.params(), make, key=jax.random.key(0)),
+                jp.training.make_loop(step, problem.batch_at, chunk_steps=2),
+                evaluate=lambda state: {"accuracy": 1.0},
+                pretraining=optax.constant_schedule(0.01),
+                pretraining_steps=2,
+                sparsity=0.5,
+                cycles=2,
+                **({"retraining_steps": 2} | options),
+            )
+            jp.assert_sparse(result.state.params, result.state.mask, sparsity=0.5)
+        method = jp.methods.gmp(0.5, total_steps=4, interval=1)
+        prepared = jp.training.prepare(
+            method, problem.params(), problem.loss_fn, make, key=jax.random.key(0)
+        )
+        fit_step = jp.training.make_train_step(prepared.loss_fn, prepared.make_optimizer)
+        result = jp.training.fit(
+            prepared,
+            jp.training.make_loop(fit_step, problem.batch_at, chunk_steps=2),
+            evaluate=lambda state: {"accuracy": 1.0},
+            learning_rates=[0.01] * 4,
+        )
+        jp.assert_sparse(result.state.params, result.state.mask, sparsity=0.5)
+
+
+def test_states_whose_leaves_are_one_array():
+    """Parameters, model state and optimizer may be handed over as the same arrays twice."""
+    shared = jnp.ones((4, 4))
+
+    def loss_fn(params, model_state, batch, key):
+        del key
+        out = batch @ params["a"]["kernel"] @ params["b"]["kernel"]
+        return jnp.mean(out**2), (jax.tree.map(lambda x: x + 1, model_state), {})
+
+    def holding(learning_rate):
+        """Keeps the parameters that it began with."""
+        return optax.chain(
+            optax.GradientTransformation(
+                lambda params: params, lambda updates, state, params=None: (updates, state)
+            ),
+            optax.sgd(learning_rate),
+        )
+
+    state = jp.training.TrainState.create(
+        {"a": {"kernel": shared}, "b": {"kernel": shared}},
+        holding,
+        model_state={"x": shared, "y": shared},
+        key=jax.random.key(0),
+    )
+    step = jp.training.make_train_step(loss_fn, holding)
+    for _ in range(2):
+        state, _ = step(state, jnp.ones((2, 4)), 0.01)
+    np.testing.assert_array_equal(state.model_state["x"], 3.0)
+    np.testing.assert_array_equal(shared, 1.0)  # what the caller holds is not donated
