@@ -208,7 +208,7 @@ def map_partial(f: Callable[..., Any], partial: PyTree, *trees: PyTree, what: st
 
     Args:
       f: ``f(partial_leaf_or_None, *leaves)``.
-      partial: a tree with `None` where a leaf is not prunable.
+      partial: a tree with `None` where a leaf is not prunable, or where a whole subtree is not.
       *trees: trees of the parameters' structure.
       what: the word for ``partial`` in errors.
 
@@ -220,6 +220,8 @@ def map_partial(f: Callable[..., Any], partial: PyTree, *trees: PyTree, what: st
     """
     # Leaf by leaf, not by jax.tree.map: equal paths in other containers (a plain dict beside a
     # FrozenDict, after a checkpoint) are the same parameters.
+    if trees:
+        partial = expanded(partial, trees[0])
     own, structure = jax.tree.flatten(partial, is_leaf=is_absent)
     columns, treedef = [own], None
     for tree in trees:
@@ -233,6 +235,27 @@ def map_partial(f: Callable[..., Any], partial: PyTree, *trees: PyTree, what: st
         leaves[0] if is_absent(leaves[0]) else f(None if is_absent(m) else m, *leaves)
         for m, *leaves in zip(*columns, strict=True)
     )
+
+
+def expanded(partial: PyTree, like: PyTree) -> PyTree:
+    """A partial tree with each `None` that stands for a subtree of ``like`` spelled out.
+
+    As in optax, a prefix of the tree will do. What fits no other way stays as it is, for the caller
+    to complain about.
+    """
+    if jax.tree.structure(partial, is_leaf=is_absent) == jax.tree.structure(
+        like, is_leaf=is_absent
+    ):
+        return partial
+    if is_absent(partial):
+        return jax.tree.map(lambda _: partial, like, is_leaf=is_absent)
+    if jax.tree_util.all_leaves([partial]) or jax.tree_util.all_leaves([like]) or is_absent(like):
+        return partial
+    ours, treedef = jax.tree.flatten(partial, is_leaf=lambda x: x is not partial)
+    theirs, other = jax.tree.flatten(like, is_leaf=lambda x: x is not like)
+    if treedef != other:
+        return partial
+    return treedef.unflatten([expanded(a, b) for a, b in zip(ours, theirs, strict=True)])
 
 
 def _fit(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:

@@ -18,6 +18,7 @@ def dpf(
     begin_step: int = 0,
     end_step: int | None = None,
     initial: float = 0.0,
+    power: float = 3.0,
     refresh: int = 16,
     at_targets: bool = True,
     scores: Scores | None = None,
@@ -35,6 +36,7 @@ def dpf(
       begin_step: steps before the schedule begins.
       end_step: the step by which the schedule ends; by default the last interval only trains.
       initial: fraction removed when the schedule begins.
+      power: exponent of the schedule in place of the cubic's 3, above 0; 1 for a straight line.
       refresh: steps between masks at one target.
       at_targets: whether a target that moves brings a mask at once.
       scores: what decides which weights stay; magnitude if omitted.
@@ -66,6 +68,7 @@ def dpf(
         begin_step=begin_step,
         end_step=end_step,
         initial=initial,
+        power=power,
         refresh=refresh,
         at_targets=at_targets,
         scores=scores,

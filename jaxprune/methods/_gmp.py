@@ -20,6 +20,7 @@ def gmp(
     begin_step: int = 0,
     end_step: int | None = None,
     initial: float = 0.0,
+    power: float = 3.0,
     within: PyTree | None = None,
     scores: Scores | None = None,
     allocation: Allocation | None = None,
@@ -37,6 +38,7 @@ def gmp(
       begin_step: steps before the schedule begins.
       end_step: the step by which the schedule ends; by default the last interval only trains.
       initial: fraction removed when the schedule begins.
+      power: exponent of the schedule in place of the cubic's 3, above 0; 1 for a straight line.
       within: a mask to start from; every later one lies inside it.
       scores: what decides which weights stay; magnitude if omitted.
       allocation: how the total is spread over leaves; global if omitted.
@@ -69,6 +71,7 @@ def gmp(
         begin_step=begin_step,
         end_step=end_step,
         initial=initial,
+        power=power,
         within=within,
         scores=scores,
         allocation=allocation,

@@ -25,6 +25,7 @@ def gmp_recover(
     begin_step: int = 0,
     end_step: int | None = None,
     initial: float = 0.0,
+    power: float = 3.0,
     scores: Scores | None = None,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
@@ -44,6 +45,7 @@ def gmp_recover(
       begin_step: steps before the schedule begins.
       end_step: the step by which the schedule ends; by default the last interval only trains.
       initial: fraction removed when the schedule begins.
+      power: exponent of the schedule in place of the cubic's 3, above 0; 1 for a straight line.
       scores: what decides which weights stay; magnitude if omitted.
       allocation: how the total is spread over leaves; global if omitted.
       pattern: which weights go together, of those that fix no sparsity; unstructured if omitted.
@@ -68,7 +70,7 @@ def gmp_recover(
     """
     interval = tenth(total_steps) if interval is None else interval
     times: dict[str, Any] = {"total_steps": total_steps, "interval": interval}
-    times |= {"begin_step": begin_step, "end_step": end_step, "initial": initial}
+    times |= {"begin_step": begin_step, "end_step": end_step, "initial": initial, "power": power}
     rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
     p = parametrizations.gmp_recover(sparsity, **times, scores=scores, **rules, where=where)
     steps, targets = schedules.gmp_targets(sparsity, **times)

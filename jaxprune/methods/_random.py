@@ -22,6 +22,7 @@ def random(
     begin_step: int = 0,
     end_step: int | None = None,
     initial: float = 0.0,
+    power: float = 3.0,
     within: PyTree | None = None,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
@@ -41,6 +42,7 @@ def random(
       begin_step: steps before the schedule begins.
       end_step: the step by which the schedule ends; by default the last interval only trains.
       initial: fraction removed when the schedule begins.
+      power: exponent of the schedule in place of the cubic's 3, above 0; 1 for a straight line.
       within: a mask to start from; every later one lies inside it.
       allocation: how the total is spread over leaves; global if omitted.
       pattern: which weights go together, of those that fix no sparsity; unstructured if omitted.
@@ -73,6 +75,7 @@ def random(
         begin_step=begin_step,
         end_step=end_step,
         initial=initial,
+        power=power,
         within=within,
         allocation=allocation,
         pattern=pattern,

@@ -18,6 +18,7 @@ def dpf(
     begin_step: int = 0,
     end_step: int | None = None,
     initial: float = 0.0,
+    power: float = 3.0,
     refresh: int = 16,
     at_targets: bool = True,
     scores: Scores | None = None,
@@ -47,7 +48,8 @@ def dpf(
     would have: the last one, or a new one where the step count asks for it. Called before the last
     target is reached, it makes a mask at the last target, so that the result always has the
     sparsity asked for. ``begin_step``, ``end_step`` and ``initial`` change the targets as they do
-    those of `jaxprune.schedules.gmp_targets`.
+    those of `jaxprune.schedules.gmp_targets`. With ``begin_step`` and ``end_step`` the same the
+    sparsity is constant from there on, its mask made anew every ``refresh`` steps to the end.
 
     Args:
       sparsity: S in [0, 1), the fraction removed in the end.
@@ -56,6 +58,7 @@ def dpf(
       begin_step: t_0, steps before the schedule begins.
       end_step: the step by which the schedule ends; by default the last interval only trains.
       initial: S_0 in [0, S), the fraction removed from step ``begin_step`` on.
+      power: exponent of the schedule in place of the cubic's 3, above 0; 1 for a straight line.
       refresh: steps between masks at one target.
       at_targets: whether a target that moves brings a mask at once, between two refreshes.
       scores: ``params -> scores``, higher stays; magnitude if omitted.
@@ -100,6 +103,7 @@ def dpf(
         begin_step=begin_step,
         end_step=end_step,
         initial=initial,
+        power=power,
         refresh=refresh,
         at_targets=at_targets,
         backward="dense",

@@ -18,6 +18,7 @@ def gmp_recover(
     begin_step: int = 0,
     end_step: int | None = None,
     initial: float = 0.0,
+    power: float = 3.0,
     scores: Scores | None = None,
     allocation: Allocation | None = None,
     pattern: Pattern | None = None,
@@ -54,6 +55,7 @@ def gmp_recover(
       begin_step: t_0, steps before the schedule begins.
       end_step: the step by which the schedule ends; by default the last interval only trains.
       initial: S_0 in [0, S), the fraction removed from step ``begin_step`` on.
+      power: exponent of the schedule in place of the cubic's 3, above 0; 1 for a straight line.
       scores: ``params -> scores``, higher stays; magnitude if omitted.
       allocation: how the total is spread over the leaves; `jaxprune.masks.globally()` if omitted.
       pattern: which weights go together, of those that do not fix the sparsity; unstructured if
@@ -94,6 +96,7 @@ def gmp_recover(
         begin_step=begin_step,
         end_step=end_step,
         initial=initial,
+        power=power,
         refresh=None,
         at_targets=True,
         backward="masked",

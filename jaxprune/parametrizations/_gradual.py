@@ -41,6 +41,7 @@ def gradual(
     begin_step: int,
     end_step: int | None,
     initial: float,
+    power: float,
     refresh: int | None,
     at_targets: bool,
     backward: Literal["dense", "masked"],
@@ -63,6 +64,7 @@ def gradual(
       begin_step: as for `dpf`.
       end_step: as for `dpf`.
       initial: as for `dpf`.
+      power: as for `dpf`.
       refresh: steps between masks at one target; `None` for one mask a target.
       at_targets: as for `dpf`.
       backward: which weights get a gradient.
@@ -85,6 +87,7 @@ def gradual(
         begin_step=begin_step,
         end_step=end_step,
         initial=initial,
+        power=power,
     )
     rules: dict[str, Any] = {"allocation": allocation, "pattern": pattern, "stacked": stacked}
     score = _scoring.scorer(scores, where, **rules)

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import optax
 
-from jaxprune._checks import check_fraction, check_steps
+from jaxprune._checks import check_fraction, check_number, check_steps
 from jaxprune.schedules._table import lookup
 
 
@@ -79,13 +79,16 @@ def twenty_percent_sparsities(final: float, rate: float = 0.2) -> tuple[float, .
     return (*(-math.expm1(left * j) for j in range(1, cycles)), final)
 
 
-def cubic(final: float, *, begin_step: int, end_step: int, initial: float = 0.0) -> optax.Schedule:
+def cubic(
+    final: float, *, begin_step: int, end_step: int, initial: float = 0.0, power: float = 3.0
+) -> optax.Schedule:
     """The cubic sparsity schedule of gradual magnitude pruning (GMP): fast first, then slower.
 
         s(t) = S + (S₀ - S) (1 - (t - t₀) / (t₁ - t₀))³       t₀ <= t <= t₁
 
-    and S₀ before t₀, S after t₁. The table is computed in float64 on the host, so that the same
-    count gives the same sparsity in and out of `jit`.
+    and S₀ before t₀, S after t₁; with another ``power`` in place of 3, 1 for a straight line. The
+    table is computed in float64 on the host, so that the same count gives the same sparsity in and
+    out of `jit`.
 
     Args:
       final: S in [0, 1), the fraction removed in the end.
@@ -93,6 +96,7 @@ def cubic(final: float, *, begin_step: int, end_step: int, initial: float = 0.0)
       end_step: t₁ >= t₀, the first step that has ``final``; if the two are equal, it is reached at
         once.
       initial: S₀ in [0, S], the fraction removed before.
+      power: the exponent, above 0.
 
     Returns:
       A schedule: step -> float32 sparsity. At t₁ and later it is ``final``, rounded to float32.
@@ -122,7 +126,8 @@ def cubic(final: float, *, begin_step: int, end_step: int, initial: float = 0.0)
         raise ValueError(
             f"initial is {initial}, above final={final}: this schedule only prunes. Swap them."
         )
-    cube = (1 - np.arange(end - begin + 1) / max(end - begin, 1)) ** 3
+    power = _checked_power(power)
+    cube = (1 - np.arange(end - begin + 1) / max(end - begin, 1)) ** power
     if end == begin:  # a step: the entry before it, if any, holds for all earlier counts
         begin, cube = (begin - 1, np.array([1.0, 0.0])) if begin else (0, np.zeros(1))
     # This form, unlike the one above, is exact at both ends.
@@ -137,6 +142,7 @@ def gmp_targets(
     begin_step: int = 0,
     end_step: int | None = None,
     initial: float = 0.0,
+    power: float = 3.0,
 ) -> tuple[tuple[int, ...], tuple[float, ...]]:
     """When gradual magnitude pruning (GMP) prunes, and to which sparsities.
 
@@ -155,6 +161,7 @@ def gmp_targets(
       begin_step: t₀, the step at which the schedule begins.
       end_step: t₁ in [t₀, T], the step by which it ends; with t₁ = t₀ there is one pruning, to S.
       initial: S₀ in [0, S), the fraction removed at t₀.
+      power: the exponent in place of 3, above 0; 1 for a straight line.
 
     Returns:
       The numbers of steps after which to prune, rising, and the sparsity of each; the last is
@@ -174,7 +181,7 @@ def gmp_targets(
       Love Retraining, ICLR 2023, for the times of pruning (their code).
     """
     final = check_fraction("final", final)
-    initial = check_fraction("initial", initial)
+    initial, power = check_fraction("initial", initial), _checked_power(power)
     if initial >= final and (initial or final):
         raise ValueError(f"initial is {initial}, but must be below final={final}.")
     total, begin = (
@@ -199,7 +206,7 @@ def gmp_targets(
             else "There must be two steps or more: begin earlier, or train longer."
         )
     else:
-        end = check_steps("end_step", end_step)
+        end = check_steps("end_step", end_step, at_least=0)
         if end > total:
             raise ValueError(
                 f"end_step={end} lies after the end of training, total_steps={total}: the network "
@@ -215,8 +222,15 @@ def gmp_targets(
     if number < 1:
         raise ValueError(f"this never prunes: {window}. {repair}")
     steps = tuple(begin + j * interval for j in range(1, number + 1))
-    cubes = [(1 - j / number) ** 3 for j in range(1, number + 1)]
+    cubes = [(1 - j / number) ** power for j in range(1, number + 1)]
     sparsities = tuple(initial * c + final * (1 - c) for c in cubes)
     if initial:
         steps, sparsities = (begin, *steps), (initial, *sparsities)
     return steps, sparsities
+
+
+def _checked_power(power: float) -> float:
+    power = check_number("power", power, low=0.0)
+    if not power:
+        raise ValueError("power is 0, but the exponent of a sparsity schedule is above 0.")
+    return int(power) if power.is_integer() else power  # the same bits as a cube

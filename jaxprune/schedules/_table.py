@@ -163,24 +163,23 @@ def lookup(table: np.ndarray, *, start: int = 0) -> optax.Schedule:
     The first entry is that of count ``start`` and of all before it. The table stays a NumPy array,
     so that a schedule belongs to no device and to no trace.
     """
-    entries = table.astype(np.float32)
+    return partial(_at, table.astype(np.float32), start)  # no closure: it can be pickled
+
+
+def _at(entries: np.ndarray, start: int, count: Any) -> jax.Array:
     last = start + len(entries) - 1
-
-    def schedule(count: Any) -> jax.Array:
-        # What lives on the host may be wider than JAX's integers, and is looked up there.
-        if isinstance(count, (int, np.integer)):
-            count = np.array(min(max(int(count), start), last))
-        if isinstance(count, np.ndarray) and np.issubdtype(count.dtype, np.integer):
-            return jax.device_put(entries[np.clip(count.astype(np.int64), start, last) - start])
-        count = jnp.asarray(count)
-        if not jnp.issubdtype(count.dtype, jnp.integer):
-            raise TypeError(
-                f"a schedule takes an integer count, but it is of dtype {count.dtype} (float32 "
-                "cannot count past 2**24). Count steps in int32."
-            )
-        return _look_up(entries, count, start)
-
-    return schedule
+    # What lives on the host may be wider than JAX's integers, and is looked up there.
+    if isinstance(count, (int, np.integer)):
+        count = np.array(min(max(int(count), start), last))
+    if isinstance(count, np.ndarray) and np.issubdtype(count.dtype, np.integer):
+        return jax.device_put(entries[np.clip(count.astype(np.int64), start, last) - start])
+    count = jnp.asarray(count)
+    if not jnp.issubdtype(count.dtype, jnp.integer):
+        raise TypeError(
+            f"a schedule takes an integer count, but it is of dtype {count.dtype} (float32 "
+            "cannot count past 2**24). Count steps in int32."
+        )
+    return _look_up(entries, count, start)
 
 
 @partial(jax.jit, static_argnums=2, inline=True)

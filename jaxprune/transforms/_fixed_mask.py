@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import optax
 
-from jaxprune._mask import check_given
 from jaxprune._tree import PyTree
 from jaxprune.transforms import _mask_state, _moments, _wrap, _zeros
 from jaxprune.transforms._mask_state import PruneMask
@@ -55,7 +54,8 @@ def fixed_mask(inner: Any, mask: PyTree) -> optax.GradientTransformationExtraArg
     Args:
       inner: an optax optimizer, or anything with ``init`` and ``update`` such as
         `optax.MultiSteps`.
-      mask: a tree like params: bool arrays (True = kept), `None` where a leaf is not prunable.
+      mask: a tree like params: bool arrays (True = kept), `None` where a leaf is not prunable,
+        or a whole subtree; or a function of the parameters that returns one, called by ``init``.
         It is copied into the state by ``init``; ``update`` reads it from there.
 
     Returns:
@@ -84,11 +84,12 @@ def fixed_mask(inner: Any, mask: PyTree) -> optax.GradientTransformationExtraArg
       (the mask is fixed during retraining).
     """
     tx = _wrap.as_transformation(inner, name="fixed_mask")
-    check_given(mask)
+    _mask_state.check_rule(mask)
     zeros = _zeros.examiner(tx)
 
     def init(params: PyTree) -> FixedMaskState:
-        node = _mask_state.store(mask, _wrap.network_of(params))
+        network = _wrap.network_of(params)
+        node = _mask_state.store(_mask_state.given(mask, network), network)
         return FixedMaskState(_wrap.init_inner(tx, node, params), node)
 
     def update(

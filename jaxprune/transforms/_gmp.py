@@ -23,6 +23,7 @@ def gmp(
     begin_step: int = 0,
     end_step: int | None = None,
     initial: float = 0.0,
+    power: float = 3.0,
     within: PyTree | None = None,
     scores: Scores | None = None,
     allocation: Allocation | None = None,
@@ -59,6 +60,7 @@ def gmp(
       begin_step: t_0, steps before the schedule begins.
       end_step: the step by which the schedule ends; by default the last interval only trains.
       initial: S_0 in [0, S), the fraction removed at ``begin_step``.
+      power: exponent of the schedule in place of the cubic's 3, above 0; 1 for a straight line.
       within: as for `prune_at`.
       scores: as for `prune_at`.
       allocation: as for `prune_at`.
@@ -94,7 +96,7 @@ def gmp(
     """
     shares = None
     times: dict[str, Any] = {"total_steps": total_steps, "interval": interval}
-    times |= {"begin_step": begin_step, "end_step": end_step}
+    times |= {"begin_step": begin_step, "end_step": end_step, "power": power}
     if sparsity is not None:
         final = check_fraction("sparsity", sparsity)
         steps, targets = schedules.gmp_targets(final, **times, initial=initial)

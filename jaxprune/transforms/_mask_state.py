@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from jaxprune import _eager, _tree
-from jaxprune._mask import check_bool
+from jaxprune._mask import check_bool, check_given
 from jaxprune._tree import PyTree
 
 
@@ -146,6 +146,31 @@ def store(mask: PyTree, like: PyTree) -> PruneMask:
     return PruneMask(treedef.unflatten(map(copy, pieces, aligned, leaves)))
 
 
+def check_rule(mask: Any) -> None:
+    """Raises for what is neither a mask nor a function that makes one.
+
+    Raises:
+      ValueError: if it has no leaf.
+      TypeError: naming the first leaf that is not boolean.
+    """
+    if not _is_rule(mask):
+        check_given(mask)
+
+
+def given(mask: Any, params: PyTree) -> PyTree:
+    """The mask that a user passed, or what the function that was passed makes of the parameters."""
+    if not _is_rule(mask) or is_placeholder(params):
+        return mask
+    made = mask(params)
+    check_given(made)
+    return made
+
+
+def _is_rule(mask: Any) -> bool:
+    # A function is a leaf to JAX. A tree that can be called, as a model of Equinox, is none.
+    return callable(mask) and jax.tree_util.all_leaves([mask])
+
+
 def replace(node: PruneMask, mask: PyTree) -> PruneMask:
     """The node with the leaves of another mask of the same parameters, in the same structure."""
     return PruneMask(jax.tree.unflatten(jax.tree.structure(node.tree), jax.tree.leaves(mask)))
@@ -249,6 +274,7 @@ def _placed(m: jax.Array, leaf: Any) -> jax.Array:
 def _pieces(mask: PyTree, like: PyTree) -> list[Any]:
     """The parts of ``mask`` that sit at the leaves of ``like``."""
     treedef = jax.tree.structure(like, is_leaf=_tree.is_absent)
+    mask = _tree.expanded(mask, like)
     try:
         return treedef.flatten_up_to(mask)
     except (ValueError, TypeError):

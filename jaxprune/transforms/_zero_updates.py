@@ -7,7 +7,7 @@ from typing import Any
 import optax
 
 from jaxprune import _tree
-from jaxprune._mask import check_given, or_zero
+from jaxprune._mask import or_zero
 from jaxprune._tree import PyTree
 from jaxprune.transforms import _mask_state
 from jaxprune.transforms._mask_state import PruneMask
@@ -24,7 +24,8 @@ def zero_updates(mask: PyTree) -> optax.GradientTransformationExtraArgs:
     Position: last in a chain, after the learning rate and weight decay.
 
     Args:
-      mask: a tree like params: bool arrays (True = kept), `None` where a leaf is not prunable.
+      mask: a tree like params: bool arrays (True = kept), `None` where a leaf is not prunable,
+        or a whole subtree; or a function of the parameters that returns one, called by ``init``.
         It is copied into the state, where `get_mask` and `set_mask` find it.
 
     Returns:
@@ -44,10 +45,10 @@ def zero_updates(mask: PyTree) -> optax.GradientTransformationExtraArgs:
       >>> optax.apply_updates(params, updates)
       {'kernel': Array([[0.5, 0. ]], dtype=float32)}
     """
-    check_given(mask)
+    _mask_state.check_rule(mask)
 
     def init(params: PyTree) -> PruneMask:
-        return _mask_state.store(mask, params)
+        return _mask_state.store(_mask_state.given(mask, params), params)
 
     def update(
         updates: PyTree, state: Any, params: PyTree | None = None, **extra_args: Any
