@@ -15,6 +15,8 @@ from jaxprune import scores as scores
 from jaxprune import structured as structured
 from jaxprune import training as training
 from jaxprune import transforms as transforms
+from jaxprune._save import load as load
+from jaxprune._save import save as save
 from jaxprune._tree import default_where as default_where
 from jaxprune._version import __version__ as __version__
 from jaxprune.masks import apply_mask as apply_mask

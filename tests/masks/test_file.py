@@ -1,5 +1,6 @@
 """Mask files: round trips, other readers, refusals."""
 
+import json
 import os
 import stat
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxprune as jp
-from jaxprune.masks import _file
+from jaxprune import _safetensors
 
 PARAMS = {"net": {"kernel": jnp.ones((4, 3)), "bias": jnp.ones(3)}, "out": [jnp.ones((3, 2))]}
 KERNEL = jnp.asarray(np.arange(12).reshape(4, 3) % 3 == 0)
@@ -85,10 +86,13 @@ def test_other_readers(path):
     jp.masks.save(path, MASK)
     tensors = safetensors.numpy.load_file(path)
     assert {name: (x.dtype, x.shape) for name, x in tensors.items()} == {
-        "net/kernel": (np.bool_, (4, 3)),
-        "out/0": (np.bool_, (3, 2)),
+        "net/kernel": (np.uint8, (2,)),
+        "out/0": (np.uint8, (1,)),
     }
-    np.testing.assert_array_equal(tensors["net/kernel"], KERNEL)
+    with safetensors.safe_open(path, framework="numpy") as file:
+        shapes = json.loads(file.metadata()["shapes"])
+    bits = np.unpackbits(tensors["net/kernel"], bitorder="little", count=12)
+    np.testing.assert_array_equal(bits.reshape(shapes["net/kernel"]), KERNEL)
 
 
 @pytest.mark.filterwarnings("ignore")  # importing torch warns about what we do not use
@@ -97,9 +101,14 @@ def test_pytorch_reads_it(path):
     from safetensors.torch import load_file
 
     jp.masks.save(path, MASK)
-    tensors = load_file(path)
-    assert tensors["net/kernel"].dtype == torch.bool
-    np.testing.assert_array_equal(tensors["net/kernel"].numpy(), KERNEL)
+    packed = load_file(path)["net/kernel"]
+    bits = (packed[:, None] >> torch.arange(8)) & 1
+    np.testing.assert_array_equal(bits.flatten()[:12].reshape(4, 3).numpy(), KERNEL)
+
+
+def test_a_bit_a_weight(path):
+    jp.masks.save(path, {"w": jnp.ones((100, 80), bool)})
+    assert path.stat().st_size < 100 * 80 // 8 + 600
 
 
 def test_values_in_any_memory_order(path):
@@ -196,7 +205,7 @@ def test_parts_on_other_processes(monkeypatch):
     leaf = jax.device_put(jnp.ones(8, bool), NamedSharding(mesh, PartitionSpec("x")))
     monkeypatch.setattr(type(leaf), "is_fully_addressable", property(lambda self: False))
     with pytest.raises(ValueError, match="'w' lie on devices of other processes"):
-        _file._on_host("w", leaf)
+        _safetensors.on_host("w", leaf, what="mask")
 
 
 @pytest.mark.parametrize(
@@ -231,7 +240,7 @@ def test_no_mask_file(path, read):
         read(path)
     metadata = {"format": "jaxprune.mask", "format_version": "7", "jaxprune_version": "9.9"}
     safetensors.numpy.save_file({"w": np.ones(2, bool)}, path, metadata=metadata)
-    with pytest.raises(ValueError, match=r"format version '7'; .* reads version 1.*\(9\.9\)"):
+    with pytest.raises(ValueError, match=r"format version '7'; .* reads version 1 and 2.*\(9\.9\)"):
         read(path)
 
 
@@ -245,9 +254,14 @@ def test_damaged_files(path):
         jp.masks.load(path)
 
 
+OLD = {"format": "jaxprune.mask", "format_version": "1", "kept": "2", "total": "3"}
+
+
 @pytest.mark.parametrize("byte", [2, 255])
 def test_bytes_that_are_no_booleans(path, byte):
-    jp.masks.save(path, {"w": jnp.array([True, False, True])})
+    """The first version of the format had a byte a weight."""
+    safetensors.numpy.save_file({"w": np.array([True, False, True])}, path, metadata=OLD)
+    np.testing.assert_array_equal(jp.masks.load(path)["w"], [True, False, True])
     data = bytearray(path.read_bytes())
     data[-1] = byte
     path.write_bytes(data)
@@ -258,8 +272,19 @@ def test_bytes_that_are_no_booleans(path, byte):
 def test_swapped_bits_are_found(path):
     jp.masks.save(path, {"a": jnp.array([True, False]), "b": jnp.array([False, True])})
     data = path.read_bytes()
-    path.write_bytes(data[:-4] + data[-2:] + data[-4:-2])  # the counts are the same
+    path.write_bytes(data[:-2] + data[-1:] + data[-2:-1])  # the counts are the same
     with pytest.raises(ValueError, match="damaged: its checksum is"):
+        jp.masks.load(path)
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    ['{"w": [3, "x"]}', '{"w": [4, 3]}', '{"w": [20]}', "{}", '{"v": [3]}', "[3]", '{"w": -1}'],
+)
+def test_shapes_that_are_damaged(path, shapes):
+    metadata = OLD | {"format_version": "2", "shapes": shapes}
+    safetensors.numpy.save_file({"w": np.array([5], np.uint8)}, path, metadata=metadata)
+    with pytest.raises(ValueError, match=r"mask.safetensors' is damaged"):
         jp.masks.load(path)
 
 
