@@ -8,13 +8,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _tree
-from jaxprune._mask import count_true
+from jaxprune import _layers, _tree
+from jaxprune._layers import Stacked
+from jaxprune._mask import check_bool
 from jaxprune._tree import PyTree, Where
 from jaxprune.metrics import sparsity_per_leaf
 
 
-def report(params: PyTree, mask: PyTree | None = None, *, where: Where | None = None) -> str:
+def report(
+    params: PyTree,
+    mask: PyTree | None = None,
+    *,
+    where: Where | None = None,
+    stacked: Stacked | None = None,
+) -> str:
     """Lists every leaf, whether it is prunable and how sparse it is, as a Markdown table.
 
     What is counted follows from what is passed, and the header says it:
@@ -29,11 +36,13 @@ def report(params: PyTree, mask: PyTree | None = None, *, where: Where | None = 
       params: any pytree of arrays or of `jax.ShapeDtypeStruct`.
       mask: a mask of these parameters; without one the rule ``where`` is shown at work.
       where: ``where(path, leaf) -> bool``; `default_where` if omitted. Not used with a mask.
+      stacked: where leaves hold several layers: rules from paths to axes, see `make`. Each layer
+        then has a row of its own.
 
     Returns:
       The table: path, shape, dtype, prunable or not, the count, and of prunable leaves the
       sparsity (fraction not counted); their total at the end. No mask touches the other leaves:
-      beside one they are kept whole.
+      beside one they are kept whole, and without one their zeros are not counted.
 
     Raises:
       ValueError: if no leaf is prunable, or the mask is of another tree.
@@ -46,54 +55,70 @@ def report(params: PyTree, mask: PyTree | None = None, *, where: Where | None = 
       >>> print(jp.masks.report(params))
       | leaf | shape | dtype | prunable | nonzero | sparsity |
       |---|---|---|---|---:|---:|
-      | bias | 4 | float32 | no | 4 | |
+      | bias | 4 | float32 | no |  | |
       | kernel | 1x4 | float32 | yes | 3 | 0.2500 |
       | all prunable | | | 1 of 2 leaves | 3 | 0.2500 |
       >>> pruned, mask = jp.prune(params, 0.5)
       >>> print(jp.masks.report(pruned, mask).splitlines()[-1])
       | all prunable | | | 1 of 2 leaves | 2 | 0.5000 |
     """
-    named = _tree.named_leaves(params)
-    column, prunable, counts = _count(params, mask, where)
+    column, partial = _column(params, mask, where)
+    prunable: list[Any] = []
+    _tree.map_partial(lambda m, _: prunable.append(m), partial, params)
+    axes = _layers.axes_of(stacked, partial)
+    layers = iter(_layers.named(partial, axes))
+    numbers = iter(_counts(column, partial, stacked, axes))
     lines = [
         f"| leaf | shape | dtype | prunable | {column} | sparsity |",
         "|---|---|---|---|---:|---:|",
     ]
-    rows = list(zip(named, prunable, counts, strict=True))
-    for (path, leaf), taken, number in rows:
-        shape = "x".join(map(str, np.shape(leaf))) or "scalar"
+    own, total, size, taken = iter(axes), 0, 0, 0
+    for (path, leaf), part in zip(_tree.named_leaves(params), prunable, strict=True):
         dtype = getattr(leaf, "dtype", type(leaf).__name__)
-        shown = "" if number is None else number
-        end = f"yes | {_share(column, shown, _tree.size(leaf))}" if taken else f"no | {shown} | |"
-        lines.append(f"| {path} | {shape} | {dtype} | {end}")
-    size = sum(_tree.size(leaf) for (_, leaf), taken, _ in rows if taken)
-    total = _share(column, sum(number for _, taken, number in rows if taken and number), size)
-    lines.append(f"| all prunable | | | {sum(prunable)} of {len(named)} leaves | {total}")
+        if part is None:
+            # Biases that are zero at the start are not pruned, so their zeros are not counted.
+            shown = "" if column == "nonzero" else _tree.size(leaf)
+            lines.append(f"| {path} | {_shape(np.shape(leaf))} | {dtype} | no | {shown} | |")
+            continue
+        taken += 1
+        for _ in range(_layers.number(np.shape(leaf), next(own))):
+            name, layer = next(layers)
+            number, entries = next(numbers), _tree.size(layer)
+            end = f"yes | {_share(column, number, entries)}"
+            lines.append(f"| {name} | {_shape(layer.shape)} | {dtype} | {end}")
+            total, size = total + number, size + entries
+    leaves = f"{taken} of {len(prunable)} leaves"
+    lines.append(f"| all prunable | | | {leaves} | {_share(column, total, size)}")
     return "\n".join(lines)
 
 
-def _count(
-    params: PyTree, mask: PyTree | None, where: Where | None
-) -> tuple[str, list[bool], list[int | None]]:
-    """The name of the column; whether each leaf is prunable, and its count, if it has one."""
-    leaves = jax.tree.leaves(params)
-    sizes: list[int | None] = [_tree.size(leaf) for leaf in leaves]
-    partial = _tree.prunable(params, where) if mask is None else mask
-    prunable: list[bool] = []
-    _tree.map_partial(lambda leaf, _: prunable.append(leaf is not None), partial, params)
+def _column(params: PyTree, mask: PyTree | None, where: Where | None) -> tuple[str, PyTree]:
+    """What is counted, and the partial tree that it is counted in."""
     if mask is not None:
-        kept = (row.kept for row in sparsity_per_leaf(mask))
-        each = zip(prunable, sizes, strict=True)
-        return "kept", prunable, [next(kept) if taken else size for taken, size in each]
-    floating = [x for x in leaves if _tree.is_floating(x)]
-    if any(_tree.is_traced(x) or isinstance(x, jax.ShapeDtypeStruct) for x in floating):
-        return "size", prunable, sizes
-    nonzero = iter(count_true([_is_nonzero(x) for x in floating]))
-    return "nonzero", prunable, [next(nonzero) if _tree.is_floating(x) else None for x in leaves]
+        check_bool(mask)
+        return "kept", _tree.expanded(mask, params)
+    partial = _tree.prunable(params, where)
+    leaves = jax.tree.leaves(partial)
+    if any(_tree.is_traced(x) or isinstance(x, jax.ShapeDtypeStruct) for x in leaves):
+        return "size", partial
+    return "nonzero", partial
+
+
+def _counts(column: str, partial: PyTree, stacked: Stacked | None, axes: _layers.Axes) -> list[int]:
+    if column == "size":
+        return [_tree.size(layer) for _, layer in _layers.named(partial, axes)]
+    mask = jax.tree.map(_is_nonzero, partial) if column == "nonzero" else partial
+    return [row.kept for row in sparsity_per_leaf(mask, stacked=stacked)]
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "scalar"
 
 
 @jax.jit
 def _is_nonzero(leaf: Any) -> jax.Array:
+    if jnp.finfo(leaf.dtype).bits < 8:  # float4 has no integer of its width; and no denormals lost
+        return leaf.astype(jnp.float32) != 0
     # By its bits but the sign: XLA's CPU backend flushes denormals, so 1e-40 != 0 is False there.
     unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
     return jax.lax.bitcast_convert_type(leaf, unsigned) << 1 != 0

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import functools
+import math
+from typing import Any, NamedTuple
 
-from jaxprune import _mask, _tree
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import _layers, _mask, _tree
+from jaxprune._layers import Stacked
 from jaxprune._tree import PyTree
 
 
@@ -21,17 +28,21 @@ class LeafSparsity(NamedTuple):
         return (self.size - self.kept) / self.size if self.size else 0.0
 
 
-def sparsity_per_leaf(mask: PyTree) -> list[LeafSparsity]:
-    """Counts the kept weights of each prunable leaf.
+def sparsity_per_leaf(mask: PyTree, *, stacked: Stacked | None = None) -> list[LeafSparsity]:
+    """Counts the kept weights of each prunable leaf, or of each layer that is stacked in one.
 
     Args:
       mask: a mask, True = kept, `None` where a leaf is not prunable.
+      stacked: where leaves hold several layers: rules from paths to axes, see
+        `jaxprune.masks.make`.
 
     Returns:
-      One `LeafSparsity` a prunable leaf, in `jax.tree.leaves` order.
+      One `LeafSparsity` a prunable leaf, in `jax.tree.leaves` order; of a leaf that is stacked one
+      a layer, "layers/kernel[0]", "layers/kernel[1]", ...
 
     Raises:
       TypeError: if a leaf is not boolean.
+      ValueError: if ``stacked`` does not fit.
 
     Example:
       >>> import jax.numpy as jnp
@@ -40,11 +51,28 @@ def sparsity_per_leaf(mask: PyTree) -> list[LeafSparsity]:
       [LeafSparsity(path='kernel', kept=1, size=2)]
     """
     _mask.check_bool(mask)
-    named = _tree.named_leaves(mask)
-    kept = _mask.count_true([leaf for _, leaf in named])
-    return [
-        LeafSparsity(path, k, _tree.size(leaf)) for (path, leaf), k in zip(named, kept, strict=True)
-    ]
+    axes = _layers.axes_of(stacked, mask)
+    leaves = jax.tree.leaves(mask)
+    # Counted where they lie: layers taken apart would be moved.
+    whole = iter(_mask.count_true([x for x, own in zip(leaves, axes, strict=True) if not own]))
+    kept: list[int] = []
+    for leaf, own in zip(leaves, axes, strict=True):
+        kept += _kept_of_layers(leaf, own) if own else [next(whole)]
+    named = zip(_layers.named(mask, axes), kept, strict=True)
+    return [LeafSparsity(path, k, _tree.size(layer)) for (path, layer), k in named]
+
+
+def _kept_of_layers(leaf: Any, axes: tuple[int, ...]) -> list[int]:
+    size = math.prod(_layers.layer_shape(leaf.shape, axes))
+    if size >= 1 << 32:  # more than a count of 32 bits holds
+        return _mask.count_true(list(_layers.to_front(leaf, axes)))
+    others = tuple(i for i in range(leaf.ndim) if i not in axes)
+    return [int(n) for n in np.ravel(_counted(leaf, others))]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _counted(leaf: Any, axes: tuple[int, ...]) -> jax.Array:
+    return jnp.sum(leaf, axis=axes, dtype=jnp.uint32)
 
 
 def counts(mask: PyTree) -> tuple[int, int]:

@@ -2,8 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxprune as jp
 
@@ -42,7 +44,10 @@ def test_without_a_mask_the_share_of_exact_zeros():
     table = rows(jp.masks.report(PARAMS))
     assert table["kernel"]["nonzero"] == "2"  # -0.0 is zero, NaN is not
     assert table["kernel"]["sparsity"] == "0.5000"
-    assert (table["bias"]["nonzero"], table["bias"]["sparsity"]) == ("0", "")
+    assert (table["bias"]["nonzero"], table["bias"]["sparsity"]) == (
+        "",
+        "",
+    )
     assert table["step"]["nonzero"] == ""
     assert (table["all prunable"]["nonzero"], table["all prunable"]["sparsity"]) == ("2", "0.5000")
 
@@ -87,3 +92,41 @@ def test_where_and_errors():
         jp.masks.report(PARAMS, {"bias": None, "other": jnp.ones(2, bool), "step": None})
     with pytest.raises(TypeError, match="'kernel' has dtype float32"):
         jp.masks.report(PARAMS, {"kernel": jnp.ones((2, 2)), "bias": None, "step": None})
+
+
+def test_layers_that_are_stacked_have_rows():
+    params = {
+        "blocks": {"kernel": jnp.ones((2, 3, 4)).at[1, :2].set(0.0)},
+        "out": jnp.zeros((2, 2)),
+    }
+    where = lambda path, leaf: leaf.ndim > 1  # noqa: E731
+    rows = jp.masks.report(params, where=where, stacked={"blocks/.*": 0}).splitlines()[2:]
+    assert rows == [
+        "| blocks/kernel[0] | 3x4 | float32 | yes | 12 | 0.0000 |",
+        "| blocks/kernel[1] | 3x4 | float32 | yes | 4 | 0.6667 |",
+        "| out | 2x2 | float32 | yes | 0 | 1.0000 |",
+        "| all prunable | | | 2 of 2 leaves | 16 | 0.4286 |",
+    ]
+    mask = jax.tree.map(lambda x: x != 0, params)
+    rows = jp.metrics.sparsity_per_leaf(mask, stacked={"blocks/.*": 0})
+    assert [(r.path, r.kept, r.size) for r in rows] == [
+        ("blocks/kernel[0]", 12, 12),
+        ("blocks/kernel[1]", 4, 12),
+        ("out", 0, 4),
+    ]
+    assert "| blocks/kernel[1] | 3x4 | float32 | yes | 4 |" in jp.masks.report(
+        params, mask, stacked={"blocks/.*": 0}
+    )
+    mesh = Mesh(np.array(jax.devices()[:2]), ("x",))
+    spread = jax.device_put(mask["blocks"]["kernel"], NamedSharding(mesh, PartitionSpec("x")))
+    found = jp.metrics.sparsity_per_leaf({"blocks": {"kernel": spread}}, stacked={"blocks/.*": 0})
+    assert [r.kept for r in found] == [12, 4]
+    with pytest.raises(ValueError, match="matches no prunable leaf"):
+        jp.masks.report(params, where=where, stacked={"layers": 0})
+
+
+@pytest.mark.parametrize("dtype", ["float4_e2m1fn", "float8_e4m3fn", "bfloat16"])
+def test_narrow_weights(dtype):
+    values = np.array([[0.0, -0.0, 1.0, 0.5]]).astype(getattr(ml_dtypes, dtype))
+    row = jp.masks.report({"kernel": jnp.asarray(values)}).splitlines()[2]
+    assert row == f"| kernel | 1x4 | {dtype} | yes | 2 | 0.5000 |"
