@@ -57,10 +57,17 @@ def break_text(folder):
     (folder / "run" / "metadata").write_text("{")
 
 
-def exchange_history(folder):
-    shutil.rmtree(folder / "history")
-    older = folder.parent / sorted(p.name for p in folder.parent.iterdir() if p.name.isdigit())[0]
-    shutil.copytree(older / "history", folder / "history")
+def flip_history(folder):
+    """The last bytes of the history are those of the newest checkpoint alone."""
+    file = folder.parent / "history"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
+def cut_history(folder):
+    file = folder.parent / "history"
+    os.truncate(file, file.stat().st_size - 1)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +80,8 @@ def exchange_history(folder):
         lose_item,
         edit_text,
         pytest.param(break_text, marks=slow),
-        exchange_history,
+        flip_history,
+        pytest.param(cut_history, marks=slow),
     ],
 )
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_it_used(stopped, undisturbed, damage):
@@ -96,6 +104,12 @@ def test_nothing_whole_is_an_error(stopped):
     ):
         imp(Checkpoints(stopped, every=5, resume=True))
     assert Checkpoints(stopped).steps() == steps, "left as they are, for who can do more"
+
+
+def test_a_history_that_is_gone_is_an_error(stopped):
+    (stopped / "history").unlink()
+    with pytest.raises(FileNotFoundError, match=r"no checkpoint in .* can be read .*No such file"):
+        imp(Checkpoints(stopped, every=5, resume=True))
 
 
 def test_too_little_memory_is_not_taken_for_damage(stopped, undisturbed, monkeypatch):

@@ -16,6 +16,7 @@ import numpy as np
 from jaxprune._tree import PyTree
 from jaxprune.training.checkpoints._checkpoints import Checkpoints, orbax
 from jaxprune.training.checkpoints._fingerprint import check_same, versions
+from jaxprune.training.checkpoints._history import History
 from jaxprune.training.checkpoints._lock import lock_folder
 from jaxprune.training.checkpoints._portable import (
     digests,
@@ -63,6 +64,7 @@ class Store:
             ) from error
         try:
             self._manager = _manager(self.folder, settings.keep)
+            self._history = History(self.folder / "history", writes=first)
             self._saved = max(self._manager.all_steps(), default=-1)
             if settings.resume and self._saved < 0:
                 raise FileNotFoundError(_nothing(self.folder))
@@ -84,6 +86,7 @@ class Store:
         self._unmark_ended()
         for step in self._manager.all_steps():
             self._manager.delete(step)
+        self._history.clear()
         meet("jaxprune: its checkpoints are gone")
         self._saved = -1
 
@@ -129,16 +132,14 @@ class Store:
                 "fingerprint": self._fingerprint,
                 "versions": versions(),
                 "digests": digests(arrays),
-                "history": {name: host_digest(x) for name, x in history.items()},
+                "history": self._added(steps, history),
             }
         )
-        history = {name: x for name, x in history.items() if x.size}
         try:
             saved = self._manager.save(
                 steps,
                 args=ocp.args.Composite(
                     state=ocp.args.StandardSave(arrays),
-                    history=ocp.args.StandardSave(history or {"none": np.zeros(1, np.int8)}),
                     run=ocp.args.JsonSave({"text": text, "digest": host_digest(text)}),
                 ),
             )
@@ -147,6 +148,12 @@ class Store:
         if not saved:
             raise self._unwritten(steps, RuntimeError("there is a newer one already"))
         self._saved = steps
+
+    def _added(self, steps: int, history: dict[str, np.ndarray]) -> dict[str, Any]:
+        try:
+            return self._history.save({name: x for name, x in history.items() if x.size})
+        except OSError as error:
+            raise self._unwritten(steps, error) from error
 
     def _unwritten(self, steps: int, error: Exception) -> OSError:
         complete = []
@@ -252,7 +259,7 @@ class Store:
         }
         return {
             "state": self._item(step, "state", ocp.args.StandardRestore(wanted)),
-            "history": self._item(step, "history", ocp.args.StandardRestore()),
+            "history": self._history.read(document["history"]),
         }
 
     def _checked(
@@ -261,10 +268,6 @@ class Store:
         arrays, history = stored["state"], stored["history"]
         found = digests(arrays)
         broken = [name for name, digest in document["digests"].items() if found.get(name) != digest]
-        for name, digest in document["history"].items():
-            x = history.get(name)
-            if x is not None and host_digest(x) != digest:
-                broken.append(name)
         if broken:
             raise ValueError(f"its array {broken[0]!r} has changed")
         states = {
@@ -327,7 +330,7 @@ def _held(document: dict[str, Any], like: dict[str, PyTree | None]) -> dict[str,
 def _manager(folder: pathlib.Path, keep: int) -> Any:
     ocp = orbax()
     options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
-    return ocp.CheckpointManager(folder, options=options, item_names=("state", "history", "run"))
+    return ocp.CheckpointManager(folder, options=options, item_names=("state", "run"))
 
 
 def _nothing(folder: pathlib.Path) -> str:
