@@ -74,8 +74,10 @@ def run(
         )
     finally:
         report.close()
-    params, mask = devices.on_host((result.state.params, result.state.mask))
+    state = result.state
+    params, mask, more = devices.on_host((state.params, state.mask, state.model_state))
     if devices.is_first():
+        folder.save_network({"params": params, **(more or {})}, {"params": mask})
         report.draw_weights(params, mask)
         reports.draw_layers(mask, folder.path / "sparsity.png", report.title)
         reports.print_mask_table(params, mask, console)

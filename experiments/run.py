@@ -1,8 +1,8 @@
 """The main job: train, prune and retrain one network.
 
 Run it with ``python -m experiments.run``; ``--help`` explains every option. It writes a run folder
-with config.json, metrics.jsonl, summary.csv, four pictures and checkpoints; ``--resume`` goes on
-with a run that was killed.
+with config.json, metrics.jsonl, summary.csv, pictures, final.safetensors and checkpoints;
+``--resume`` goes on with a run that was killed.
 
 The default run takes under 90 seconds on two CPU cores, compilation included.
 """

@@ -200,6 +200,26 @@ class RunFolder:
             writer.writeheader()
             writer.writerows(rows)
 
+    def save_network(self, variables: Mapping[str, Any], mask: Mapping[str, Any]) -> None:
+        """Writes final.safetensors: the pruned network as Flax has it, its mask, and the settings.
+
+        Args:
+          variables: "params", and what else the model keeps, such as "batch_stats".
+          mask: of "params".
+
+        Raises:
+          OSError: if there is no room.
+        """
+        path = self.path / "final.safetensors"
+        settings = json.loads(self.path.joinpath("config.json").read_text(encoding="utf-8"))
+        rest = {name: None for name in variables if name not in mask}
+        try:
+            jaxprune.save(path, dict(variables), {**mask, **rest}, settings=settings)
+        except Exception as error:  # safetensors has an error of its own for a full disk
+            if isinstance(error, OSError) or "space left" in str(error):
+                raise unwritten(path, OSError(error)) from error
+            raise
+
     def close(self) -> None:
         """Closes the log."""
         if self._metrics is not None:

@@ -54,6 +54,15 @@ def test_the_folder_holds_everything(tmp_path):
     assert float(rows[2]["sparsity"]) == pytest.approx(0.95, abs=1e-4)
     assert rows[0]["discount"] == "" != rows[1]["discount"]
 
+    variables, mask = jp.load(folder / "final.safetensors")
+    jp.assert_sparse(variables["params"], mask["params"], sparsity=0.95)
+    for ours, theirs in zip(
+        jax.tree.leaves((variables["params"], mask["params"])),
+        jax.tree.leaves((result.state.params, result.state.mask)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     train = [line for line in lines if line["kind"] == "train"]
     assert [line["step"] for line in train] == list(range(5 * (1293 // 256)))
