@@ -9,6 +9,7 @@ from jaxprune.masks._apply import prune as prune
 from jaxprune.masks._by_sign import drop_by_sign as drop_by_sign
 from jaxprune.masks._check import check as check
 from jaxprune.masks._dense import dense as dense
+from jaxprune.masks._depthwise import without_depthwise as without_depthwise
 from jaxprune.masks._file import load as load
 from jaxprune.masks._file import pack_bits as pack_bits
 from jaxprune.masks._file import read_settings as read_settings

@@ -413,3 +413,19 @@ def test_where_is_a_function():
 )
 def test_names_that_tell(path, taken):
     assert jp.default_where(path, jnp.ones((4, 4))) == taken
+
+
+def test_depthwise_kernels_can_stay_dense():
+    flax = {"dw": {"kernel": jnp.ones((3, 3, 1, 8))}, "pw": {"kernel": jnp.ones((1, 1, 8, 4))}}
+    _, mask = jp.prune(flax | {"b": {"bias": jnp.ones(4)}}, 0.5, where=jp.masks.without_depthwise())
+    assert mask["dw"]["kernel"] is None is mask["b"]["bias"]
+    assert mask["pw"]["kernel"].shape == (1, 1, 8, 4)
+    torch = {"dw": {"weight": jnp.ones((8, 1, 3, 3))}, "pw": {"weight": jnp.ones((4, 8, 1, 1))}}
+    _, mask = jp.prune(torch, 0.5, where=jp.masks.without_depthwise("equinox"))
+    assert mask["dw"]["weight"] is None is not mask["pw"]["weight"]
+    dense = {"kernel": jnp.ones((1, 8))}  # one input is not a depthwise layer
+    assert jp.masks.without_depthwise()("kernel", dense["kernel"])
+    only = jp.masks.without_depthwise(where=lambda path, leaf: path.startswith("pw"))
+    assert jp.prune(flax, 0.5, where=only)[1]["dw"]["kernel"] is None
+    with pytest.raises(ValueError, match="layout is one of"):
+        jp.masks.without_depthwise("torch")
