@@ -1,4 +1,4 @@
-"""One variable in two places of a Flax NNX module: refused as a tree, kept once when it is split."""
+"""One variable in two places of a Flax NNX module: refused as a tree, kept once when split."""
 
 import jax
 import jax.numpy as jnp
@@ -29,12 +29,8 @@ class Shared(nnx.Module):
         self.b = self.a
 
 
-
-
 def grads_of(model):
     return jax.tree.map(jnp.ones_like, model)
-
-
 
 
 TIED = "'b/.*' and 'a/.*' are one variable of a Flax NNX module.*nnx.split"
