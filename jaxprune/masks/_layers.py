@@ -1,32 +1,31 @@
-"""Layers: a leaf is one, or holds several of one shape that are stacked along some of its axes.
+"""Masks layer by layer, where one leaf holds several layers.
 
-Layers are stacked by `flax.linen.scan`, in experts ``[experts, in, out]``, and in ensembles made by
-`jax.vmap`. What counts layer by layer (allocations, limits, patterns, the check for collapse) then
-means each index along the stacked axes. A layer has the path of its leaf with its index behind it:
+What counts layer by layer (allocations, limits, patterns, the check for collapse) means each index
+along the stacked axes. A layer has the path of its leaf with its index behind it:
 ``"layers/kernel[3]"``.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
-import numbers
-import re
-from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _tree
+from jaxprune._layers import Axes as Axes
+from jaxprune._layers import Stacked as Stacked
+from jaxprune._layers import axes_of as axes_of
+from jaxprune._layers import from_front as from_front
+from jaxprune._layers import layer_shape as layer_shape
+from jaxprune._layers import number as number
+from jaxprune._layers import to_front as to_front
 from jaxprune._tree import PyTree
 from jaxprune.masks.allocations import Allocation, Pools
 from jaxprune.masks.patterns import Pattern, PatternSpec, _pattern
-
-Stacked: TypeAlias = Mapping[str, int | Sequence[int]]
-# Of each leaf the axes that layers are stacked along, counted from the first; none: it is a layer.
-Axes: TypeAlias = tuple[tuple[int, ...], ...]
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -45,99 +44,6 @@ class Layers:
     def tree_unflatten(cls, paths: Any, leaves: Any) -> Layers:
         """As JAX asks it of a class of trees."""
         return cls(paths, leaves)
-
-
-def axes_of(stacked: Stacked | None, tree: PyTree) -> Axes:
-    """The axes that ``stacked`` names for each leaf.
-
-    Args:
-      stacked: rules from a path, or a regular expression that matches a whole path, to an axis or
-        several, negative from the last. The first that matches a leaf counts.
-      tree: the scores, or any tree with leaves of their paths and shapes.
-
-    Returns:
-      One tuple of axes a leaf.
-
-    Raises:
-      ValueError: if a rule matches no leaf, or names an axis that a leaf does not have, twice, or
-        all of its axes.
-      TypeError: if ``stacked`` is no mapping of such rules.
-    """
-    named = _tree.named_leaves(tree)
-    if stacked is None:
-        return ((),) * len(named)
-    if not isinstance(stacked, Mapping) or not all(isinstance(key, str) for key in stacked):
-        raise TypeError(
-            "stacked is a mapping from a path, or a regular expression for whole paths, to the "
-            f"axis along which layers are stacked, such as {{'layers/.*': 0}}; got {stacked!r}."
-        )
-    found: list[tuple[int, ...]] = [()] * len(named)
-    for rule, given in reversed(list(stacked.items())):
-        hits = [i for i, (path, _) in enumerate(named) if _is_named(rule, path)]
-        if not hits:
-            raise ValueError(
-                f"stacked has the rule {rule!r}, which matches no prunable leaf. Rules match whole "
-                f"paths, such as {', '.join(repr(path) for path, _ in named[:3])}."
-            )
-        for i in hits:
-            axes = _checked(given, *named[i])
-            found[i] = axes if number(named[i][1].shape, axes) else ()  # nothing is stacked
-    return tuple(found)
-
-
-def _is_named(rule: str, path: str) -> bool:
-    try:
-        return path == rule or re.fullmatch(rule, path) is not None
-    except re.error as error:
-        raise ValueError(
-            f"stacked has the rule {rule!r}, which is no regular expression ({error})."
-        ) from None
-
-
-def _checked(given: Any, path: str, leaf: Any) -> tuple[int, ...]:
-    several = isinstance(given, Sequence) and not isinstance(given, str)
-    axes: tuple[Any, ...] = tuple(given) if several else (given,)
-    if not axes or any(isinstance(a, bool) or not isinstance(a, numbers.Integral) for a in axes):
-        raise TypeError(f"stacked gives {given!r} for {path!r}; give an axis, or several.")
-    shape = np.shape(leaf)
-    for axis in axes:
-        if not -len(shape) <= axis < len(shape):
-            raise ValueError(f"stacked names axis {axis} of {path!r}, whose shape is {shape}.")
-    positive = tuple(sorted(int(axis) % len(shape) for axis in axes))
-    if len(set(positive)) < len(positive) or len(positive) == len(shape):
-        raise ValueError(
-            f"stacked names the axes {given} of {path!r}, of shape {shape}: each at most once, and "
-            "not all, because a layer has an axis of its own."
-        )
-    return positive
-
-
-def layer_shape(shape: Sequence[int], axes: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of each layer of a leaf."""
-    return tuple(n for i, n in enumerate(shape) if i not in axes)
-
-
-def number(shape: Sequence[int], axes: tuple[int, ...]) -> int:
-    """How many layers a leaf holds."""
-    return math.prod(shape[axis] for axis in axes)
-
-
-def to_front(x: Any, axes: tuple[int, ...]) -> Any:
-    """A leaf, or ``[layers, *shape of a layer]`` where it holds several. Of NumPy or JAX."""
-    if not axes:
-        return x
-    library = np if isinstance(x, np.ndarray) else jnp
-    shape = (number(x.shape, axes), *layer_shape(x.shape, axes))
-    return library.moveaxis(x, axes, range(len(axes))).reshape(shape)
-
-
-def from_front(x: Any, shape: Sequence[int], axes: tuple[int, ...]) -> Any:
-    """The reverse of `to_front`, for a leaf of the given shape."""
-    if not axes:
-        return x
-    library = np if isinstance(x, np.ndarray) else jnp
-    whole = (*(shape[axis] for axis in axes), *layer_shape(shape, axes))
-    return library.moveaxis(x.reshape(whole), range(len(axes)), axes)
 
 
 def per_layer(values: Sequence[Any], leaves: Sequence[Any], axes: Axes) -> list[Any]:
