@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from jaxprune import _eager, _host, _tree
+from jaxprune._layers import with_stacked
 from jaxprune._mask import check_bool, or_zero
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks._layers import Stacked
@@ -92,8 +93,8 @@ def prune(
         NNX module that ties variables is refused; the `State` of `nnx.split` has each once.
       sparsity: fraction removed of the prunable weights, in [0, 1); `None` where an N:M pattern or
         an allocation `per_leaf` fixes it.
-      scores: importance, higher stays: a tree, or a function from parameters to one;
-        magnitude if omitted.
+      scores: importance, higher stays: a tree, or a function from parameters to one, which is given
+        ``stacked`` as well if it asks for it by name; magnitude if omitted.
       within: a mask that the new one must be a subset of.
       allocation: how the total is spread over the leaves; `jaxprune.masks.globally()` if omitted.
       pattern: which weights go together; unstructured if omitted.
@@ -124,7 +125,9 @@ def prune(
     if scores is None:
         scores = magnitude(params, where=where)  # finite: it looks
     else:
-        scores = scores(params) if _tree.is_function(scores, params) else scores
+        if _tree.is_function(scores, params):
+            function: Any = scores
+            scores = with_stacked(function, stacked)(params)
         scored = _tree.map_partial(
             lambda s, p: None if s is None else p, scores, params, what="score tree"
         )

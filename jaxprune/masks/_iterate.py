@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 from jaxprune import _tree
 from jaxprune._count import check_sparsity
+from jaxprune._layers import with_stacked
 from jaxprune._tree import PyTree
 from jaxprune.masks._apply import apply_mask
 from jaxprune.masks._layers import Stacked
@@ -71,6 +72,7 @@ def prune_iteratively(
         )
     check_sparsity(sparsity)
     _tree.check_finite(_tree.prunable(params, lambda path, leaf: _tree.is_floating(leaf)))
+    scores = with_stacked(scores, stacked)
     mask = None
     for i in range(1, iterations + 1):
         target = sparsity if i == iterations else 1 - (1 - sparsity) ** (i / iterations)

@@ -71,7 +71,9 @@ def geometric_median(
     )
 
 
-def _score(path: str, leaf: Any, axis: Any, axes: tuple[int, ...]) -> jax.Array:
+def _score(
+    path: str, leaf: Any, axis: int | Callable[[str, Any], int], axes: tuple[int, ...]
+) -> jax.Array:
     shape = layer_shape(leaf.shape, axes)
     layer = jax.ShapeDtypeStruct(shape, leaf.dtype) if axes else leaf
     along = operator.index(axis(path, layer) if callable(axis) else axis)

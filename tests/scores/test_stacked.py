@@ -1,5 +1,7 @@
 """Scores that compare weights within a layer: of stacked layers the same as of each alone."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -115,3 +117,22 @@ def test_rules_that_do_not_fit_are_refused():
         jp.scores.batch_norm_scale(
             {"w": params["w"], "g": jnp.ones((6, 4))}, {"w": "g"}, stacked={"w": 0}
         )
+
+
+def test_prune_hands_the_rules_to_scores_that_ask_for_them():
+    params, rule = {"w": stack(layers(), (0,))}, {"w": 0}
+    pattern = jp.masks.channels(norm="max")
+    options = {"stacked": rule, "pattern": pattern, "allocation": jp.masks.uniform()}
+    scores = jp.scores.geometric_median(params, stacked=rule)
+    want = jp.masks.make(scores, 0.5, **options)
+    other = jp.masks.make(jp.scores.geometric_median(params), 0.5, **options)
+    assert not np.array_equal(want["w"], other["w"])
+    _, mask = jp.prune(params, 0.5, scores=jp.scores.geometric_median, **options)
+    np.testing.assert_array_equal(mask["w"], want["w"])
+    bound = functools.partial(jp.scores.geometric_median, stacked=None)
+    _, mask = jp.prune(params, 0.5, scores=bound, **options)
+    np.testing.assert_array_equal(mask["w"], other["w"])
+    rest = {"iterations": 1, "allocation": jp.masks.uniform(), "stacked": rule}
+    _, mask = jp.masks.prune_iteratively(params, 0.5, scores=jp.scores.geometric_median, **rest)
+    _, want = jp.prune(params, 0.5, scores=scores, stacked=rule, allocation=jp.masks.uniform())
+    np.testing.assert_array_equal(mask["w"], want["w"])
