@@ -8,11 +8,13 @@ means each index along the stacked axes. A layer has the path of its leaf with i
 
 from __future__ import annotations
 
+import functools
+import inspect
 import itertools
 import math
 import numbers
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -112,6 +114,24 @@ def _checked(given: Any, path: str, leaf: Any) -> tuple[int, ...]:
             "not all, because a layer has an axis of its own."
         )
     return positive
+
+
+def with_stacked(scores: Callable[..., Any], stacked: Stacked | None) -> Callable[..., Any]:
+    """A score function that knows the rules, if it asks for them by name.
+
+    Those that compare weights within a layer, such as `jaxprune.scores.lamp`, do. Otherwise they
+    would compare across the layers that the mask keeps apart.
+    """
+    if stacked is None:
+        return scores
+    try:
+        asks = inspect.signature(scores).parameters.get("stacked")
+    except ValueError:  # no signature, as some builtins
+        return scores
+    bound = scores.keywords if isinstance(scores, functools.partial) else {}
+    if asks is None or asks.kind is inspect.Parameter.POSITIONAL_ONLY or "stacked" in bound:
+        return scores
+    return functools.partial(scores, stacked=stacked)
 
 
 def layer_shape(shape: Sequence[int], axes: tuple[int, ...]) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -162,7 +163,7 @@ def prunable(params: PyTree, where: Where | None = None) -> PyTree:
       The partial tree of prunable leaves.
 
     Raises:
-      ValueError: if no leaf is prunable.
+      ValueError: if no leaf is prunable, or the tree is a Flax NNX module with tied variables.
       TypeError: if ``where`` selects a leaf that is not floating.
     """
     if where is not None and not callable(where):
@@ -171,6 +172,7 @@ def prunable(params: PyTree, where: Where | None = None) -> PyTree:
             f"path; got {where!r}."
         )
     rule = default_where if where is None else where
+    check_untied(params)
 
     def pick(path: tuple[Any, ...], leaf: Any) -> Any:
         name = path_string(path)
@@ -216,8 +218,11 @@ def map_partial(f: Callable[..., Any], partial: PyTree, *trees: PyTree, what: st
       A tree of the structure of ``trees[0]``.
 
     Raises:
-      ValueError: if structure or shapes differ; the message names the first differing path.
+      ValueError: if structure or shapes differ; the message names the first differing path. If a
+        tree is a Flax NNX module with tied variables.
     """
+    for tree in trees:
+        check_untied(tree)
     # Leaf by leaf, not by jax.tree.map: equal paths in other containers (a plain dict beside a
     # FrozenDict, after a checkpoint) are the same parameters.
     if trees:
@@ -309,6 +314,36 @@ def first_difference(a: PyTree, b: PyTree) -> str | None:
     return differing[0] if differing else None
 
 
+def check_untied(tree: PyTree) -> None:
+    """Raises if a module of Flax NNX holds one variable in two places.
+
+    A module is a tree to JAX, but a tree has no identity: what is computed from it has two
+    variables there, which come apart. The `State` of `nnx.split` has each variable once.
+
+    Raises:
+      ValueError: naming both paths, and the repair.
+    """
+    variable = getattr(sys.modules.get("flax.nnx"), "Variable", None)
+    if variable is None:
+        return  # without Flax NNX there is no such module
+    seen: dict[int, str] = {}
+    leaves = jax.tree_util.tree_leaves_with_path(tree, is_leaf=lambda x: isinstance(x, variable))
+    for path, x in leaves:
+        # Random streams are often shared, and have no weights.
+        if not isinstance(x, variable) or not any(map(is_floating, jax.tree.leaves(x))):
+            continue
+        name = path_string(path)
+        if id(x) in seen:
+            raise ValueError(
+                f"{name!r} and {seen[id(x)]!r} are one variable of a Flax NNX module, but two "
+                "arrays of it as a tree: they would come apart. Split the module, which keeps the "
+                "variable once: graphdef, params, rest = nnx.split(model, nnx.Param, ...); then "
+                "use params, and nnx.merge(graphdef, params, rest) at the end. "
+                "jp.training.from_nnx does that for training."
+            )
+        seen[id(x)] = name
+
+
 def check_unique(paths: list[str]) -> None:
     """Raises if two leaves of a tree have the same readable path.
 
@@ -341,8 +376,10 @@ def check_matches(partial: PyTree, params: PyTree, *, what: str = "mask") -> Non
     """Raises if the leaves of ``partial`` do not sit, with their shapes, in ``params``.
 
     Raises:
-      ValueError: naming the first path that differs and both shapes.
+      ValueError: naming the first path that differs and both shapes, or of tied variables in a
+        module.
     """
+    check_untied(params)
     ours = jax.tree_util.tree_flatten_with_path(partial, is_leaf=is_absent)[0]
     theirs = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_absent)[0]
     ours = [(path_string(p), x) for p, x in ours]

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from jaxprune import _eager, _host, _tree
-from jaxprune._layers import Stacked
+from jaxprune._layers import Stacked, with_stacked
 from jaxprune._mask import check_bool, or_zero
 from jaxprune._tree import PyTree, Where
 from jaxprune.masks._make import make_and_apply
@@ -87,11 +87,13 @@ def prune(
     """Removes a fraction of the prunable weights: scores, a mask, and the mask applied.
 
     Args:
-      params: any pytree of arrays.
+      params: any pytree of arrays. A tree has no identity: an array that it holds in two places is
+        two leaves, which are counted and pruned one by one. Tied weights belong in it once. A Flax
+        NNX module that ties variables is refused; the `State` of `nnx.split` has each once.
       sparsity: fraction removed of the prunable weights, in [0, 1); `None` where an N:M pattern or
         an allocation `per_leaf` fixes it.
-      scores: importance, higher stays: a tree, or a function from parameters to one;
-        magnitude if omitted.
+      scores: importance, higher stays: a tree, or a function from parameters to one, which is given
+        ``stacked`` as well if it asks for it by name; magnitude if omitted.
       within: a mask that the new one must be a subset of.
       allocation: how the total is spread over the leaves; `jaxprune.masks.globally()` if omitted.
       pattern: which weights go together; unstructured if omitted.
@@ -122,7 +124,9 @@ def prune(
     if scores is None:
         scores = magnitude(params, where=where)  # finite: it looks
     else:
-        scores = scores(params) if _tree.is_function(scores, params) else scores
+        if _tree.is_function(scores, params):
+            function: Any = scores
+            scores = with_stacked(function, stacked)(params)
         scored = _tree.map_partial(
             lambda s, p: None if s is None else p, scores, params, what="score tree"
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from jaxprune import _tree
 from jaxprune._count import check_sparsity
-from jaxprune._layers import Stacked
+from jaxprune._layers import Stacked, with_stacked
 from jaxprune._tree import PyTree
 from jaxprune.masks._apply import apply_mask
 from jaxprune.masks._make import make_with_info
@@ -71,6 +71,7 @@ def prune_iteratively(
         )
     check_sparsity(sparsity)
     _tree.check_finite(_tree.prunable(params, lambda path, leaf: _tree.is_floating(leaf)))
+    scores = with_stacked(scores, stacked)
     mask = None
     for i in range(1, iterations + 1):
         target = sparsity if i == iterations else 1 - (1 - sparsity) ** (i / iterations)

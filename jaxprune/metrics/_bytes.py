@@ -88,7 +88,7 @@ def size_in_bytes(
 
     Raises:
       ValueError: if the mask is of another tree, the level is none of zlib's, or a leaf without
-        values is to be compressed.
+        values is to be compressed; if ``params`` is a Flax NNX module with tied variables.
       TypeError: if a leaf of the mask is not boolean, or the level no integer.
 
     Example:
@@ -112,6 +112,7 @@ def size_in_bytes(
         raise TypeError(f"zlib_level is an integer from 1 to 9, or None; got {zlib_level!r}.")
     if zlib_level is not None and zlib_level not in levels:
         raise ValueError(f"zlib_level is 1 (fast) to 9 (small); got {zlib_level}.")
+    _tree.check_untied(params)
     if mask is not None:
         _tree.check_matches(mask, params)
         check_bool(mask)

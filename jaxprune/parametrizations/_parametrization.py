@@ -69,6 +69,7 @@ def copied(params: PyTree) -> PyTree:
         x = jnp.asarray(x)
         return jnp.asarray(x, dtype=x.dtype)
 
+    _tree.check_untied(params)
     return _eager.copied(jax.tree.map(strong, params))
 
 

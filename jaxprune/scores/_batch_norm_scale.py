@@ -12,11 +12,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _tree
+from jaxprune._layers import Stacked, axes_of, from_front, layer_shape, to_front
 from jaxprune._tree import PyTree
 
 
 def batch_norm_scale(
-    params: PyTree, scales: Mapping[str, str], *, axis: int | Mapping[str, int] = -1
+    params: PyTree,
+    scales: Mapping[str, str],
+    *,
+    axis: int | Mapping[str, int] = -1,
+    stacked: Stacked | None = None,
 ) -> PyTree:
     """Scores every weight by the scale of the norm that follows its output channel.
 
@@ -32,15 +37,18 @@ def batch_norm_scale(
       params: any pytree of arrays that holds kernels and scales.
       scales: ``{path of a kernel: path of its scale}``, parts joined by "/".
       axis: the output-channel axis of the kernels, or ``{path of a kernel: axis}``; -1 for Flax,
-        0 for Equinox.
+        0 for Equinox. Where layers are stacked it is an axis of a layer.
+      stacked: where kernels and scales hold several layers, stacked along some axes: rules from
+        paths to axes, as for `jaxprune.masks.make`. Each layer then gets its own scales.
 
     Returns:
       A tree like ``params`` of arrays of the kernels' shapes in the scales' dtype, `None` at all
       leaves that ``scales`` does not name.
 
     Raises:
-      ValueError: if ``scales`` is empty, names an unknown path, or a scale is not of shape
-        [channels] or, outside `jit`, is NaN or infinite.
+      ValueError: if ``scales`` is empty, names an unknown path, a scale is not of shape
+        [channels], ``stacked`` names what is not there or, outside `jit`, if a scale is NaN or
+        infinite.
       TypeError: if a named leaf is not floating.
 
     Example:
@@ -59,6 +67,7 @@ def batch_norm_scale(
     often = collections.Counter(path for path, _ in named)
     if not scales:
         raise ValueError("`scales` is empty. Pass {'path of a kernel': 'path of its scale'}.")
+    every = {path: own for (path, _), own in zip(named, axes_of(stacked, params), strict=True)}
     scored: dict[str, jax.Array] = {}
     for kernel, scale in scales.items():
         for path in (kernel, scale):
@@ -74,21 +83,36 @@ def batch_norm_scale(
                 raise TypeError(f"only floating leaves have a score; {path!r} is not floating.")
         _tree.check_finite({scale: leaves[scale]}, what="scales")
         along = axis if isinstance(axis, int) else axis.get(kernel)
-        scored[kernel] = _broadcast(kernel, leaves[kernel], scale, leaves[scale], along)
+        axes = every[kernel], every[scale]
+        scored[kernel] = _broadcast(kernel, leaves[kernel], scale, leaves[scale], along, axes)
     return jax.tree_util.tree_map_with_path(
         lambda path, _: scored.get(_tree.path_string(path)), params, is_leaf=_tree.is_absent
     )
 
 
-def _broadcast(kernel: str, weight: Any, scale: str, gamma: Any, axis: int | None) -> jax.Array:
-    shape = np.shape(weight)
+def _broadcast(
+    kernel: str,
+    weight: Any,
+    scale: str,
+    gamma: Any,
+    axis: int | None,
+    axes: tuple[tuple[int, ...], tuple[int, ...]],
+) -> jax.Array:
+    ours, theirs = axes
+    whole, shape = np.shape(weight), layer_shape(np.shape(weight), ours)
     if axis is None or not -len(shape) <= axis < len(shape):
         raise ValueError(f"`axis` gives {axis} for {kernel!r} of shape {shape}. Pass a valid axis.")
-    if np.shape(gamma) != (shape[axis],):
+    stacks = tuple(whole[a] for a in ours)
+    found = (*(np.shape(gamma)[a] for a in theirs), *layer_shape(np.shape(gamma), theirs))
+    if found != (*stacks, shape[axis]):
+        of = f", of layers {list(stacks)} stacked along {list(ours)}" if ours else ""
         raise ValueError(
-            f"the scale {scale!r} has shape {np.shape(gamma)}, but {kernel!r} of shape {shape} has "
-            f"{shape[axis]} channels along axis {axis}. Pass the norm that follows it, or `axis`."
+            f"the scale {scale!r} has shape {np.shape(gamma)}, but {kernel!r} of shape {whole} has "
+            f"{shape[axis]} channels along axis {axis}{of}. Pass the norm that follows it, `axis`, "
+            "or `stacked` for both."
         )
     aligned = [1] * len(shape)
     aligned[axis] = shape[axis]
-    return jnp.broadcast_to(jnp.abs(jnp.asarray(gamma)).reshape(aligned), shape)
+    layers = [-1] if ours else []
+    front = to_front(jnp.abs(jnp.asarray(gamma)), theirs).reshape([*layers, *aligned])
+    return from_front(jnp.broadcast_to(front, (*front.shape[: len(layers)], *shape)), whole, ours)

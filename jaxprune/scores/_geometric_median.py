@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxprune import _tree
+from jaxprune._layers import Stacked, axes_of, from_front, layer_shape, to_front
 from jaxprune._tree import PyTree, Where
 from jaxprune.scores import _operands
 
@@ -20,6 +21,7 @@ def geometric_median(
     *,
     axis: int | Callable[[str, Any], int] = -1,
     where: Where | None = None,
+    stacked: Stacked | None = None,
 ) -> PyTree:
     """Scores every filter by the sum of its distances to the other filters of its leaf.
 
@@ -35,15 +37,18 @@ def geometric_median(
     Args:
       params: any pytree of arrays.
       axis: the output-channel axis, or ``axis(path, leaf) -> int``; -1 for Flax, 0 for Equinox.
+        Where layers are stacked it is an axis of a layer, and ``leaf`` has the shape of one.
       where: ``where(path, leaf) -> bool``, which leaves are prunable; `default_where` if omitted.
+      stacked: where leaves hold several layers, stacked along some axes: rules from paths to axes,
+        as for `jaxprune.masks.make`. Filters are then compared with those of their layer alone.
 
     Returns:
       A tree like ``params`` of arrays of the weights' shapes, float32 at least, `None` where a
       leaf is not prunable.
 
     Raises:
-      ValueError: if no leaf is prunable, if ``axis`` is out of range or, outside `jit`, if a
-        weight is NaN or infinite.
+      ValueError: if no leaf is prunable, if ``axis`` is out of range, if ``stacked`` names what
+        is not there or, outside `jit`, if a weight is NaN or infinite.
       TypeError: if ``where`` selects a leaf that is not floating, or ``axis`` is not an integer.
 
     Example:
@@ -59,14 +64,29 @@ def geometric_median(
     weights = _tree.prunable(params, where)
     _tree.check_finite(weights)
 
-    def score(key_path: tuple[Any, ...], leaf: Any) -> jax.Array:
-        path = _tree.path_string(key_path)
-        along = operator.index(axis(path, leaf) if callable(axis) else axis)
-        if not -leaf.ndim <= along < leaf.ndim:
-            raise ValueError(f"axis {along} is out of range for {path!r} of shape {leaf.shape}.")
-        return distances(leaf, along)
+    axes = axes_of(stacked, weights)
+    named = _tree.named_leaves(weights)
+    return jax.tree.structure(weights).unflatten(
+        _score(path, leaf, axis, own) for (path, leaf), own in zip(named, axes, strict=True)
+    )
 
-    return jax.tree_util.tree_map_with_path(score, weights)
+
+def _score(
+    path: str, leaf: Any, axis: int | Callable[[str, Any], int], axes: tuple[int, ...]
+) -> jax.Array:
+    shape = layer_shape(leaf.shape, axes)
+    layer = jax.ShapeDtypeStruct(shape, leaf.dtype) if axes else leaf
+    along = operator.index(axis(path, layer) if callable(axis) else axis)
+    if not -len(shape) <= along < len(shape):
+        of = f"the layers of {path!r}" if axes else repr(path)
+        raise ValueError(f"axis {along} is out of range for {of} of shape {shape}.")
+    return _stacked_distances(leaf, along, axes) if axes else distances(leaf, along)
+
+
+@partial(jax.jit, static_argnums=(1, 2))
+def _stacked_distances(leaf: Any, axis: int, axes: tuple[int, ...]) -> jax.Array:
+    layers = jax.lax.map(lambda layer: distances(layer, axis), to_front(leaf, axes))
+    return from_front(layers, leaf.shape, axes)
 
 
 @partial(jax.jit, static_argnums=1)

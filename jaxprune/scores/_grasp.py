@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import jax
 
+from jaxprune import _tree
 from jaxprune._tree import PyTree, Where
 from jaxprune.scores import _operands
 
@@ -49,19 +50,31 @@ def grasp(params: PyTree, hessian_gradient: PyTree, *, where: Where | None = Non
     )
 
 
-def hessian_gradient_product(loss: Callable[[PyTree], jax.Array], params: PyTree) -> PyTree:
+def hessian_gradient_product(
+    loss: Callable[[PyTree], jax.Array], params: PyTree, *, where: Where | None = None
+) -> PyTree:
     """Computes the product of the Hessian and the gradient of a loss, ``H g``.
 
     ``d/dt grad L(w + t g)`` at ``t = 0`` with ``g = grad L(w)``: forward-over-reverse, at the cost
     of a few gradients; the Hessian itself is never formed.
 
+    Gradient and Hessian are over the prunable weights; biases and norms are constants. So do the
+    authors, whose code differentiates by the weights of linear and convolutional layers alone. For
+    all parameters pass ``where=lambda path, leaf: jnp.issubdtype(leaf.dtype, jnp.floating)``.
+
     Args:
       loss: ``loss(params) -> scalar``, with the batch closed over. The paper uses a batch with ten
         examples of each class and divides the logits by a temperature of 200.
       params: any pytree of arrays.
+      where: ``where(path, leaf) -> bool``, which leaves gradient and Hessian are over;
+        `default_where` if omitted.
 
     Returns:
-      A tree like ``params``, `None` where a leaf is not floating.
+      A tree like ``params``, `None` where a leaf is not selected.
+
+    Raises:
+      ValueError: if no leaf is selected.
+      TypeError: if ``where`` selects a leaf that is not floating.
 
     Example:
       >>> import jax.numpy as jnp
@@ -71,9 +84,14 @@ def hessian_gradient_product(loss: Callable[[PyTree], jax.Array], params: PyTree
       {'kernel': Array([[ 4., -8.]], dtype=float32)}
 
     References:
-      Pearlmutter, Fast Exact Multiplication by the Hessian, Neural Computation, 1994.
+      Pearlmutter, Fast Exact Multiplication by the Hessian, Neural Computation, 1994; the authors'
+      code of GraSP, github.com/alecwangcq/GraSP, pruner/GraSP.py.
     """
-    leaves, rebuild = _operands.floating_part(params)
-    gradient = jax.grad(lambda floating: loss(rebuild(floating)))
-    _, product = jax.jvp(gradient, (leaves,), (gradient(leaves),))
-    return _operands.unflatten_floating(params, product)
+    selected = _tree.prunable(params, where)
+
+    def whole(weights: PyTree) -> PyTree:
+        return _tree.map_partial(lambda w, p: p if w is None else w, weights, params)
+
+    gradient = jax.grad(lambda weights: loss(whole(weights)))
+    _, product = jax.jvp(gradient, (selected,), (gradient(selected),))
+    return product

@@ -31,8 +31,9 @@ def input_norms(
     The products are found in the jaxpr of ``apply``, in whatever framework it is written: through
     `jit`, `remat`, custom derivatives, `cond` (the branch that is taken), loops, scanned layers,
     reshapes, transposes, slices and casts. A weight that is used several times adds up its uses if
-    every one of them can be followed. A constant factor between weight and product (a mask, a
-    scale) counts with the input. So does one that is computed from the weight itself
+    every one of them can be followed. Layers that are stacked in one array and scanned over have
+    their own inputs each, and so their own norms. A constant factor between weight and product (a
+    mask, a scale) counts with the input. So does one that is computed from the weight itself
     (``w / norm(w)``, a threshold), taken as a constant. What is added to a weight behind
     `stop_gradient` (a straight-through estimator) is ignored.
 

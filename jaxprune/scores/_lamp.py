@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from jaxprune import _tree
+from jaxprune._layers import Axes, Stacked, axes_of, from_front, to_front
 from jaxprune._mask import or_zero
 from jaxprune._tree import PyTree
 from jaxprune.scores import _operands
 
 
-def lamp(scores: PyTree, *, within: PyTree | None = None) -> PyTree:
+def lamp(scores: PyTree, *, within: PyTree | None = None, stacked: Stacked | None = None) -> PyTree:
     """Rescales the scores of each leaf so that they can be compared across leaves.
 
     With the scores u of a leaf in ascending order (among equals the lowest index first, as masks
@@ -27,13 +29,15 @@ def lamp(scores: PyTree, *, within: PyTree | None = None) -> PyTree:
     Args:
       scores: a tree of nonnegative floating arrays, `None` where a leaf is not prunable.
       within: a mask; what it has removed counts as 0.
+      stacked: where leaves hold several layers, stacked along some axes: rules from paths to axes,
+        as for `jaxprune.masks.make`. Each layer is then rescaled as a leaf of its own.
 
     Returns:
       A tree like ``scores`` of float32 arrays (float64 for float64) in [0, 1].
 
     Raises:
-      ValueError: if ``within`` is of another tree or, outside `jit`, if a score is negative (its
-        square would lose the order), NaN or infinite.
+      ValueError: if ``within`` is of another tree, if ``stacked`` names what is not there or,
+        outside `jit`, if a score is negative (its square would lose the order), NaN or infinite.
 
     Example:
       >>> import jax.numpy as jnp
@@ -51,21 +55,31 @@ def lamp(scores: PyTree, *, within: PyTree | None = None) -> PyTree:
             f"the scores at {path!r} are negative somewhere; LAMP squares them, which would lose "
             "their order. Pass nonnegative scores such as `magnitude`."
         )
+    axes = axes_of(stacked, scores)
     arrays, treedef = jax.tree.flatten(scores)
     if within is None:
-        return treedef.unflatten(_rescaled(arrays, [None] * len(arrays)))
+        return treedef.unflatten(_rescaled(arrays, [None] * len(arrays), axes))
     rows: list[tuple[Any, Any]] = []
     _tree.map_partial(lambda kept, u: rows.append((u, kept)), within, scores, what="mask `within`")
-    return treedef.unflatten(_rescaled([u for u, _ in rows], [kept for _, kept in rows]))
+    return treedef.unflatten(_rescaled([u for u, _ in rows], [kept for _, kept in rows], axes))
 
 
-@jax.jit
-def _rescaled(scores: list[Any], within: list[Any]) -> list[jax.Array]:
+@partial(jax.jit, static_argnums=2)
+def _rescaled(scores: list[Any], within: list[Any], axes: Axes) -> list[jax.Array]:
     return [
-        # Flat, so that leaves of one size share a program, whatever their shapes.
-        _rescale((u if kept is None else or_zero(kept, u)).ravel()).reshape(u.shape)
-        for u, kept in zip(scores, within, strict=True)
+        _whole(u if kept is None else or_zero(kept, u), own)
+        for u, kept, own in zip(scores, within, axes, strict=True)
     ]
+
+
+def _whole(u: Any, axes: tuple[int, ...]) -> jax.Array:
+    """The scores of a leaf, one layer after the other."""
+    # Flat, so that layers of one size share a program, whatever their shapes.
+    if not axes:
+        return _rescale(u.ravel()).reshape(u.shape)
+    front = to_front(u, axes)
+    rescaled = jax.lax.map(_rescale, front.reshape(front.shape[0], -1))
+    return from_front(rescaled.reshape(front.shape), u.shape, axes)
 
 
 @jax.jit

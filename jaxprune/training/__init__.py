@@ -12,9 +12,11 @@ from jaxprune.training.drivers import imp as imp
 from jaxprune.training.drivers import prepare as prepare
 from jaxprune.training.drivers import sweep as sweep
 from jaxprune.training.steps import Evaluate as Evaluate
+from jaxprune.training.steps import NnxNetwork as NnxNetwork
 from jaxprune.training.steps import TrainLoop as TrainLoop
 from jaxprune.training.steps import TrainState as TrainState
 from jaxprune.training.steps import TrainStep as TrainStep
+from jaxprune.training.steps import from_nnx as from_nnx
 from jaxprune.training.steps import fully_sharded as fully_sharded
 from jaxprune.training.steps import join_metrics as join_metrics
 from jaxprune.training.steps import make_evaluate as make_evaluate

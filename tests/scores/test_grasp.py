@@ -4,6 +4,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import jaxprune as jp
 
@@ -24,21 +25,29 @@ def _problem():
     return loss, params
 
 
-def test_product_is_that_of_the_full_hessian():
+def every_floating(path, leaf):
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+@pytest.mark.parametrize(
+    ("names", "where"),
+    # Biases are constants by default, as in the authors' code.
+    [(("w0", "w1"), None), (("w0", "b", "w1"), every_floating), (("w1",), lambda p, x: p == "w1")],
+)
+def test_product_is_that_of_the_full_hessian(names, where):
     loss, params = _problem()
-    floating = {k: v for k, v in params.items() if k != "step"}
-    flat, unravel = jax.flatten_util.ravel_pytree(floating)
+    flat, unravel = jax.flatten_util.ravel_pytree({k: params[k] for k in names})
 
     def of_flat(flat):
-        return loss(unravel(flat) | {"step": params["step"]})
+        return loss(params | unravel(flat))
 
     want = jax.jit(lambda flat: unravel(jax.hessian(of_flat)(flat) @ jax.grad(of_flat)(flat)))(flat)
-    got = jp.scores.hessian_gradient_product(loss, params)
-    assert got["step"] is None
+    got = jp.scores.hessian_gradient_product(loss, params, where=where)
+    assert {name for name, leaf in got.items() if leaf is not None} == set(names)
     for name, leaf in want.items():
         np.testing.assert_allclose(got[name], leaf, rtol=1e-3, atol=1e-5)
-    compiled = jax.jit(lambda p: jp.scores.hessian_gradient_product(loss, p))(params)
-    np.testing.assert_allclose(compiled["w0"], got["w0"], rtol=1e-4, atol=1e-6)
+    compiled = jax.jit(lambda p: jp.scores.hessian_gradient_product(loss, p, where=where))(params)
+    np.testing.assert_allclose(compiled["w1"], got["w1"], rtol=1e-4, atol=1e-6)
 
 
 def test_a_weight_scores_high_if_its_removal_costs_gradient():
@@ -46,11 +55,11 @@ def test_a_weight_scores_high_if_its_removal_costs_gradient():
     scores = jp.scores.grasp(params, jp.scores.hessian_gradient_product(loss, params))
 
     @jax.jit
-    def grads_of(floating):
-        return jax.grad(lambda f: loss(f | {"step": params["step"]}))(floating)
+    def grads_of(weights):
+        return jax.grad(lambda w: loss(params | w))(weights)
 
     def squared_norm(w0):
-        grads = grads_of({k: v for k, v in params.items() if k != "step"} | {"w0": w0})
+        grads = grads_of({"w0": w0, "w1": params["w1"]})
         return sum(float(np.sum(np.square(g, dtype=np.float64))) for g in grads.values())
 
     # d ||g||^2 along -w_i is -2 w_i (Hg)_i, which is minus twice the score.

@@ -69,7 +69,8 @@ def channel_groups(apply: Callable[..., Any], params: PyTree, *inputs: Any) -> C
 
     Raises:
       ValueError: if ``apply`` has side effects, closes over a traced value, gives another program
-        when it is traced again, or cannot be traced with these inputs.
+        when it is traced again, or cannot be traced with these inputs; if ``params`` is a Flax NNX
+        module with tied variables.
       TypeError: if a leaf of the parameters is no array.
 
     Example:
@@ -102,6 +103,7 @@ def channel_groups(apply: Callable[..., Any], params: PyTree, *inputs: Any) -> C
 
 def build(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> Graph:
     """Traces and follows a function; see `channel_groups`."""
+    _tree.check_untied(params)
     closed, out_shape = _traced(apply, params, inputs)
     units = Units()
     walk = Walk(units, CONTROL)

@@ -10,6 +10,7 @@ import numpy as np
 import optax
 
 from jaxprune import _tree, metrics, schedules, transforms
+from jaxprune._layers import with_stacked
 from jaxprune._tree import PyTree
 from jaxprune.masks import Allocation, Pattern, Stacked
 from jaxprune.training.checkpoints import Checkpoints, PhaseRecord, RunResult
@@ -88,7 +89,8 @@ def imp(
       peak: highest learning rate of the tunable schedules.
       sparsities: the sparsity after each cycle, instead of the rule above; the last must be
         ``sparsity``. E.g. `jaxprune.schedules.twenty_percent_sparsities`.
-      scores: function from parameters to scores; magnitude if omitted.
+      scores: function from parameters to scores, which is given ``stacked`` as well if it asks for
+        it by name; magnitude if omitted.
       allocation: how a total is spread over leaves; global if omitted.
       pattern: which weights go together; unstructured if omitted. An N:M pattern fixes the
         sparsity, so it goes with one cycle.
@@ -147,7 +149,7 @@ def imp(
     _check_state(state, allocation)
     mask = transforms.get_mask(state.opt_state, copy=False)
     rule = {
-        "scores": magnitude_of(mask) if scores is None else scores,
+        "scores": magnitude_of(mask) if scores is None else with_stacked(scores, stacked),
         "allocation": allocation,
         "pattern": pattern,
         "stacked": stacked,

@@ -7,6 +7,8 @@ from jaxprune.training.steps._evaluate import make_stream_evaluate as make_strea
 from jaxprune.training.steps._loop import TrainLoop as TrainLoop
 from jaxprune.training.steps._loop import join_metrics as join_metrics
 from jaxprune.training.steps._loop import make_loop as make_loop
+from jaxprune.training.steps._nnx import NnxNetwork as NnxNetwork
+from jaxprune.training.steps._nnx import from_nnx as from_nnx
 from jaxprune.training.steps._pmap_step import make_pmap_train_step as make_pmap_train_step
 from jaxprune.training.steps._sharding import fully_sharded as fully_sharded
 from jaxprune.training.steps._sharding import replicated as replicated

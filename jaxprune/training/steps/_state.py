@@ -66,7 +66,8 @@ class TrainState(NamedTuple):
           TypeError: if ``make_optimizer`` is a ready optimizer, no function, or returns no
             optimizer; if ``key`` is no random key, or a parameter not floating.
           ValueError: if ``make_optimizer`` does not use its learning rate, parameters are NaN or
-            infinite, no leaf is prunable, the mask is of another tree, or there are two masks.
+            infinite, no leaf is prunable, the mask is of another tree, there are two masks, or the
+            parameters are a Flax NNX module with tied variables.
 
         Example:
           >>> import jax, optax
@@ -80,6 +81,7 @@ class TrainState(NamedTuple):
         """
         check_make_optimizer(make_optimizer)
         check_key(key)
+        _tree.check_untied(params)
         for path, leaf in _tree.named_leaves(params):
             if not _tree.is_floating(leaf):
                 raise TypeError(
