@@ -56,6 +56,25 @@ def test_master_weights_take_steps_that_bfloat16_would_lose():
     np.testing.assert_array_equal(state.params["w"], 1 - 2.0**-8)
 
 
+@pytest.mark.parametrize("method", ["dpf", "cs"])
+def test_a_parametrization_counts_steps_and_not_the_parts_of_one(method):
+    made = {"dpf": lambda: jp.methods.dpf(0.75, total_steps=8, interval=2)}
+    made["cs"] = lambda: jp.methods.cs(total_steps=8)
+    prepared = jp.training.prepare(
+        made[method](), problem.params(), problem.loss_fn, problem.sgd, key=jax.random.key(1)
+    )
+    ends = []
+    for parts in (1, 4):
+        step = jp.training.make_train_step(
+            prepared.loss_fn, prepared.make_optimizer, accumulate=parts
+        )
+        state = jax.tree.map(jnp.copy, prepared.state)
+        for i in range(3):
+            state, _ = step(state, problem.batch_at(i), 0.1)
+        ends.append((prepared.deployed(state).params, state.model_state.parametrization))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), *ends)
+
+
 @pytest.mark.parametrize("parts", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_accumulated_gradients_are_those_of_the_whole_batch(parts):
     whole, metrics = one_step()

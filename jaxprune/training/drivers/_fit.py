@@ -23,15 +23,8 @@ from jaxprune.training.drivers._hooks import check_hooks, recalibrated, stabilit
 from jaxprune.training.drivers._run import Run
 from jaxprune.training.steps import Evaluate, TrainLoop, TrainState
 from jaxprune.training.steps._evaluate import is_abstract
-from jaxprune.training.steps._state import MakeOptimizer, check_make_optimizer, copy
+from jaxprune.training.steps._state import MakeOptimizer, MethodState, check_make_optimizer, copy
 from jaxprune.training.steps._update import LossFn
-
-
-class MethodState(NamedTuple):
-    """The model state of a run with a parametrization: the model's own, and that."""
-
-    model: PyTree
-    parametrization: PyTree
 
 
 class Prepared(NamedTuple):

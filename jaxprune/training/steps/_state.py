@@ -127,6 +127,13 @@ class TrainState(NamedTuple):
         return transforms.has_mask(self.opt_state)
 
 
+class MethodState(NamedTuple):
+    """The model state of a run with a parametrization: the model's own, and that."""
+
+    model: PyTree
+    parametrization: PyTree
+
+
 def copy(tree: PyTree) -> PyTree:
     """Copies every array, so that a step may donate one and leave the other."""
     return _eager.copied(tree)

@@ -15,6 +15,7 @@ from jaxprune._tree import PyTree
 from jaxprune.training.steps._contracts import split_loss
 from jaxprune.training.steps._state import (
     MakeOptimizer,
+    MethodState,
     TrainState,
     check_opt_state,
     optimizer_of,
@@ -144,9 +145,13 @@ def _accumulated(gradients: Callable[..., Any], parts: int) -> Callable[..., Any
         return jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
 
     def accumulated(params: PyTree, model_state: PyTree, batch: PyTree, key: jax.Array) -> Any:
+        first = model_state
+
         def one(carry: Any, part: Any) -> Any:
             model_state, total = carry
             number, batch = part
+            if isinstance(model_state, MethodState):  # it counts steps, not parts of one
+                model_state = model_state._replace(parametrization=first.parametrization)
             (loss, (model_state, metrics)), grads = gradients(
                 params, model_state, batch, jax.random.fold_in(key, number)
             )
