@@ -27,6 +27,7 @@ from jaxprune.transforms._mask_state import set_mask as set_mask
 from jaxprune.transforms._moments import zero_pruned as zero_pruned
 from jaxprune.transforms._moving import MovingMaskState as MovingMaskState
 from jaxprune.transforms._one_shot import one_shot as one_shot
+from jaxprune.transforms._position import check_position as check_position
 from jaxprune.transforms._prune_at import prune_at as prune_at
 from jaxprune.transforms._rigl import rigl as rigl
 from jaxprune.transforms._set import set_ as set_

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxprune import _eager, _tree
+from jaxprune import _tree
 from jaxprune._count import count
 from jaxprune._mask import check_given, count_true
 from jaxprune._tree import PyTree
-from jaxprune.transforms import _wrap
+from jaxprune.transforms._dense import not_zero
 from jaxprune.transforms._mask_state import get_mask, has_mask
 from jaxprune.transforms._moving import MovingMaskState
 
@@ -21,10 +21,12 @@ def assert_sparse(params: PyTree, state_or_mask: Any, *, sparsity: float | None 
 
     A transform keeps weights at zero only where its updates arrive as they are: not if something
     behind it in a chain scales or averages them, and not in a copy that the training loop averages
-    itself. Call this after the first step, or in a test.
+    itself. Call this after the first step, or in a test; before it, `check_position` looks at the
+    optimizer.
 
     Args:
-      params: the parameters, or a copy of them, such as an average. Not traced.
+      params: the parameters, or a copy of them, such as an average; of `optax.LookaheadParams` both
+        copies are looked at. Not traced.
       state_or_mask: a mask, or the state of an optimizer that holds one.
       sparsity: the fraction that the mask removes at least, as asked of the method. A schedule that
         has not ended shows here: under `optax.MultiSteps`, say, which lets the transform inside see
@@ -52,18 +54,14 @@ def assert_sparse(params: PyTree, state_or_mask: Any, *, sparsity: float | None 
     is_mask = is_mask and not has_mask(state_or_mask)
     mask = state_or_mask if is_mask else get_mask(state_or_mask)
     check_given(mask)
-    params = _wrap.network_of(params)
     if sparsity is not None:
         _check_ended(mask, sparsity, None if is_mask else state_or_mask)
-    rows = [(path, m, w) for path, m, (w,) in _tree.beside(mask, params)]
-    dense = _eager.together(_is_dense, [_eager.Row(m, w) for _, m, w in rows])
-    kept = count_true([m for _, m, _ in rows])
-    for (path, m, _), number, left in zip(rows, count_true(dense), kept, strict=True):
+    for path, m, number in not_zero(params, mask):
         if number:
             raise ValueError(
-                f"{number} of the {m.size - left} pruned weights of {path!r} are not zero. Put the "
-                "transform that prunes outermost, behind nothing that changes its updates; of an "
-                "average or another copy take jp.apply_mask(copy, mask)."
+                f"{number} of the {m.size - count_true([m])[0]} pruned weights of {path!r} are not "
+                "zero. Put the transform that prunes outermost, behind nothing that changes its "
+                "updates; of an average or another copy take jp.apply_mask(copy, mask)."
             )
 
 
@@ -88,7 +86,3 @@ def _steps_taken(opt_state: PyTree) -> str:
 
     found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_moving) if is_moving(x)]
     return f" {int(np.max(found[0].step))} steps have been taken." if found else ""
-
-
-def _is_dense(m: jax.Array, w: jax.Array) -> jax.Array:
-    return ~m & (w != 0)

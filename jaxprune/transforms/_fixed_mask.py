@@ -9,6 +9,7 @@ import optax
 from jaxprune._tree import PyTree
 from jaxprune.transforms import _mask_state, _moments, _wrap, _zeros
 from jaxprune.transforms._mask_state import PruneMask
+from jaxprune.transforms._watch import Watch
 
 
 class FixedMaskState(NamedTuple):
@@ -85,7 +86,7 @@ def fixed_mask(inner: Any, mask: PyTree) -> optax.GradientTransformationExtraArg
     """
     tx = _wrap.as_transformation(inner, name="fixed_mask")
     _mask_state.check_rule(mask)
-    zeros = _zeros.examiner(tx)
+    zeros, watch = _zeros.examiner(tx), Watch("fixed_mask")
 
     def init(params: PyTree) -> FixedMaskState:
         network = _wrap.network_of(params)
@@ -97,6 +98,7 @@ def fixed_mask(inner: Any, mask: PyTree) -> optax.GradientTransformationExtraArg
     ) -> tuple[PyTree, FixedMaskState]:
         _wrap.check_params(params, updates, name="fixed_mask")
         aligned = _mask_state.align(state.mask.tree, _wrap.network_of(params))
+        watch.look(state.mask, aligned, params)
         kept = zeros(updates, state.inner_state, params, aligned, extra_args).kept
         updates, inner_state = _wrap.step(
             tx, updates, state.inner_state, params, aligned, extra_args
@@ -104,6 +106,6 @@ def fixed_mask(inner: Any, mask: PyTree) -> optax.GradientTransformationExtraArg
         if not kept:  # a second reader of the new moments: XLA then computes them twice, and copies
             inner_state = _moments.zero_pruned(tx, inner_state, aligned)
         updates = _wrap.to_zero(aligned, updates, params)
-        return updates, FixedMaskState(inner_state, state.mask)
+        return updates, FixedMaskState(inner_state, watch.left(state.mask))
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -113,10 +113,15 @@ def _check_copy(path: str, mask: PyTree, tree: PyTree) -> None:
 def mark(inner: Any, state: PyTree, mask: PyTree) -> Marked:
     """Wraps every copy of the parameters in `Copy`."""
     marked: list[PyTree] = []
+    has_pair = _has_lookahead(state)
+
+    def init(placeholder: Any) -> PyTree:
+        # Of anything but its pair lookahead takes it that a user has forgotten it, and says so.
+        return inner.init(optax.LookaheadParams(*[placeholder] * 2) if has_pair else placeholder)
 
     def by_init() -> None:
         # With everything a leaf, map_params hands over each copy as a whole.
-        marked.append(optax.tree.map_params(inner, Copy, state, is_leaf=lambda _: True))
+        marked.append(optax.tree.map_params(init, Copy, state, is_leaf=lambda _: True))
 
     try:
         jax.eval_shape(by_init)  # map_params calls ``init``, whose outcome it drops
@@ -130,6 +135,13 @@ def mark(inner: Any, state: PyTree, mask: PyTree) -> Marked:
 
         marked = jax.tree.map(lambda x: Copy(x) if is_copy(x) else x, state, is_leaf=is_copy)
         return Marked(marked, True)
+
+
+def _has_lookahead(state: PyTree) -> bool:
+    def is_lookahead(x: Any) -> bool:
+        return isinstance(x, optax.LookaheadState)
+
+    return any(map(is_lookahead, jax.tree.leaves(state, is_leaf=is_lookahead)))
 
 
 def _has_structure(mask: PyTree, tree: PyTree) -> bool:

@@ -15,6 +15,7 @@ from jaxprune._mask import check_given
 from jaxprune._tree import PyTree
 from jaxprune.transforms import _mask_state, _moments, _wrap, _zeros
 from jaxprune.transforms._mask_state import PruneMask
+from jaxprune.transforms._watch import Watch
 
 
 class MovingMaskState(NamedTuple):
@@ -84,7 +85,7 @@ def moving(
       The transformation; its state is a `MovingMaskState`.
     """
     tx = _wrap.as_transformation(inner, name=name)
-    zeros = _zeros.examiner(tx)
+    zeros, watch = _zeros.examiner(tx), Watch(name)
     due_at = np.asarray(steps, np.int64)
     if len(due_at) and due_at[-1] >= np.iinfo(np.int32).max:
         raise ValueError(f"{name} counts steps in int32; {due_at[-1]} is too large.")
@@ -106,6 +107,7 @@ def moving(
     ) -> tuple[PyTree, MovingMaskState]:
         _wrap.check_params(params, updates, name=name)
         before = _mask_state.align(state.mask.tree, _wrap.network_of(params))
+        watch.look(state.mask, before, params)
         count = jnp.asarray(optax.safe_increment(state.step))
         known = _zeros.UNKNOWN
         if nested or not len(due_at):  # elsewhere nothing follows from it
@@ -170,7 +172,7 @@ def moving(
             if len(due_at) or not known.kept:
                 inner_state = _moments.zero_pruned(tx, inner_state, stayed)
             updates = _wrap.to_zero(stayed, updates, params)
-        node = _mask_state.replace(state.mask, mask)
+        node = watch.left(_mask_state.replace(state.mask, mask))
         return updates, MovingMaskState(inner_state, node, count, state.frozen, state.key)
 
     return optax.GradientTransformationExtraArgs(init, update)

@@ -69,7 +69,7 @@ REGISTRY = {
 }
 # Public, but no transform: they read or write a state.
 HELPERS = {"assert_sparse", "freeze", "get_mask", "has_mask", "set_learning_rate", "set_mask"}
-HELPERS |= {"zero_pruned", "keep_zeros", "averaged", "get_average"}
+HELPERS |= {"zero_pruned", "keep_zeros", "averaged", "get_average", "check_position"}
 EDITORS = ("gsm", "lc", "lc with mu")  # edit gradients and hold no mask
 MOVING = ("prune_at", "one_shot", "gmp", "set_", "rigl", "ac_dc", "soft")
 each = pytest.mark.parametrize("name", REGISTRY)

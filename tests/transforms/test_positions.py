@@ -93,6 +93,116 @@ def test_a_scale_behind_it():
         transforms.keep_zeros(SGD).init(PARAMS)
 
 
+def test_both_copies_are_looked_at():
+    pruned = jp.apply_mask(PARAMS, MASK)
+    jp.assert_sparse(optax.LookaheadParams(fast=pruned, slow=pruned), MASK)
+    with pytest.raises(ValueError, match=r"24 of the 24 pruned weights of 'slow/a/kernel'"):
+        jp.assert_sparse(optax.LookaheadParams(fast=pruned, slow=PARAMS), MASK)
+
+
+def test_lookahead_does_not_complain_of_a_pair_that_is_there(caplog):
+    tx = MAKERS["gmp"](optax.lookahead(optax.adam(0.1), 4, 0.5))
+    jax.eval_shape(tx.update, grads_at(PARAMS), tx.init(pair()), pair())
+    assert not [record for record in caplog.records if "no attribute" in record.getMessage()]
+
+
+def gmp_then(*others):
+    return optax.chain(MAKERS["gmp"](SGD), *others)
+
+
+# Whole optimizers: those that bring pruned weights to zero, and what becomes of them in the others.
+RIGHT = {
+    "outermost": MAKERS["gmp"](SGD),
+    "last of a chain": optax.chain(optax.clip(1.0), MAKERS["rigl"](SGD)),
+    "before what changes nothing": gmp_then(optax.identity()),
+    "before NaN are zeroed": gmp_then(optax.zero_nans()),
+    "soft": optax.chain(MAKERS["soft"](optax.adamw(0.1)), optax.identity()),
+    "every fourth call": optax.MultiSteps(MAKERS["ac_dc"](SGD), 4),
+    "finite ones": optax.apply_if_finite(MAKERS["gmp"](SGD), 3),
+    "kept at zero": transforms.keep_zeros(gmp_then(optax.scale(0.5))),
+    "averaged": transforms.averaged(MAKERS["gmp"](SGD)),
+    "a mask that stays": optax.chain(MAKERS["fixed_mask"](SGD), optax.scale(0.5)),
+    "zeros at the end": optax.chain(optax.adam(0.1), transforms.zero_updates(MASK)),
+}
+WRONG = {
+    "scaled": gmp_then(optax.scale(0.5)),
+    "with a rate behind": gmp_then(optax.scale_by_learning_rate(0.1)),
+    "with decay behind": gmp_then(optax.add_decayed_weights(0.1)),
+    "clipped": gmp_then(optax.clip_by_global_norm(1.0)),
+    "averaged inside": transforms.averaged(gmp_then(optax.ema(0.9))),
+    "of the soft kind": optax.chain(MAKERS["soft"](SGD), optax.scale(0.5)),
+    "noise, and a mask that stays": optax.chain(
+        MAKERS["fixed_mask"](SGD), optax.add_noise(0.1, 0.5, jax.random.key(0))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_positions_that_keep_zeros_pass(name):
+    transforms.check_position(RIGHT[name], PARAMS)
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_positions_that_do_not_are_refused(name):
+    with pytest.raises(ValueError, match=r"weights of 'a/kernel' do not arrive at zero: from [03]"):
+        transforms.check_position(WRONG[name], PARAMS)
+
+
+def test_positions_of_lookahead():
+    inside = optax.lookahead(MAKERS["gmp"](SGD), 4, 0.5)
+    with pytest.raises(ValueError, match=r"'fast/a/kernel' do not arrive.*3 one came to 1\.5"):
+        transforms.check_position(inside, pair())
+    transforms.check_position(transforms.keep_zeros(inside), pair())
+    transforms.check_position(MAKERS["gmp"](optax.lookahead(SGD, 4, 0.5)), pair())
+    with pytest.raises(ValueError, match="there is no mask"):
+        transforms.check_position(SGD, PARAMS)
+    with pytest.raises(TypeError, match="outside of compiled functions"):
+        jax.jit(lambda p: transforms.check_position(inside, p))(pair())
+
+
+def test_a_run_with_such_an_optimizer_does_not_begin():
+    def wrong(learning_rate):
+        return optax.chain(
+            transforms.gmp(optax.scale_by_adam(), 0.5, total_steps=12, interval=2),
+            optax.scale_by_learning_rate(learning_rate),
+        )
+
+    with pytest.raises(ValueError, match=r"'a/kernel' do not arrive at zero.*keep_zeros"):
+        jp.training.TrainState.create(PARAMS, wrong, key=jax.random.key(0))
+    jp.training.TrainState.create(
+        PARAMS, lambda lr: transforms.keep_zeros(wrong(lr)), key=jax.random.key(0)
+    )
+
+
+def by_hand(tx, steps, params=PARAMS):
+    state = tx.init(params)
+    for _ in range(steps):
+        network = params.fast if isinstance(params, optax.LookaheadParams) else params
+        updates, state = tx.update(grads_at(network), state, params)
+        params = optax.apply_updates(params, updates)
+    return params, state
+
+
+@pytest.mark.parametrize("name", ["fixed_mask", "gmp"])
+def test_outside_of_jit_a_step_warns_of_weights_that_came_back(name):
+    by_hand(MAKERS[name](SGD), 5)
+    halved = optax.chain(MAKERS[name](SGD), optax.scale(0.5))
+    with pytest.warns(UserWarning, match=rf"{name} set the pruned weights of 'a/kernel' to zero"):
+        by_hand(halved, 5)
+    ahead = optax.lookahead(MAKERS[name](SGD), 2, 0.5)
+    with pytest.warns(UserWarning, match=r"optax\.lookahead around it"):
+        by_hand(ahead, 5, pair())
+
+
+def test_a_new_mask_or_a_new_start_is_no_reason_to_warn():
+    tx = MAKERS["fixed_mask"](SGD)
+    params, state = by_hand(tx, 2)
+    other = jax.tree.map(lambda m: ~m, MASK)
+    _, state = tx.update(grads_at(params), transforms.set_mask(state, other), params)
+    by_hand(tx, 2)
+    jax.jit(tx.update)(grads_at(params), state, PARAMS)
+
+
 @pytest.mark.parametrize("name", MAKERS)
 def test_an_average_is_as_sparse_as_the_weights(name):
     decay, steps = 0.8, 12

@@ -66,8 +66,9 @@ class TrainState(NamedTuple):
           TypeError: if ``make_optimizer`` is a ready optimizer, no function, or returns no
             optimizer; if ``key`` is no random key, or a parameter not floating.
           ValueError: if ``make_optimizer`` does not use its learning rate, parameters are NaN or
-            infinite, no leaf is prunable, the mask is of another tree, there are two masks, or the
-            parameters are a Flax NNX module with tied variables.
+            infinite, no leaf is prunable, the mask is of another tree, there are two masks, the
+            parameters are a Flax NNX module with tied variables, or the optimizer holds a mask and
+            something around it keeps weights from zero (see `jaxprune.transforms.check_position`).
 
         Example:
           >>> import jax, optax
@@ -100,6 +101,9 @@ class TrainState(NamedTuple):
                     "the optimizer holds a mask itself, so there would be two. Leave out mask=, or "
                     "pass it to the transform (within=...)."
                 )
+            if not _tree.is_traced(params):
+                # A rate as optimizers have it: with 1 a scale behind a transform would not show.
+                transforms.check_position(_made(make_optimizer, 0.1), params)
             opt_state = _injected(make_optimizer).init(params)
             params = masks.apply_mask(params, transforms.get_mask(opt_state))
         elif masked or mask is not None:
