@@ -7,7 +7,9 @@ A parametrization is four pure functions. ``init`` makes what is trained out of 
 * **trainable** goes through the optimizer. It is the dense parameters themselves or, for methods
   that learn thresholds or gates beside them, a NamedTuple whose ``params`` they are.
 * **state** is carried like the running statistics of a model: `apply` counts a step and returns
-  the new one. It holds a step counter and, where a method keeps one, the mask.
+  the new one. It holds a step counter and, where a method keeps one, the mask. A step that takes
+  its gradients from k parts of a batch (`optax.MultiSteps`) calls `apply` k times: give it the
+  same state k times and keep one of those returned, or make its schedule k times as long.
 * `apply` and `penalty` of one step take the **same** trainable and state. To evaluate, call
   ``params, _ = p.apply(trainable, state)`` at any time: dropping the new state changes nothing.
 

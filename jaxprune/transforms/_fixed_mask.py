@@ -46,7 +46,8 @@ def fixed_mask(inner: Any, mask: PyTree) -> optax.GradientTransformationExtraArg
     mask, or the whole partition. `optax.lookahead` goes inside (its pair of parameters is
     understood: both copies are sparse); outside of it, or in front of anything that changes
     updates, wrap all in `keep_zeros`. Gradients of single examples are aggregated before:
-    ``optax.chain(optax.contrib.differentially_private_aggregate(...), fixed_mask(...))``.
+    ``optax.chain(optax.contrib.differentially_private_aggregate(...), fixed_mask(...))``, with
+    gradients of ``loss(jp.apply_mask(params, mask))``, lest pruned weights count in their norms.
 
     To differentiate through an update (meta-learning), give the optimizer what it needs where a
     gradient is zero: ``optax.adam(..., eps_root=1e-8)``. Without it Adam's square root has an

@@ -41,7 +41,9 @@ def gsm(
     et al. start from a trained network, with momentum 0.98 and decay 1e-4.
 
     Position: first in a chain, before weight decay, clipping and momentum, so that these act on
-    all weights. It edits gradients and keeps no weight at zero, so it does not wrap.
+    all weights. It edits gradients and keeps no weight at zero, so it does not wrap. Under a
+    `MultiSteps` outside, gradients are the accumulated ones, and the final prune counts steps that
+    happen: one in k calls.
 
     Which leaves count: by default every floating one, biases and norm scales included, as in the
     code of Zimmer et al.; the figures that methods are compared by come from it. Ding et al. rank

@@ -57,7 +57,8 @@ def lc(
     decay of the optimizer belongs to the loss L in this form.
 
     Position: first in a chain, before weight decay, clipping and momentum. It edits gradients and
-    keeps no weight at zero, so it does not wrap; sparse weights come from a final prune::
+    keeps no weight at zero, so it does not wrap. Under a `MultiSteps` outside, steps are those that
+    happen: one in k calls. Sparse weights come from a final prune::
 
         tx = one_shot(optax.chain(lc(0.9, 1e-3), optax.sgd(lr, 0.9)), 0.9, step=total_steps)
 

@@ -34,7 +34,8 @@ def test_outermost_is_sparse_and_an_average_is_not():
 def test_updates_that_are_scaled_afterwards_are_found():
     _, mask = jp.prune(PARAMS, 0.5)
     tx = optax.chain(transforms.fixed_mask(optax.sgd(0.1), mask), optax.scale(0.5))
-    params, _, state = trained(tx)
+    with pytest.warns(UserWarning, match="fixed_mask set the pruned weights of 'a/kernel' to zero"):
+        params, _, state = trained(tx)
     with pytest.raises(ValueError, match="behind nothing that changes its updates"):
         jp.assert_sparse(params, state)
 
