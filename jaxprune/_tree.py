@@ -380,6 +380,7 @@ def check_matches(partial: PyTree, params: PyTree, *, what: str = "mask") -> Non
         module.
     """
     check_untied(params)
+    partial = expanded(partial, params)
     ours = jax.tree_util.tree_flatten_with_path(partial, is_leaf=is_absent)[0]
     theirs = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_absent)[0]
     ours = [(path_string(p), x) for p, x in ours]

@@ -114,6 +114,7 @@ def size_in_bytes(
         raise ValueError(f"zlib_level is 1 (fast) to 9 (small); got {zlib_level}.")
     _tree.check_untied(params)
     if mask is not None:
+        mask = _tree.expanded(mask, params)
         _tree.check_matches(mask, params)
         check_bool(mask)
     kept = _kept(params, mask)

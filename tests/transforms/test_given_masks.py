@@ -54,6 +54,47 @@ def test_wherever_a_mask_is_taken():
     assert jp.sparsity(transforms.get_mask(opt_state)) == 0.5
 
 
+def test_wherever_a_mask_and_parameters_meet():
+    scores = jp.scores.magnitude(PARAMS, where=is_a)
+    given = [jp.masks.make(scores, 0.75, within=mask) for mask in (PREFIX, FULL)]
+    jax.tree.map(np.testing.assert_array_equal, *given)
+    jp.prune(PARAMS, 0.75, scores=scores, within=PREFIX)
+    for tx in (
+        transforms.prune_at(optax.sgd(0.1), (1,), (0.75,), within=PREFIX, where=is_a),
+        transforms.rigl(
+            optax.sgd(0.1),
+            None,
+            key=jax.random.key(0),
+            total_steps=20,
+            interval=5,
+            within=PREFIX,
+            where=is_a,
+        ),
+    ):
+        updates, state = tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+        jp.assert_sparse(optax.apply_updates(PARAMS, updates), state)
+
+    def apply(params, x):
+        return (x @ params["a"]["kernel"]) @ params["b"][0]
+
+    sizes = [jp.metrics.size_in_bytes(PARAMS, mask) for mask in (PREFIX, FULL)]
+    assert sizes[0] == sizes[1]
+    found = [jp.metrics.flops(apply, PARAMS, jnp.ones((1, 2)), mask=m) for m in (PREFIX, FULL)]
+    assert found[0] == found[1]
+    assert jp.metrics.iou(PREFIX, FULL) == 1.0
+    assert str(jp.masks.report(PARAMS, PREFIX)) == str(jp.masks.report(PARAMS, FULL))
+
+
+def test_a_run_takes_a_function_of_the_parameters():
+    def half(params):
+        return jp.prune(params, 0.5, where=is_a)[1]
+
+    state = jp.training.TrainState.create(
+        PARAMS, lambda lr: optax.sgd(lr), mask=half, key=jax.random.key(0)
+    )
+    jax.tree.map(np.testing.assert_array_equal, state.mask, FULL)
+
+
 def test_what_fits_nowhere_is_named():
     wrong = {"a": {"kernel": FULL["a"]["kernel"], "bias": None}, "norm": None, "c": None}
     for tx in (transforms.fixed_mask(optax.sgd(0.1), wrong), transforms.zero_updates(wrong)):

@@ -53,8 +53,9 @@ class TrainState(NamedTuple):
           params: any pytree of arrays. Copied: training donates its buffers, never the caller's.
           make_optimizer: function from a learning rate to an optax optimizer.
           model_state: what the model keeps besides parameters. Copied.
-          mask: which weights stay; everything by default. Its leaves also say what is prunable:
-            pass ``jp.masks.dense(params, where=...)`` to choose. An optimizer that holds a mask
+          mask: which weights stay, or a function of the parameters that tells; everything by default.
+            Its leaves also say what is prunable: pass ``jp.masks.dense(params, where=...)`` to
+            choose, `None` for a leaf or a whole subtree that is not. An optimizer that holds a mask
             itself, as `jaxprune.transforms.gmp` does, brings its own.
           masked: False for training without any mask, unless the optimizer brings one.
           key: a JAX random key. Copied.
@@ -107,7 +108,10 @@ class TrainState(NamedTuple):
             opt_state = _injected(make_optimizer).init(params)
             params = masks.apply_mask(params, transforms.get_mask(opt_state))
         elif masked or mask is not None:
-            mask = masks.dense(params) if mask is None else mask
+            if mask is None:
+                mask = masks.dense(params)
+            elif _tree.is_function(mask, params):
+                mask = mask(params)
             params = masks.apply_mask(params, mask)
             opt_state = init_optimizer(make_optimizer, params, mask)
         else:
