@@ -53,7 +53,7 @@ class TrainState(NamedTuple):
           params: any pytree of arrays. Copied: training donates its buffers, never the caller's.
           make_optimizer: function from a learning rate to an optax optimizer.
           model_state: what the model keeps besides parameters. Copied.
-          mask: which weights stay, or a function of the parameters that tells; everything by default.
+          mask: which weights stay, or a function of the parameters that says it; by default all.
             Its leaves also say what is prunable: pass ``jp.masks.dense(params, where=...)`` to
             choose, `None` for a leaf or a whole subtree that is not. An optimizer that holds a mask
             itself, as `jaxprune.transforms.gmp` does, brings its own.
