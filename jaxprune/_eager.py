@@ -44,6 +44,33 @@ def copied(tree: PyTree) -> PyTree:
     return jax.tree.map(one, tree)
 
 
+def unshared(tree: PyTree, *others: PyTree) -> PyTree:
+    """``tree`` with a copy of every array whose buffer another leaf, or one of ``others``, has too.
+
+    XLA refuses to donate one buffer twice. Compiles nothing.
+    """
+    seen = {_buffer(x) for x in jax.tree.leaves(others)}
+
+    def one(x: Any) -> Any:
+        if not isinstance(x, jax.Array) or not is_concrete(x):
+            return x
+        if _buffer(x) in seen:
+            x = copied(x)
+        seen.add(_buffer(x))
+        return x
+
+    return jax.tree.map(one, tree)
+
+
+def _buffer(x: Any) -> Any:
+    """What tells two arrays apart that lie in different places."""
+    try:
+        shard = x.addressable_shards[0]
+        return shard.device.id, shard.data.unsafe_buffer_pointer()
+    except Exception:  # no array of JAX, none of this process, a random key
+        return id(x)
+
+
 def full(shape: tuple[int, ...], value: Any, dtype: Any) -> jax.Array:
     """An array full of a value, tied to no device. Compiles nothing."""
     if _host.is_tracing():

@@ -30,6 +30,8 @@ def init_inner(
         return tx.init(params)
     aligned = _mask_state.align(node.tree, network_of(params))
     inner_state = _eager.computed(lambda m, p: tx.init(masked(m, p)), aligned, params)
+    # Some optimizers keep the very parameters, which a step donates beside the state.
+    inner_state = _eager.unshared(inner_state, params)
     _moments.check_state(tx, inner_state, aligned)
     return inner_state
 

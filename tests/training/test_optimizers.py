@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from optax import contrib
 
 import jaxprune as jp
+from jaxprune import transforms
 from tests.training import problem
 
 # Those that need more than a learning rate.
@@ -152,15 +154,6 @@ def test_states_whose_leaves_are_one_array():
         out = batch @ params["a"]["kernel"] @ params["b"]["kernel"]
         return jnp.mean(out**2), (jax.tree.map(lambda x: x + 1, model_state), {})
 
-    def holding(learning_rate):
-        """Keeps the parameters that it began with."""
-        return optax.chain(
-            optax.GradientTransformation(
-                lambda params: params, lambda updates, state, params=None: (updates, state)
-            ),
-            optax.sgd(learning_rate),
-        )
-
     state = jp.training.TrainState.create(
         {"a": {"kernel": shared}, "b": {"kernel": shared}},
         holding,
@@ -172,3 +165,41 @@ def test_states_whose_leaves_are_one_array():
         state, _ = step(state, jnp.ones((2, 4)), 0.01)
     np.testing.assert_array_equal(state.model_state["x"], 3.0)
     np.testing.assert_array_equal(shared, 1.0)  # what the caller holds is not donated
+
+
+@pytest.mark.parametrize("where", ["device", "mesh"])
+@pytest.mark.parametrize("kind", ["masked", "unmasked", "gmp"])
+def test_parameters_that_were_put_on_devices(where, kind):
+    """What is tied to a device is not computed by one program, so that buffers could be shared."""
+    place = jax.devices()[1]
+    if where == "mesh":
+        place = NamedSharding(Mesh(np.array(jax.devices()[:2]), ("data",)), PartitionSpec())
+    params = jax.device_put(problem.params(), place)
+    make = holding if kind != "gmp" else holding_and_gmp
+    state = jp.training.TrainState.create(
+        params, make, masked=kind == "masked", key=jax.random.key(0)
+    )
+    pointers = [buffer(x) for x in jax.tree.leaves((state, params)) if is_plain(x)]
+    assert len(set(pointers)) == len(pointers)
+    # And in a loop of one's own.
+    tx = transforms.fixed_mask(holding(0.1), jp.prune(params, 0.5)[1])
+    opt_state = tx.init(params)
+    jax.jit(lambda p, s: tx.update(p, s, p), donate_argnums=(0, 1))(params, opt_state)
+
+
+def buffer(x):
+    return x.addressable_shards[0].data.unsafe_buffer_pointer()
+
+
+def holding(learning_rate):
+    """Keeps the parameters that it began with, twice."""
+    return optax.chain(
+        optax.GradientTransformation(
+            lambda params: (params, params), lambda updates, state, params=None: (updates, state)
+        ),
+        optax.sgd(learning_rate),
+    )
+
+
+def holding_and_gmp(learning_rate):
+    return transforms.gmp(holding(learning_rate), 0.5, total_steps=4, interval=1)

@@ -116,13 +116,14 @@ class TrainState(NamedTuple):
             opt_state = init_optimizer(make_optimizer, params, mask)
         else:
             opt_state = _eager.computed(_injected(make_optimizer).init, params)
-        return cls(
+        state = cls(
             step=_eager.full((), 0, jnp.int32),
             params=params,
             opt_state=opt_state,
             model_state=copy(model_state),
             key=copy(key),
         )
+        return _eager.unshared(state)
 
     @property
     def mask(self) -> PyTree:
