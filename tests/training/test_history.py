@@ -64,7 +64,7 @@ def test_places_of_another_kind_or_file(tmp_path):
     places = History(tmp_path / "history", writes=True).save({"x": np.arange(4.0)})
     with pytest.raises(ValueError, match="of an earlier jaxprune, whose checkpoints held all"):
         History(tmp_path / "history", writes=True).read({"x": 12345})
-    with pytest.raises(ValueError, match="the file 'history' beside it is gone"):
+    with pytest.raises(ValueError, match="No such file beside it: 'history'"):
         History(tmp_path / "gone" / "history", writes=True).read(places)
 
 

@@ -104,7 +104,7 @@ class History:
             raise ValueError("it is of an earlier jaxprune, whose checkpoints held all metrics")
         if places:
             if not self._path.exists():
-                raise ValueError(f"the file {self._path.name!r} beside it is gone")
+                raise ValueError(f"No such file beside it: {self._path.name!r}")
             with self._path.open("rb") as file:
                 for name, place in places.items():
                     data = _joined(file, place["at"], place["crc32"], name)
