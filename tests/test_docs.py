@@ -2,6 +2,7 @@
 
 import re
 
+import jax
 import pytest
 
 import jaxprune as jp
@@ -32,6 +33,22 @@ def test_every_page_is_named_in_the_readme():
     text, _ = snippets.read("README.md")
     for page in PAGES:
         assert f"({page})" in text
+
+
+def test_a_fraction_of_n_is_exact_for_a_number_of_weights():
+    for n in (3, 7, 126, 2**24 + 1, 2**31 + 5, 10**12 + 39):
+        assert [jp.masks.count(k / n, n) for k in (1, 2, 3) if k < n] == [1, 2, 3][: n - 1]
+
+
+def test_routers_are_prunable_unless_one_says_otherwise():
+    like = jax.ShapeDtypeStruct((8, 4), "float32")
+    params = {"router": {"kernel": like}, "moe": {"gate_weight": like}, "mlp": {"kernel": like}}
+
+    def where(path, leaf):
+        return jp.default_where(path, leaf) and "router" not in path and "gate" not in path
+
+    assert "3 of 3 leaves" in jp.masks.report(params)
+    assert "1 of 3 leaves" in jp.masks.report(params, where=where)
 
 
 @pytest.mark.slow
