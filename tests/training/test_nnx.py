@@ -276,6 +276,8 @@ def test_errors_name_what_is_wrong():
         jp.training.from_nnx(Net(nnx.Rngs(0)), lambda model: 0.0)
     with pytest.raises(TypeError, match=r"evaluate is called as evaluate\(model, batch\)"):
         jp.training.from_nnx(Net(nnx.Rngs(0)), loss, lambda model: {})
+    with pytest.raises(ValueError, match="the module is abstract"):
+        jp.training.from_nnx(nnx.eval_shape(lambda: Net(nnx.Rngs(0))), loss)
     with pytest.raises(ValueError, match="nothing of the module is trained"):
         jp.training.from_nnx(Net(nnx.Rngs(0)), loss, wrt=nnx.LoRAParam)
     net = jp.training.from_nnx(Net(nnx.Rngs(0)), lambda model, batch: (1.0, {}, {}))

@@ -77,8 +77,8 @@ def from_nnx(
     Raises:
       TypeError: if ``model`` is no NNX module, or ``loss`` or ``evaluate`` is not called as above;
         while tracing, if ``loss`` returns something else.
-      ValueError: if nothing is trained; while tracing, if ``loss`` adds variables to the module; in
-        ``update``, if the module is another one.
+      ValueError: if nothing is trained, or the module has no values; while tracing, if ``loss``
+        adds variables to the module; in ``update``, if the module is another one.
 
     Example:
       >>> import jax, optax
@@ -116,6 +116,11 @@ def from_nnx(
         raise ValueError(
             f"nothing of the module is trained: it has no variable of {filters[0]!r}. Pass wrt=, "
             "a filter of NNX, for others."
+        )
+    if any(isinstance(x, (jax.core.Tracer, jax.ShapeDtypeStruct)) for x in jax.tree.leaves(states)):
+        raise ValueError(
+            "the module is abstract (nnx.eval_shape), or made inside a compiled function: it has "
+            "no values to train. Make it outside, and call from_nnx there."
         )
     seeds = Seeds(states[1])
 
