@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 
+from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.training.steps._contracts import check_calls
 from jaxprune.training.steps._evaluate import EvalFn
@@ -117,7 +118,8 @@ def from_nnx(
             f"nothing of the module is trained: it has no variable of {filters[0]!r}. Pass wrt=, "
             "a filter of NNX, for others."
         )
-    if any(isinstance(x, (jax.core.Tracer, jax.ShapeDtypeStruct)) for x in jax.tree.leaves(states)):
+    abstract = any(isinstance(x, jax.ShapeDtypeStruct) for x in jax.tree.leaves(states))
+    if abstract or _tree.is_traced(states):
         raise ValueError(
             "the module is abstract (nnx.eval_shape), or made inside a compiled function: it has "
             "no values to train. Make it outside, and call from_nnx there."
