@@ -164,13 +164,12 @@ def _parsed(key: str, text: str) -> Any:
     """A value of an option, from the command line."""
     if key == LABEL:
         return text
-    hint = typing.get_type_hints(Config)[key]
-    members = (
-        typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else ()
-    )
+    hint: Any = typing.get_type_hints(Config)[key]
+    union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    members: Any = typing.get_args(hint) if union else (hint,)
     if type(None) in members and text.lower() == "none":
         return None
-    wanted = next((m for m in members if m is not type(None)), hint) if members else hint
+    wanted: Any = next(m for m in members if m is not type(None))
     if wanted is bool:
         if text.lower() not in ("true", "false"):
             raise ValueError(f"{key} is true or false; got {text!r}.")
