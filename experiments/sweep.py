@@ -64,9 +64,6 @@ class Options:
     compilation_cache: str | None = None
     """Folder for compiled programs, or off; default: in the user's cache folder."""
 
-    worker: tyro.conf.Suppress[bool] = False
-    """Whether this process is a worker that another one has started."""
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status.
@@ -74,10 +71,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0; 1 if runs have failed, or a bug, with its traceback; 2 bad input or no room; 130 interrupted;
     143 asked to end by SIGTERM.
     """
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.sweep")
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    is_worker = launch.WORKER in words
+    words = [word for word in words if word != launch.WORKER]
+    options = tyro.cli(Options, args=words, prog="python -m experiments.sweep")
     console = Console()
     try:
-        return _main(options, console)
+        return _main(options, console, is_worker=is_worker)
     except KeyboardInterrupt:
         console.print("Interrupted; the same command goes on.", style="yellow")
         return 130
@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
-def _main(options: Options, console: Console) -> int:
+def _main(options: Options, console: Console, *, is_worker: bool) -> int:
     sweep = changed(find(options.name, options.size), options.set)
     if options.data_dir is not None:
         sweep = dataclasses.replace(sweep, base={**sweep.base, "data_dir": options.data_dir})
@@ -100,7 +100,7 @@ def _main(options: Options, console: Console) -> int:
     path.mkdir(parents=True, exist_ok=True)
     folder = SweepFolder(path, all_runs)
     folder.begin(sweep)
-    if options.worker:
+    if is_worker:
         return _work(folder, share, options, console)
     folder.forget_failures()
     progress = _Progress(folder, share, console)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import zipfile
 import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import jaxprune as jp
 from experiments.reports import written_whole
 from experiments.setup import Dense, Setup
 from jaxprune.training import TrainState
@@ -53,7 +55,9 @@ def train_dense(
         if found is not None and at <= steps:
             state, done = found, at
             break
-    rates = np.asarray(jax.vmap(parts.pretraining)(jnp.arange(steps)))
+    # As imp reads them: LRW over the whole of pretraining is pretraining itself.
+    lengths = {"pretraining_steps": steps, "retraining_steps": steps}
+    rates = np.asarray(jp.schedules.lrw(parts.pretraining, **lengths)(np.arange(steps)))
     while done < steps:
         if stop():
             return None
@@ -108,7 +112,7 @@ def _read(folder: pathlib.Path, step: int, like: TrainState) -> TrainState | Non
             arrays = [file[f"leaf {i}"] for i in range(len(leaves))]
             if len(file.files) != len(leaves) + 1 or int(file["checksum"]) != _checksum(arrays):
                 return None
-    except (OSError, ValueError, KeyError, EOFError):
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
         return None
     shapes = [(x.shape, x.dtype) for x in map(_plain, leaves)]
     if [(x.shape, x.dtype) for x in arrays] != shapes:

@@ -9,6 +9,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+WORKER = "--worker"
+"""Says that a process is a worker, which another one has started."""
+
 _MOST_RESTARTS = 2  # of a worker that died, before its place stays empty
 
 
@@ -40,7 +43,7 @@ def local(
     def start(i: int) -> None:
         with (logs / f"{i}.log").open("ab") as log:
             running[i] = subprocess.Popen(
-                [sys.executable, "-m", "experiments.sweep", *arguments, "--worker"],
+                [sys.executable, "-m", "experiments.sweep", *arguments, WORKER],
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=_environment(i, workers, devices),
@@ -130,7 +133,7 @@ def slurm(
     executor = submitit.AutoExecutor(folder=folder / "slurm", cluster=cluster)
     executor.update_parameters(name="jaxprune-sweep", **parameters)
     command = submitit.helpers.CommandFunction(
-        [sys.executable, "-m", "experiments.sweep", *arguments, "--worker"], verbose=False
+        [sys.executable, "-m", "experiments.sweep", *arguments, WORKER], verbose=False
     )
     with executor.batch():
         return [executor.submit(command) for _ in range(workers)]

@@ -136,8 +136,8 @@ def changed(sweep: Sweep, settings: Sequence[str]) -> Sweep:
         key = key.strip().replace("-", "_")
         if key != LABEL:
             check_key(key)
-        values = tuple(_parsed(key, part) for part in text.split(","))
-        given[key] = values if len(values) > 1 else values[0]
+        first, *more = (_parsed(key, part) for part in text.split(","))
+        given[key] = (first, *more) if more else first
     variants = [{k: v for k, v in variant.items() if k not in given} for variant in sweep.variants]
     unique = [v for i, v in enumerate(variants) if v not in variants[:i]]
     return dataclasses.replace(sweep, base={**sweep.base, **given}, variants=unique)
