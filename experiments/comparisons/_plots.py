@@ -89,6 +89,8 @@ def _lines(
             panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
         named = (f"{n} {v}" for n, v in zip(others, setting, strict=True) if n not in ("data",))
         panel.set_title(", ".join(named), fontsize=8)
+        if axis != "phase_sparsity":
+            panel.set_xticks(sorted({run[axis] for run in here}))
         panel.set_xlabel(words)
         panel.grid(alpha=0.3)
     axes[0].set_ylabel("test accuracy (%), mean ± std over seeds")
