@@ -12,7 +12,7 @@ import jaxprune as jp
 from experiments import caches, devices, reports
 from experiments.checks import check_run_dir, fixed_sparsity
 from experiments.config import ITERATIVE, UNCONTROLLED, Config, compared, compared_data
-from experiments.setup import Setup, build, prune_and_retrain
+from experiments.setup import Dense, Setup, build, prune_and_retrain
 from jaxprune.training import PhaseRecord, Resumed, RunResult, TrainState, join_metrics
 
 Stop: TypeAlias = Callable[[int], bool]
@@ -25,6 +25,7 @@ def run(
     parts: Setup | None = None,
     stop: Callable[[], bool] | None = None,
     started: float | None = None,
+    dense: Dense | None = None,
 ) -> RunResult:
     """Trains and prunes as configured, and writes the run folder.
 
@@ -35,6 +36,7 @@ def run(
       stop: asked between chunks of steps whether to save and end.
       started: when the program began, as `time.perf_counter` has it, for the time to the first
         step; now if omitted.
+      dense: the dense network, if it is trained already; the log then begins with the first prune.
 
     Returns:
       The final state and the records of all phases.
@@ -55,11 +57,14 @@ def run(
         config.resolved_run_dir(), config, writes=devices.is_first(), data=identity
     )
     report = _Report(config, parts, folder, console, started)
+    if dense is not None and not config.resume:
+        report.begin_after(dense)
     try:
         result = prune_and_retrain(
             config,
             parts,
             train=parts.train._replace(run=report.train),
+            dense=dense,
             on_phase=report.phase,
             checkpoints=jp.training.Checkpoints(
                 folder.checkpoints,
@@ -109,6 +114,16 @@ class _Report:
         self.last_prune = steps - after * parts.epoch_steps
         traced = config.profile and devices.is_first()
         self.profile = reports.Profile(folder.path / "profile" if traced else None)
+
+    def begin_after(self, dense: Dense) -> None:
+        """Opens the folder where dense training has ended, which another run has done."""
+        self.folder.open()
+        self.folder.note(dense=dense.name)
+        self.trained = self.config.epochs * self.parts.epoch_steps
+        self.progress.start()
+        self.progress.done(self.trained)
+        if self.trained == self.last_prune and devices.is_first():
+            reports.save_before(devices.on_host(dense.state.params), self.folder.path)
 
     def train(
         self, state: TrainState, rates: np.ndarray, _: Any, stop: Stop | None = None

@@ -31,6 +31,8 @@ class Setup(NamedTuple):
       options: the arguments of `jp.training.imp`, `bimp` or `fit` that the configuration sets.
       prepared: the method applied to loss and optimizer; `None` for imp and bimp.
       identity: computes what tells the data from others.
+      options_for: the ``options`` of another configuration of imp or bimp that trains the same
+        dense network, so that what is compiled serves many runs; `None` for methods of one phase.
     """
 
     state: TrainState
@@ -43,6 +45,7 @@ class Setup(NamedTuple):
     options: dict[str, Any]
     prepared: Prepared | None
     identity: Callable[[], data.Identity]
+    options_for: Callable[[Config], dict[str, Any]] | None = None
 
     def deployed(self, state: TrainState) -> TrainState:
         """The state as the forward pass sees it, for evaluation."""
@@ -107,19 +110,25 @@ def build(
     params, model_state = models.init(model, keys[0], fed.image_shape)
     optimizer = partial(make_optimizer, config)
     loss_fn = fed.loss_fn(models.make_loss_fn(model))
-    options: dict[str, Any] = {"recalibrate": None}
-    if config.recalibrate:
-        options["recalibrate"] = jp.training.make_recalibrate(
-            loss_fn, fed.batch_at, steps=epoch_steps
-        )
+    plain_loss_fn = loss_fn
+
+    def recalibration(config: Config) -> dict[str, Any]:
+        if not config.recalibrate:
+            return {"recalibrate": None}
+        make = jp.training.make_recalibrate
+        return {"recalibrate": make(plain_loss_fn, fed.batch_at, steps=epoch_steps)}
+
+    def options_for(config: Config) -> dict[str, Any]:
+        scores = scoring.make_scores(config.score, fed, model, model_state, keys[1])
+        return recalibration(config) | _iterative_options(config, params, scores, epoch_steps)
+
     if config.parallel == "pmap" and "batch_stats" in model_state:
         # One program a device: its batch norms have to be told of the others.
         spread = models.create(config.model, fed.num_classes, dtype, axis_name="batch")
         loss_fn = fed.loss_fn(models.make_loss_fn(spread))
     prepared = None
     if config.method in ITERATIVE:
-        scores = scoring.make_scores(config.score, fed, model, model_state, keys[1])
-        options |= _iterative_options(config, params, scores, epoch_steps)
+        options = options_for(config)
         state = TrainState.create(params, optimizer, model_state=model_state, key=keys[2])
     else:
         method = make_method(config, params, keys[1], epoch_steps)
@@ -128,6 +137,7 @@ def build(
         )
         state, loss_fn, optimizer = prepared.state, prepared.loss_fn, prepared.make_optimizer
         steps = jnp.arange(config.total_epochs() * epoch_steps)
+        options = recalibration(config)
         options["learning_rates"] = jax.vmap(dense_schedule(config, epoch_steps))(steps)
     evaluate, evaluate_validation = fed.evaluations(model)
     train = _loop(config, fed, loss_fn, optimizer, params)
@@ -142,6 +152,7 @@ def build(
         options=options,
         prepared=prepared,
         identity=fed.identity,
+        options_for=options_for if prepared is None else None,
     )
 
 
@@ -288,8 +299,27 @@ def _iterative_options(
     return options
 
 
+class Dense(NamedTuple):
+    """A dense network that several runs prune.
+
+    Attributes:
+      name: of its settings.
+      state: at the end of dense training.
+      snapshots: by step, the states on the way that weight rewinding goes back to.
+    """
+
+    name: str
+    state: TrainState
+    snapshots: dict[int, TrainState]
+
+
 def prune_and_retrain(
-    config: Config, parts: Setup, *, train: TrainLoop | None = None, **options: Any
+    config: Config,
+    parts: Setup,
+    *,
+    train: TrainLoop | None = None,
+    dense: Dense | None = None,
+    **options: Any,
 ) -> jp.training.RunResult:
     """Runs the method of the configuration on the parts built from it.
 
@@ -297,6 +327,7 @@ def prune_and_retrain(
       config: names the method.
       parts: from `build`.
       train: a loop to use instead of the one in ``parts``, e.g. one that reports.
+      dense: the dense network of imp or bimp, if it is trained already.
       **options: override those of ``parts``, e.g. ``on_phase``.
 
     Returns:
@@ -309,6 +340,14 @@ def prune_and_retrain(
             evaluate=parts.evaluate,
             **{**parts.options, **options},
         )
+    if dense is not None:
+        return jp.training.imp(
+            dense.state,
+            train or parts.train,
+            evaluate=parts.evaluate,
+            pretrain=False,
+            **_after_dense(config, parts, dense) | options,
+        )
     methods = {"imp": jp.training.imp, "bimp": jp.training.bimp}
     return methods[config.method](
         parts.state,
@@ -316,3 +355,16 @@ def prune_and_retrain(
         evaluate=parts.evaluate,
         **{**parts.options, **options},
     )
+
+
+def _after_dense(config: Config, parts: Setup, dense: Dense) -> dict[str, Any]:
+    """The options of imp that prunes a network which is trained already."""
+    options = dict(parts.options)
+    if config.method == "bimp":  # its own recipe, from the first prune on
+        steps = options["pretraining_steps"]
+        options["pretraining"] = optax.linear_schedule(options.pop("learning_rate"), 0.0, steps)
+        options["total_retraining_steps"] = options.pop("budget") - steps
+        options["schedule"] = "allr"
+    if "rewind" in options:
+        options["rewind"] = dense.snapshots[options["rewind"]]
+    return options

@@ -218,6 +218,18 @@ def compare(calm: pathlib.Path, victim: pathlib.Path) -> None:
     for name, x in one.items():
         if x.dtype != other[name].dtype or x.tobytes() != other[name].tobytes():
             raise Difference(f"{victim}: the array {name!r} of its last checkpoint differs")
+    if final_network(calm) != final_network(victim):
+        raise Difference(f"{victim / 'final.safetensors'} holds another network")
+
+
+def final_network(run_dir: pathlib.Path) -> Any:
+    """The network that a run ended with and its mask, bit by bit, to be compared."""
+    import jax
+
+    import jaxprune as jp
+
+    leaves, tree = jax.tree.flatten(jp.load(run_dir / "final.safetensors"))
+    return [(x.dtype, x.shape, np.asarray(x).tobytes()) for x in leaves], tree
 
 
 def _rows(log: pathlib.Path) -> list[dict[str, Any]]:

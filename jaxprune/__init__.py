@@ -15,11 +15,12 @@ from jaxprune import scores as scores
 from jaxprune import structured as structured
 from jaxprune import training as training
 from jaxprune import transforms as transforms
-from jaxprune._save import load as load
-from jaxprune._save import save as save
+from jaxprune._network import load as load
+from jaxprune._network import save as save
 from jaxprune._tree import default_where as default_where
 from jaxprune._version import __version__ as __version__
 from jaxprune.masks import apply_mask as apply_mask
 from jaxprune.masks import prune as prune
+from jaxprune.masks import read_settings as read_settings
 from jaxprune.metrics import sparsity as sparsity
 from jaxprune.transforms import assert_sparse as assert_sparse

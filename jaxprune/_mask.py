@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from jaxprune import _eager, _host, _sums, _tree
 from jaxprune._tree import PyTree
@@ -100,18 +102,38 @@ def count_true(leaves: Sequence[Any]) -> list[int]:
     Returns:
       One Python integer an array.
     """
-    counts = [0] * len(leaves)
+    return [count for (count,) in count_layers(leaves, [()] * len(leaves))]
+
+
+def count_layers(leaves: Sequence[Any], stacked: Sequence[tuple[int, ...]]) -> list[list[int]]:
+    """Counts the True entries of each layer of bool arrays, exactly at any size.
+
+    An array that is spread over devices along its layers stays where it lies.
+
+    Args:
+      leaves: bool arrays of any shapes.
+      stacked: of each the axes that its layers are stacked along, rising; none: it is one layer.
+
+    Returns:
+      Of each array the Python integers of its layers, in C order of these axes.
+    """
+    counts: list[list[int]] = [[]] * len(leaves)
     # The others in one program for all that lie on the same devices.
     elsewhere: dict[Any, list[int]] = {}
-    for i, leaf in enumerate(leaves):
+    for i, (leaf, own) in enumerate(zip(leaves, stacked, strict=True)):
         if (host := _host.view(leaf)) is not None:
-            counts[i] = int(np.count_nonzero(host))
+            axes = tuple(axis for axis in range(host.ndim) if axis not in own)
+            found = np.count_nonzero(host, axis=axes) if own else np.count_nonzero(host)
+            counts[i] = np.ravel(found).tolist()
         else:
             elsewhere.setdefault(_eager.places([leaf]), []).append(i)
-    for indices in elsewhere.values():
-        sums = jax.device_get(_count_all([leaves[i] for i in indices], _LIMIT))
-        for i, digits in zip(indices, sums, strict=True):
-            counts[i] = from_digits(digits)
+    for where, indices in elsewhere.items():
+        axes = tuple(stacked[i] for i in indices)
+        sums = _counter(where)([leaves[i] for i in indices], _LIMIT, axes)
+        for i, digits in zip(indices, jax.device_get(sums), strict=True):
+            own = tuple(leaves[i].shape[axis] for axis in stacked[i])
+            rows = np.reshape(digits, (-1, math.prod(own)))
+            counts[i] = [from_digits(rows[:, layer]) for layer in range(rows.shape[1])]
     return counts
 
 
@@ -132,52 +154,72 @@ def _kept_axes(shape: tuple[int, ...], limit: int) -> tuple[int, ...]:
     return min(fits, key=lambda kept: remaining[kept])
 
 
-def _digit_sums(leaf: jax.Array, limit: int = _LIMIT) -> jax.Array:
+def _digit_sums(leaf: jax.Array, limit: int = _LIMIT, own: tuple[int, ...] = ()) -> jax.Array:
     """Counts the True entries of an array of any size, without 64-bit integers.
 
     Args:
       leaf: bool array of any shape.
       limit: no sum runs over as many entries; smaller ones are for tests.
+      own: axes not to sum over.
 
     Returns:
-      uint32 ``[4]``, ``d`` with the count ``sum(d[i] * 256**i)``. Replicated scalars, not the
+      uint32 ``[4, *lengths of these axes]``, ``d`` with the counts ``sum(d[i] * 256**i)``. Not the
       partial sums themselves: those would stay on the devices of their shards, which other
       processes cannot read.
     """
-    total = jnp.zeros((4,), jnp.uint32)
-    for piece in _pieces(leaf, limit):
-        kept = _kept_axes(piece.shape, limit)
-        summed = tuple(i for i in range(piece.ndim) if i not in kept)
-        total = total + _add_digits(_sums.count_true([piece], summed)[0])
+    total = jnp.zeros((4, *(leaf.shape[axis] for axis in own)), jnp.uint32)
+    for piece in _pieces(leaf, limit, own):
+        others = [i for i in range(piece.ndim) if i not in own]
+        kept = [others[i] for i in _kept_axes(tuple(piece.shape[i] for i in others), limit)]
+        summed = tuple(i for i in others if i not in kept)
+        rest = [i for i in range(piece.ndim) if i not in summed]
+        sums = _sums.count_true([piece], summed)[0]
+        total = total + _add_digits(sums, tuple(rest.index(i) for i in kept))
     return total
 
 
-def _add_digits(sums: jax.Array) -> jax.Array:
-    """Adds uint32 numbers of any shape digit by digit, to base 256, without carries: ``[4]``."""
+def _add_digits(sums: jax.Array, axes: tuple[int, ...] | None = None) -> jax.Array:
+    """Adds uint32 numbers along axes digit by digit, to base 256, without carries: ``[4, ...]``."""
     # A digit is below 256, so up to 2**24 numbers are added exactly.
-    return jnp.stack([jnp.sum((sums >> s) & 0xFF, dtype=jnp.uint32) for s in (0, 8, 16, 24)])
+    digits = ((sums >> s) & 0xFF for s in (0, 8, 16, 24))
+    return jnp.stack([jnp.sum(digit, axes, dtype=jnp.uint32) for digit in digits])
 
 
-def _pieces(leaf: jax.Array, limit: int) -> list[jax.Array]:
+def _pieces(leaf: jax.Array, limit: int, own: tuple[int, ...] = ()) -> list[jax.Array]:
     """Cuts axes of ``limit`` or more entries (no sum may run over one) into shorter pieces."""
     for axis, n in enumerate(leaf.shape):
-        if n >= limit:
+        if n >= limit and axis not in own:
             starts = range(0, n, limit // 2)
             cut = [
                 jax.lax.slice_in_dim(leaf, start, min(start + limit // 2, n), axis=axis)
                 for start in starts
             ]
-            return [piece for part in cut for piece in _pieces(part, limit)]
+            return [piece for part in cut for piece in _pieces(part, limit, own)]
     return [leaf]
 
 
-@partial(jax.jit, static_argnums=1)
-def _count_all(leaves: list[jax.Array], limit: int) -> list[jax.Array]:
+@functools.cache
+def _counter(where: frozenset[Any] | None) -> Any:
+    """`_count_all`, with counts that each process of a mesh can read."""
+    meshes = [place for place in where or () if isinstance(place, jax.sharding.Mesh)]
+    if len(meshes) != 1:
+        return _count_all
+    return jax.jit(_count, static_argnums=(1, 2), out_shardings=NamedSharding(meshes[0], P()))
+
+
+def _count(
+    leaves: list[jax.Array], limit: int, stacked: tuple[tuple[int, ...], ...] | None = None
+) -> list[jax.Array]:
     # One uint32 sum is exact for a leaf below 2**32 entries, where an int32 sum would wrap at
     # 2**31 and a float32 mean would already round at 2**24. Larger leaves take a longer way.
-    return [
-        _sums.count_true([leaf], tuple(range(leaf.ndim)))[0]
-        if leaf.size < limit
-        else _digit_sums(leaf, limit)
-        for leaf in leaves
-    ]
+    counts = []
+    for leaf, own in zip(leaves, stacked or ((),) * len(leaves), strict=True):
+        summed = tuple(axis for axis in range(leaf.ndim) if axis not in own)
+        if math.prod(leaf.shape[axis] for axis in summed) < limit:
+            counts.append(_sums.count_true([leaf], summed)[0])
+        else:
+            counts.append(_digit_sums(leaf, limit, own))
+    return counts
+
+
+_count_all = jax.jit(_count, static_argnums=(1, 2))

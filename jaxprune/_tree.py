@@ -104,10 +104,10 @@ def default_where(path: str, leaf: Any) -> bool:
     ``WEIGHT_NAMES`` in this file). Case and a trailing number are ignored. Biases, norm scales and
     embeddings are therefore never taken; nor are low-rank adapters (``kernel_lora_a``), ALiBi's
     slopes, and kernels of biases or embeddings of positions (``rel_pos_bias/kernel``). Routers of
-    experts are: they are small, and pruning them may unbalance the experts, so think of leaving
-    them out. A leaf whose own key is an index, as in
-    ``[(w, b), (w, b)]``, has no name to go by: it is taken by rank alone, unless the nearest name
-    above it is that of a bias, a scale or an embedding.
+    experts (``router/kernel``, ``gate_weight``) are: they are small, and pruning them may unbalance
+    the experts, so think of leaving them out, with a ``where`` as below. A leaf whose own key is an
+    index, as in ``[(w, b), (w, b)]``, has no name to go by: it is taken by rank alone, unless the
+    nearest name above it is that of a bias, a scale or an embedding.
 
     Names cannot tell in Equinox, where norms and embeddings also call their array ``weight``:
     see `jaxprune.masks.report` for what was taken, and pass ``where=`` to decide otherwise::

@@ -1,26 +1,21 @@
 """What the README promises runs as written."""
 
 import functools
-import pathlib
 import re
 
-import jax
 import numpy as np
 import pytest
 
-ROOT = pathlib.Path(__file__).parent.parent
-TEXT = (ROOT / "README.md").read_text()
-SNIPPETS = re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL)
+from tests import snippets
+from tests.snippets import ROOT
+
+TEXT, SNIPPETS = snippets.read("README.md")
 
 
 @functools.cache
 def run(number):
     """The names that a snippet leaves behind."""
-    names = {"__name__": "__main__"}
-    # Under JAX's defaults, as a reader would.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        exec(compile(SNIPPETS[number], "README.md", "exec"), names)
-    return names
+    return snippets.run(SNIPPETS[number], "README.md", {"__name__": "__main__"})
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))

@@ -3,6 +3,7 @@
 from experiments.reports._before import load_before as load_before
 from experiments.reports._before import save_before as save_before
 from experiments.reports._commit import commit as commit
+from experiments.reports._files import written_whole as written_whole
 from experiments.reports._folder import Mark as Mark
 from experiments.reports._folder import RunFolder as RunFolder
 from experiments.reports._log import Log as Log

@@ -215,10 +215,8 @@ class RunFolder:
         rest = {name: None for name in variables if name not in mask}
         try:
             jaxprune.save(path, dict(variables), {**mask, **rest}, settings=settings)
-        except Exception as error:  # safetensors has an error of its own for a full disk
-            if isinstance(error, OSError) or "space left" in str(error):
-                raise unwritten(path, OSError(error)) from error
-            raise
+        except OSError as error:
+            raise unwritten(path, error) from error
 
     def close(self) -> None:
         """Closes the log."""

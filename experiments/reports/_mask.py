@@ -13,6 +13,7 @@ from rich.table import Table
 import jaxprune as jp
 from experiments.reports._files import written_whole
 from experiments.reports._fitting import print_fitting
+from experiments.reports._order import in_natural_order
 from jaxprune import _tree
 
 # Blue and orange of the Okabe-Ito palette, told apart by all eyes, and two greys.
@@ -36,7 +37,7 @@ def print_mask_table(params: Any, mask: Any, console: Console) -> None:
     """
     _tree.check_matches(mask, params)
     shapes = {path: np.shape(leaf) for path, leaf in _tree.named_leaves(mask)}
-    rows = jp.metrics.sparsity_per_leaf(mask)
+    rows = in_natural_order(jp.metrics.sparsity_per_leaf(mask))
     kept, size = sum(row.kept for row in rows), sum(row.size for row in rows)
     whole = (size - kept) / max(size, 1)
 

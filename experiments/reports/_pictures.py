@@ -14,10 +14,12 @@ from matplotlib.transforms import offset_copy
 import jaxprune as jp
 from experiments.reports._files import written_whole
 from experiments.reports._log import Log
+from experiments.reports._order import in_natural_order
 
 # Blue, orange, green and grey of the Okabe-Ito palette, told apart by all eyes.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
 _SHIFT = 5  # points to the left or right of a pruning
+_WIDE, _SHORT = 0.15, 0.075  # of the width: a label of a sparsity in words, and as a number
 
 
 def draw(log: Log, folder: pathlib.Path, title: str) -> None:
@@ -71,7 +73,7 @@ def draw_layers(mask: Any, path: pathlib.Path, title: str) -> None:
       path: the picture to write, e.g. ``sparsity.png``.
       title: above it.
     """
-    rows = jp.metrics.sparsity_per_leaf(mask)
+    rows = in_natural_order(jp.metrics.sparsity_per_leaf(mask))
     values = [100 * row.sparsity for row in rows]
     kept, size = sum(row.kept for row in rows), sum(row.size for row in rows)
     whole = 100 * (size - kept) / max(size, 1)
@@ -120,19 +122,33 @@ def _figure(title: str, log: Log) -> tuple[Figure, Axes]:
     axes.grid(alpha=0.25)
     axes.margins(y=0.14)  # room for the sparsities above the curves
     last = max(log.steps, default=0)
+    prunings = [step for step, _, _ in log.prunings]
+    gaps = (later - earlier for earlier, later in itertools.pairwise(prunings))
+    room = min(gaps, default=math.inf) / max(last, 1)
+    # Where a label on the right would leave the picture it is on the left, beside the one before.
+    at_end = max(prunings, default=0) > 0.85 * last
+    in_words = room >= (2 if at_end else 1) * _WIDE
+    if not in_words:
+        axes.set_xlabel("training step (dashed: prunings, and the sparsity after them)")
+    # The last one has its label whatever happens.
+    every = 1 if in_words else max(1, math.ceil(_SHORT / max(room, 1e-3)))
+    labelled = set(prunings[::-every])
     for step, sparsity, _ in log.prunings:
-        at_end = step > 0.85 * last  # where a label on the right would leave the picture
         axes.axvline(step, color=_GREY, linestyle="--", linewidth=0.9)
+        if step not in labelled:
+            continue
+        side = "center" if not in_words else "right" if step > 0.85 * last else "left"
         axes.annotate(
-            f"{100 * sparsity:.4g} % sparse",
+            f"{100 * sparsity:.4g} % sparse" if in_words else f"{100 * sparsity:.3g} %",
             (step, 1.0),
             xycoords=("data", "axes fraction"),
-            xytext=(-3 if at_end else 3, -3),
-            horizontalalignment="right" if at_end else "left",
+            xytext=({"left": 3, "center": 0, "right": -3}[side], -3),
+            horizontalalignment=side,
             textcoords="offset points",
             verticalalignment="top",
             fontsize=8,
             color=_GREY,
+            bbox=None if in_words else {"facecolor": "white", "edgecolor": "none", "pad": 0.5},
         )
     return figure, axes
 

@@ -11,10 +11,8 @@ from jaxprune.masks._check import check as check
 from jaxprune.masks._dense import dense as dense
 from jaxprune.masks._depthwise import without_depthwise as without_depthwise
 from jaxprune.masks._file import load as load
-from jaxprune.masks._file import pack_bits as pack_bits
 from jaxprune.masks._file import read_settings as read_settings
 from jaxprune.masks._file import save as save
-from jaxprune.masks._file import unpack_bits as unpack_bits
 from jaxprune.masks._info import PruneInfo as PruneInfo
 from jaxprune.masks._iterate import prune_iteratively as prune_iteratively
 from jaxprune.masks._make import check_fit as check_fit

@@ -90,8 +90,8 @@ def prune(
       params: any pytree of arrays. A tree has no identity: an array that it holds in two places is
         two leaves, which are counted and pruned one by one. Tied weights belong in it once. A Flax
         NNX module that ties variables is refused; the `State` of `nnx.split` has each once.
-      sparsity: fraction removed of the prunable weights, in [0, 1); `None` where an N:M pattern or
-        an allocation `per_leaf` fixes it.
+      sparsity: fraction removed of the prunable weights, in [0, 1): ``2 / n`` is exactly two of n;
+        `None` where an N:M pattern or an allocation `per_leaf` fixes it.
       scores: importance, higher stays: a tree, or a function from parameters to one, which is given
         ``stacked`` as well if it asks for it by name; magnitude if omitted.
       within: a mask that the new one must be a subset of.

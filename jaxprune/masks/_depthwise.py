@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from jaxprune._checks import check_choice
-from jaxprune._tree import Where, default_where
+from jaxprune._tree import Where, default_where, own_name, owner
+
+_PROJECTIONS = ("query", "key", "value", "qkv")
 
 
 def without_depthwise(
@@ -16,7 +18,9 @@ def without_depthwise(
     A depthwise convolution has one input channel a group: few weights, each of which all of its
     channel depends on. Pruned by magnitude with the rest it loses more accuracy than its share of
     the weights is worth. Its kernel is told by its shape: an axis of input channels of length 1, in
-    Flax and Haiku ``[..., 1, out]``, in Equinox, as in PyTorch, ``[out, 1, ...]``.
+    Flax and Haiku ``[..., 1, out]``, in Equinox, as in PyTorch, ``[out, 1, ...]``; or by the name
+    that Keras gives it, ``depthwise_kernel [h, w, in, multiplier]``. Projections to a single head
+    of attention, ``query/kernel [features, 1, size]``, only look like one and are taken.
 
     The first convolution on grey images has that shape, too, and is left dense with them; to prune
     it, write the rule by the path.
@@ -50,7 +54,9 @@ def without_depthwise(
     axis = 1 if layout == "equinox" else -2
 
     def takes(path: str, leaf: Any) -> bool:
+        if not where(path, leaf) or own_name(path).lower() == "depthwise_kernel":
+            return False
         depthwise = leaf.ndim > 2 and leaf.shape[axis] == 1 and max(leaf.shape) > 1
-        return where(path, leaf) and not depthwise
+        return not depthwise or owner(path).lower() in _PROJECTIONS
 
     return takes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,43 +18,23 @@ from jaxprune._mask import check_bool
 from jaxprune._tree import PyTree
 from jaxprune.masks._like import check_like, fill_like
 
-_KIND = _safetensors.Kind(
-    "jaxprune.mask", ("1", "2"), "mask file", "Give `load` a file that `save` wrote."
-)
-
-
-def pack_bits(mask: np.ndarray) -> np.ndarray:
-    """A mask as a file holds it: eight weights a byte in C order, the first in the lowest bit."""
-    return np.packbits(mask.ravel(), bitorder="little")
-
-
-def unpack_bits(path: Any, name: str, bits: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """The reverse of `pack_bits`.
-
-    Raises:
-      ValueError: if there are not as many bits as there should be.
-    """
-    size = math.prod(shape)
-    if bits.dtype != np.uint8 or bits.shape != (-(-size // 8),):
-        raise ValueError(
-            f"{os.fspath(path)!r} is damaged: {name!r} holds {bits.dtype}{list(bits.shape)} for "
-            f"{size} bits. Save it again."
-        )
-    return np.unpackbits(bits, count=size, bitorder="little").astype(np.bool_).reshape(shape)
+_FORMAT = "jaxprune.mask"
+_BYTES, _BITS = "1", "2"  # versions: a weight is a byte, as it was once, or a bit
+_FORMATS = {_FORMAT: (_BYTES, _BITS)}
 
 
 def save(
     path: str | os.PathLike[str], mask: PyTree, *, settings: Mapping[str, Any] | None = None
 ) -> None:
-    """Writes a mask to a safetensors file.
+    """Writes a mask to a safetensors file, one bit a weight.
 
-    Each prunable leaf is a tensor of bytes named by its readable path ("Dense_0/kernel"): one bit a
-    weight, 1 = kept, in C order, the first in the lowest bit of the first byte. Any reader of
-    safetensors can take it apart: ``numpy.unpackbits(tensor, bitorder="little")``, with the shape
-    from the metadata. These hold, too, the format and its version, the version of jaxprune, the
-    settings as JSON, the counts of kept and of all weights, and a checksum (CRC-32 of all leaves,
-    in the order of their names). The file appears whole or not at all: it is written beside its
-    place and then moved.
+    Each prunable leaf is a tensor of bytes (U8) named by its readable path ("Dense_0/kernel"): its
+    weights in C order, eight a byte, the first in the lowest bit, 1 = kept. Any reader of
+    safetensors has it, PyTorch too: ``bits = safetensors.numpy.load_file(path)["Dense_0/kernel"]``,
+    ``np.unpackbits(bits, count=n, bitorder="little").reshape(shape)``. The metadata hold the format
+    and its version, the version of jaxprune, the shapes and the settings as JSON, the counts of
+    kept and of all weights, and a checksum (CRC-32 of all this). The file appears whole or not at
+    all: it is written beside its place and then moved. `jaxprune.save` writes the weights, too.
 
     Args:
       path: the file, by convention ``*.safetensors``; its folder must exist.
@@ -95,18 +76,19 @@ def save(
             f"the mask has a leaf {_safetensors.RESERVED!r}, a name that safetensors files "
             "reserve. Rename it, or save the mask inside another dict."
         )
-    values = {name: _safetensors.on_host(name, leaf, what="mask") for name, leaf in named}
-    _safetensors.write(
-        path,
-        _KIND,
-        {name: pack_bits(value) for name, value in values.items()},
-        settings=settings,
-        metadata={
-            "shapes": json.dumps({name: list(value.shape) for name, value in values.items()}),
-            "kept": str(_kept(values)),
-            "total": str(_tree.size(mask)),
-        },
-    )
+    metadata = {
+        "format": _FORMAT,
+        "format_version": _BITS,
+        "settings": _safetensors.to_json(settings),
+        "shapes": json.dumps({name: np.shape(leaf) for name, leaf in named}),
+    }
+    tensors, kept = {}, 0
+    for name, leaf in named:
+        value = _safetensors.on_host(name, leaf, what="mask")
+        kept += int(np.count_nonzero(value))
+        tensors[name] = _safetensors.pack_bits(value)
+    metadata |= {"kept": str(kept), "total": str(_tree.size(mask))}
+    _safetensors.write(path, tensors, metadata)
 
 
 def load(path: str | os.PathLike[str], *, like: PyTree | None = None) -> PyTree:
@@ -138,42 +120,20 @@ def load(path: str | os.PathLike[str], *, like: PyTree | None = None) -> PyTree:
       >>> jp.masks.load(path, like=params)
       {'bias': None, 'kernel': Array([[ True, False]], dtype=bool)}
     """
-    with _safetensors.opened(path, _KIND) as (file, metadata):
-        # Headers first: a file of another model is refused before its data are read.
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        packed = metadata["format_version"] != "1"
-        for name, part in slices.items():
-            if part.get_dtype() != ("U8" if packed else "BOOL"):
-                raise ValueError(
-                    f"{os.fspath(path)!r} holds {part.get_dtype()} at {name!r}, not "
-                    f"{'U8' if packed else 'BOOL'}: it is not a mask file. {_KIND.repair}"
-                )
-        shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
-        if packed:
-            shapes = _shapes(path, metadata, shapes)
-        if like is not None:
-            check_like(shapes, like, what="the file")
-        held = {name: file.get_tensor(name) for name in shapes}
-    values = held
-    if packed:
-        values = {name: unpack_bits(path, name, held[name], shapes[name]) for name in shapes}
-    for name, value in values.items():
-        # Bools may be bytes other than 0 and 1 in a file, which NumPy takes for True and counts so.
-        if value.size and value.view(np.uint8).max() > 1:
-            raise ValueError(
-                f"{os.fspath(path)!r} is damaged: {name!r} holds the byte "
-                f"{value.view(np.uint8).max()}, but booleans are 0 or 1. Save the mask again."
-            )
-    found = str(_kept(values)), str(sum(math.prod(shape) for shape in shapes.values()))
-    if found != (metadata.get("kept"), metadata.get("total")):
-        raise ValueError(
-            f"{os.fspath(path)!r} is damaged: it keeps {found[0]} of {found[1]} weights, but says "
-            f"{metadata.get('kept')} of {metadata.get('total')}. Save the mask again."
-        )
-    _safetensors.check_sum(path, metadata, held)
+    file = _safetensors.open_file(path, _FORMATS, what="mask file")
+    # Headers first: a file of another model is refused before its data are read.
+    old = file.metadata["format_version"] == _BYTES
+    shapes = _shapes_of_bytes(file) if old else _shapes_of_bits(file)
+    if like is not None:
+        check_like(shapes, like, what="the file")
+    values = _read_bytes(file) if old else _read_bits(file, shapes)
+    found = str(_kept(values)), str(sum(map(math.prod, shapes.values())))
+    said = file.metadata.get("kept"), file.metadata.get("total")
+    if found != said:
+        file.refuse(f"it keeps {found[0]} of {found[1]} weights, but says {said[0]} of {said[1]}")
     if like is None:
         return {name: jnp.asarray(value) for name, value in values.items()}
-    shardings = {name: _safetensors.sharding_of(x) for name, x in _tree.named_leaves(like)}
+    shardings = {name: _safetensors.sharding_of(leaf) for name, leaf in _tree.named_leaves(like)}
     placed = {
         name: jnp.asarray(value)
         if shardings[name] is None
@@ -183,32 +143,8 @@ def load(path: str | os.PathLike[str], *, like: PyTree | None = None) -> PyTree:
     return fill_like(placed, like)
 
 
-def _shapes(
-    path: str | os.PathLike[str], metadata: Mapping[str, str], tensors: Mapping[str, Any]
-) -> dict[str, tuple[int, ...]]:
-    """The shapes of the masks, from the metadata.
-
-    Raises:
-      ValueError: if they are damaged, or not those of the tensors.
-    """
-    found = _safetensors.read_json(path, metadata, "shapes")
-    for name, shape in found.items():
-        good = isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)
-        if not good or name not in tensors:
-            raise ValueError(
-                f"{os.fspath(path)!r} is damaged: it has no mask {name!r} of shape {shape!r}. Save "
-                "it again."
-            )
-    if missing := sorted(tensors.keys() - found.keys()):
-        raise ValueError(
-            f"{os.fspath(path)!r} is damaged: it does not say the shape of {missing[0]!r}. Save it "
-            "again."
-        )
-    return {name: tuple(found[name]) for name in tensors}
-
-
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns the settings that `save` was given, without reading the mask.
+    """Returns the settings that `save` or `jaxprune.save` was given, without reading more.
 
     Args:
       path: the file.
@@ -230,8 +166,57 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
       >>> jp.masks.read_settings(path)
       {'seed': 3}
     """
-    with _safetensors.opened(path, _KIND) as (_, metadata):
-        return _safetensors.settings_of(path, metadata)
+    formats = {**_FORMATS, "jaxprune.network": ("2",)}
+    return _safetensors.open_file(path, formats, what="mask file").settings()
+
+
+def _shapes_of_bits(file: _safetensors.File) -> dict[str, tuple[int, ...]]:
+    try:
+        said = json.loads(file.metadata["shapes"])
+        shapes = {name: tuple(shape) for name, shape in said.items()}
+    except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
+        file.refuse("it does not say the shapes of its masks")
+    if shapes.keys() != file.headers.keys() or not all(map(_safetensors.is_shape, shapes.values())):
+        file.refuse("it does not say the shapes of its masks")
+    for name, shape in shapes.items():
+        header, n_bytes = file.headers[name], -(-math.prod(shape) // 8)
+        if (header.code, header.shape) != ("U8", (n_bytes,)):
+            file.refuse(
+                f"it holds {header.code}{list(header.shape)} at {name!r}, but a mask of shape "
+                f"{shape} is {n_bytes} bytes"
+            )
+    return shapes
+
+
+def _read_bits(
+    file: _safetensors.File, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
+    raw = file.read_all()
+    return {name: _safetensors.unpack_bits(raw[name], shape) for name, shape in shapes.items()}
+
+
+def _shapes_of_bytes(file: _safetensors.File) -> dict[str, tuple[int, ...]]:
+    for name, header in file.headers.items():
+        if header.code != "BOOL":
+            raise ValueError(
+                f"{file.path!r} holds {header.code} at {name!r}, not BOOL: it is not a mask file. "
+                "Give a file that `save` wrote."
+            )
+    return {name: header.shape for name, header in file.headers.items()}
+
+
+def _read_bytes(file: _safetensors.File) -> dict[str, np.ndarray]:
+    values, checksum = {}, 0
+    for name in sorted(file.headers):
+        value = file.read(name)
+        # Bools may be bytes other than 0 and 1 in a file, which NumPy takes for True and counts so.
+        if value.max(initial=0) > 1:
+            file.refuse(f"{name!r} holds the byte {value.max()}, but booleans are 0 or 1")
+        checksum = zlib.crc32(value.data, zlib.crc32(name.encode(), checksum))
+        values[name] = value.view(bool).reshape(file.headers[name].shape)
+    if file.metadata.get("crc32", str(checksum)) != str(checksum):  # the first files had none
+        file.refuse(f"its checksum is {checksum}, but it says {file.metadata['crc32']}")
+    return {name: values[name] for name in file.headers}
 
 
 def _kept(tensors: Mapping[str, np.ndarray]) -> int:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _layers, _tree
+from jaxprune import _eager, _host, _layers, _tree
 from jaxprune._layers import Stacked
 from jaxprune._mask import check_bool
 from jaxprune._tree import PyTree, Where
@@ -27,8 +27,8 @@ def report(
     What is counted follows from what is passed, and the header says it:
 
     * with a mask, ``kept``: the weights that it keeps, whatever their values;
-    * without one, ``nonzero``: the values that are not exactly zero (-0.0 is zero, NaN is not), so
-      that parameters pruned elsewhere show their sparsity;
+    * without one, ``nonzero``: of prunable leaves the values that are not exactly zero (-0.0 is
+      zero, NaN is not), so that parameters pruned elsewhere show their sparsity;
     * without one, of abstract parameters (`jax.eval_shape`, or inside `jit`), ``size``: they have
       no values, so no sparsity is shown.
 
@@ -55,7 +55,7 @@ def report(
       >>> print(jp.masks.report(params))
       | leaf | shape | dtype | prunable | nonzero | sparsity |
       |---|---|---|---|---:|---:|
-      | bias | 4 | float32 | no |  | |
+      | bias | 4 | float32 | no | | |
       | kernel | 1x4 | float32 | yes | 3 | 0.2500 |
       | all prunable | | | 1 of 2 leaves | 3 | 0.2500 |
       >>> pruned, mask = jp.prune(params, 0.5)
@@ -77,8 +77,8 @@ def report(
         dtype = getattr(leaf, "dtype", type(leaf).__name__)
         if part is None:
             # Biases that are zero at the start are not pruned, so their zeros are not counted.
-            shown = "" if column == "nonzero" else _tree.size(leaf)
-            lines.append(f"| {path} | {_shape(np.shape(leaf))} | {dtype} | no | {shown} | |")
+            shown = "" if column == "nonzero" else f" {_tree.size(leaf)}"
+            lines.append(f"| {path} | {_shape(np.shape(leaf))} | {dtype} | no |{shown} | |")
             continue
         taken += 1
         for _ in range(_layers.number(np.shape(leaf), next(own))):
@@ -107,21 +107,49 @@ def _column(params: PyTree, mask: PyTree | None, where: Where | None) -> tuple[s
 def _counts(column: str, partial: PyTree, stacked: Stacked | None, axes: _layers.Axes) -> list[int]:
     if column == "size":
         return [_tree.size(layer) for _, layer in _layers.named(partial, axes)]
-    mask = jax.tree.map(_is_nonzero, partial) if column == "nonzero" else partial
+    mask = _are_nonzero(partial) if column == "nonzero" else partial
     return [row.kept for row in sparsity_per_leaf(mask, stacked=stacked)]
+
+
+def _are_nonzero(weights: PyTree) -> PyTree:
+    """Which weights are not zero, told by their bits: XLA's CPU backend flushes denormals.
+
+    Under it 1e-40 != 0 is False.
+    """
+
+    def one(x: Any) -> Any:
+        here = _host.view(x)
+        return _eager.Row(x) if here is None else _is_nonzero_here(here)
+
+    return _eager.together(_is_nonzero, jax.tree.map(one, weights))
+
+
+def _is_nonzero_here(x: np.ndarray) -> np.ndarray:
+    words = np.ascontiguousarray(x).view(f"uint{8 * x.itemsize}")
+    flags = np.ones(words.shape, bool)
+    for zero in _zeros(x.dtype):
+        flags &= words != zero
+    return flags.reshape(x.shape)
+
+
+def _is_nonzero(x: jax.Array) -> jax.Array:
+    if jnp.finfo(x.dtype).bits < 8:  # float4 has no integer of its width; and no denormals lost
+        return x.astype(jnp.float32) != 0
+    words = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+    flags = jnp.ones(words.shape, bool)
+    for zero in _zeros(x.dtype):
+        flags = flags & (words != jnp.asarray(zero, words.dtype))
+    return flags
+
+
+def _zeros(dtype: Any) -> np.ndarray:
+    """The bits of 0.0 and -0.0, as far as a type has them: in some -0.0 is NaN, one has no zero."""
+    zeros = np.array([0.0, -0.0]).astype(dtype)
+    return zeros.view(f"uint{8 * zeros.itemsize}")[zeros.astype(np.float64) == 0]
 
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
-
-
-@jax.jit
-def _is_nonzero(leaf: Any) -> jax.Array:
-    if jnp.finfo(leaf.dtype).bits < 8:  # float4 has no integer of its width; and no denormals lost
-        return leaf.astype(jnp.float32) != 0
-    # By its bits but the sign: XLA's CPU backend flushes denormals, so 1e-40 != 0 is False there.
-    unsigned = jnp.dtype(f"uint{8 * leaf.dtype.itemsize}")
-    return jax.lax.bitcast_convert_type(leaf, unsigned) << 1 != 0
 
 
 def _share(column: str, n: Any, size: int) -> str:

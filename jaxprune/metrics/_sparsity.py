@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import functools
-import math
-from typing import Any, NamedTuple
+import itertools
+from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxprune import _layers, _mask, _tree
 from jaxprune._layers import Stacked
@@ -52,27 +49,9 @@ def sparsity_per_leaf(mask: PyTree, *, stacked: Stacked | None = None) -> list[L
     """
     _mask.check_bool(mask)
     axes = _layers.axes_of(stacked, mask)
-    leaves = jax.tree.leaves(mask)
-    # Counted where they lie: layers taken apart would be moved.
-    whole = iter(_mask.count_true([x for x, own in zip(leaves, axes, strict=True) if not own]))
-    kept: list[int] = []
-    for leaf, own in zip(leaves, axes, strict=True):
-        kept += _kept_of_layers(leaf, own) if own else [next(whole)]
+    kept = itertools.chain(*_mask.count_layers(jax.tree.leaves(mask), axes))
     named = zip(_layers.named(mask, axes), kept, strict=True)
     return [LeafSparsity(path, k, _tree.size(layer)) for (path, layer), k in named]
-
-
-def _kept_of_layers(leaf: Any, axes: tuple[int, ...]) -> list[int]:
-    size = math.prod(_layers.layer_shape(leaf.shape, axes))
-    if size >= 1 << 32:  # more than a count of 32 bits holds
-        return _mask.count_true(list(_layers.to_front(leaf, axes)))
-    others = tuple(i for i in range(leaf.ndim) if i not in axes)
-    return [int(n) for n in np.ravel(_counted(leaf, others))]
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def _counted(leaf: Any, axes: tuple[int, ...]) -> jax.Array:
-    return jnp.sum(leaf, axis=axes, dtype=jnp.uint32)
 
 
 def counts(mask: PyTree) -> tuple[int, int]:

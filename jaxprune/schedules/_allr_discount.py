@@ -29,6 +29,10 @@ def allr_discount(
     pruned and θ is that pool; random or layer-wise pruning can pass it, and the clip at 1 is that
     of the authors' code.
 
+    In `jaxprune.training.imp`, s is the fraction that the prune really removed. The authors' code
+    takes the nominal one, ``1 - (1 - S)**(1 / J)``; counts are whole, so the two differ where few
+    weights are left.
+
     Works under `jit`.
 
     Args:

@@ -25,6 +25,10 @@ def lrw(
     A pretraining warm-up inside that window is replayed with it. Rates are rewound by step; the
     codes of the papers do so by step too, or by whole epoch.
 
+    Renda et al. rewind nothing but the rate: weights and optimizer go on as they are. In
+    `jaxprune.training.imp` that is ``optimizer_state="keep"``; retraining is then, to the bit, the
+    loop of the dense run going on under the mask.
+
     Args:
       pretraining: the schedule of the dense run, step -> learning rate.
       pretraining_steps: T, its length in steps.

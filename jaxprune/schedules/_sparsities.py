@@ -16,7 +16,10 @@ def imp_sparsities(final: float, cycles: int) -> tuple[float, ...]:
 
         S_j = 1 - (1 - S)^(j / J)       j = 1 ... J
 
-    so that every cycle removes the fraction 1 - (1 - S)^(1 / J) of the weights still there.
+    so that every cycle removes the fraction 1 - (1 - S)^(1 / J) of the weights still there. Counts
+    come from the total: after cycle j, ``round(S_j n)`` of all n weights are gone. The authors'
+    code (of BIMP, too) removes that fraction of what is left, rounded in each cycle, so that its
+    roundings add up and its last count may be off by some weights.
 
     Args:
       final: S in [0, 1), the fraction removed in the end.

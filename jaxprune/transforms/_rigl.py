@@ -48,6 +48,9 @@ def rigl(
     keeps its value and its moments, as in the authors' code. No move changes the number of weights
     of a leaf; between moves it is `fixed_mask`.
 
+    The authors' code truncates $f(t) K_l$, and moves the mask for the first time at step 0, before
+    any training; here it moves first at step $I$.
+
     The counts are those of the first mask, by Erdős–Rényi unless ``allocation`` or ``within`` says
     otherwise. A mask put in by `set_mask` holds until the next move, which brings every leaf back
     to its count; to go on from another mask with its own counts, make the transformation anew

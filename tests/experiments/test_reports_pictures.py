@@ -1,8 +1,11 @@
 """The pictures of a run show their points, and none hides another."""
 
+import itertools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments import reports
@@ -55,6 +58,32 @@ def test_markers_of_one_step_are_beside_each_other(tmp_path, figures):
     assert len(places) == 2
     distance = np.linalg.norm(places[0][:, None] - places[1][None], axis=-1)
     assert distance.min() > figures[0].dpi * 2 * _pictures._SHIFT / 72 - 1e-3
+
+
+@pytest.mark.parametrize("cycles", [1, 2, 12, 60])
+@pytest.mark.parametrize("late", [False, True])
+def test_sparsities_of_many_prunings_do_not_lie_on_each_other(tmp_path, figures, cycles, late):
+    log = reports.Log()
+    log.add_chunk(0, np.full(400 + 100 * cycles, 0.1), np.full(400 + 100 * cycles, 0.9))
+    first = 500 if late else 400
+    log.prunings = [(first + 100 * c, 1 - 0.9 ** (c + 1), 0.9) for c in range(cycles)]
+    reports.draw(log, tmp_path, "a run")
+    axes = figures[0].axes[0]
+    canvas = FigureCanvasAgg(figures[0])
+    canvas.draw()
+    places = [text.get_window_extent(canvas.get_renderer()) for text in axes.texts]
+    assert all(a.x1 < b.x0 for a, b in itertools.pairwise(places))
+    assert places[-1].x1 < figures[0].bbox.x1
+    last = 100 * (1 - 0.9**cycles)
+    assert axes.texts[-1].get_text().startswith((f"{last:.3g} %", f"{last:.4g} % sparse"))
+    assert "sparse" in axes.texts[-1].get_text() or "sparsity" in axes.get_xlabel()
+
+
+def test_layers_are_in_the_order_of_their_numbers(tmp_path, figures):
+    mask = {f"Block_{i}": {"kernel": jnp.ones(3, bool)} for i in (0, 1, 2, 10, 11)}
+    reports.draw_layers(mask, tmp_path / "sparsity.png", "a run")
+    names = [t.get_text() for t in figures[0].axes[0].get_yticklabels()]
+    assert names == [f"Block_{i}/kernel" for i in (0, 1, 2, 10, 11)]
 
 
 def test_limits_of_nothing_and_of_nan():

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+import jaxprune as jp
 from experiments import data, devices, job, reports, run, torture
 from experiments.config import Config
 from experiments.setup import build
@@ -417,8 +418,16 @@ def test_killed_runs_lose_nothing(tmp_path):
     assert "no difference" in done.stdout
 
 
+def _change_the_network(folder):
+    path = folder / "final.safetensors"
+    variables, mask = jp.load(path)
+    kernel = variables["params"]["Dense_0"]
+    kernel["kernel"] = np.nextafter(kernel["kernel"], np.inf)
+    jp.save(path, variables, mask)
+
+
 def test_the_torture_sees_differences(tmp_path, calm):
-    for i, change in enumerate((_double_a_line, _lose_a_line, _change_a_number, _flip_a_bit)):
+    for i, change in enumerate(_CHANGES):
         victim = tmp_path / str(i)
         shutil.copytree(calm, victim)
         torture.compare(calm, victim)
@@ -453,3 +462,6 @@ def _flip_a_bit(folder):
     state = pathlib.Path(folder / "checkpoints" / str(step) / "state").absolute()
     with ocp.StandardCheckpointer() as writer:
         writer.save(state, arrays, force=True)
+
+
+_CHANGES = (_double_a_line, _lose_a_line, _change_a_number, _flip_a_bit, _change_the_network)

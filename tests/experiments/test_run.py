@@ -54,6 +54,7 @@ def test_the_folder_holds_everything(tmp_path):
     assert float(rows[2]["sparsity"]) == pytest.approx(0.95, abs=1e-4)
     assert rows[0]["discount"] == "" != rows[1]["discount"]
 
+    assert jp.read_settings(folder / "final.safetensors") == document
     variables, mask = jp.load(folder / "final.safetensors")
     jp.assert_sparse(variables["params"], mask["params"], sparsity=0.95)
     for ours, theirs in zip(

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import zlib
 
 import flax
 import jax
@@ -269,6 +270,39 @@ def test_bytes_that_are_no_booleans(path, byte):
         jp.masks.load(path)
 
 
+def test_a_checksum_of_the_first_version(path):
+    tensors = {"net/kernel": np.asarray(KERNEL), "out/0": np.eye(3, 2, dtype=bool)}
+    checksum = 0
+    for name, value in tensors.items():
+        checksum = zlib.crc32(value.tobytes(), zlib.crc32(name.encode(), checksum))
+    metadata = OLD | {"kept": "6", "total": "18", "crc32": str(checksum), "settings": '{"a": 1}'}
+    safetensors.numpy.save_file(tensors, path, metadata=metadata)
+    same(jp.masks.load(path, like=PARAMS), MASK)
+    assert jp.masks.read_settings(path) == {"a": 1}
+    safetensors.numpy.save_file(tensors, path, metadata=metadata | {"crc32": "7"})
+    with pytest.raises(ValueError, match=rf"its checksum is {checksum}, but it says 7"):
+        jp.masks.load(path)
+
+
+def test_every_flipped_bit_and_every_cut_is_found(path):
+    jp.masks.save(path, MASK, settings={"seed": 3})
+    data = path.read_bytes()
+    words = range(8, data.index(b'"net/kernel":{'))  # settings are read without the tensors
+    for at in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[at // 8] ^= 1 << at % 8
+        path.write_bytes(flipped)
+        with pytest.raises(ValueError, match=r"mask\.safetensors'"):
+            jp.masks.load(path)
+        if at // 8 in words:
+            with pytest.raises(ValueError, match=r"mask\.safetensors'"):
+                jp.masks.read_settings(path)
+    for n in range(len(data)):
+        path.write_bytes(data[:n])
+        with pytest.raises(ValueError, match=r"mask\.safetensors'"):
+            jp.masks.load(path)
+
+
 def test_swapped_bits_are_found(path):
     jp.masks.save(path, {"a": jnp.array([True, False]), "b": jnp.array([False, True])})
     data = path.read_bytes()
@@ -279,11 +313,23 @@ def test_swapped_bits_are_found(path):
 
 @pytest.mark.parametrize(
     "shapes",
-    ['{"w": [3, "x"]}', '{"w": [4, 3]}', '{"w": [20]}', "{}", '{"v": [3]}', "[3]", '{"w": -1}'],
+    [
+        '{"w": [3, "x"]}',
+        '{"w": [1e999]}',
+        '{"w": [3.0]}',
+        '{"w": [0, 1180591620717411303424]}',
+        "[" * 100_000,
+        '{"w": [4, 3]}',
+        '{"w": [20]}',
+        "{}",
+        '{"v": [3]}',
+        "[3]",
+        '{"w": -1}',
+    ],
 )
 def test_shapes_that_are_damaged(path, shapes):
-    metadata = OLD | {"format_version": "2", "shapes": shapes}
-    safetensors.numpy.save_file({"w": np.array([5], np.uint8)}, path, metadata=metadata)
+    metadata = OLD | {"format_version": "2", "settings": "{}", "shapes": shapes}
+    _safetensors.write(path, {"w": np.array([5], np.uint8)}, metadata)
     with pytest.raises(ValueError, match=r"mask.safetensors' is damaged"):
         jp.masks.load(path)
 

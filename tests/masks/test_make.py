@@ -423,7 +423,16 @@ def test_depthwise_kernels_can_stay_dense():
     torch = {"dw": {"weight": jnp.ones((8, 1, 3, 3))}, "pw": {"weight": jnp.ones((4, 8, 1, 1))}}
     _, mask = jp.prune(torch, 0.5, where=jp.masks.without_depthwise("equinox"))
     assert mask["dw"]["weight"] is None is not mask["pw"]["weight"]
+    scanned = {"dw": {"kernel": jnp.ones((5, 3, 1, 8))}, "pw": {"kernel": jnp.ones((5, 1, 8, 4))}}
+    assert jp.prune(scanned, 0.5, where=jp.masks.without_depthwise())[1]["dw"]["kernel"] is None
     dense = {"kernel": jnp.ones((1, 8))}  # one input is not a depthwise layer
+    # Nor is a single head of attention, nor are names of Keras without a shape that tells.
+    head = jnp.ones((16, 1, 8))
+    takes = jp.masks.without_depthwise()
+    assert takes("attention/query/kernel", head)
+    assert takes("attention/value/kernel/value", head)
+    assert not takes("conv/kernel", head)
+    assert not takes("mobile/depthwise_kernel", jnp.ones((3, 3, 8, 1)))
     assert jp.masks.without_depthwise()("kernel", dense["kernel"])
     only = jp.masks.without_depthwise(where=lambda path, leaf: path.startswith("pw"))
     assert jp.prune(flax, 0.5, where=only)[1]["dw"]["kernel"] is None

@@ -8,6 +8,7 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import jaxprune as jp
+from tests.programs import counted
 
 PARAMS = {
     "kernel": jnp.array([[1.0, 0.0], [-0.0, jnp.nan]]),
@@ -123,6 +124,29 @@ def test_layers_that_are_stacked_have_rows():
     assert [r.kept for r in found] == [12, 4]
     with pytest.raises(ValueError, match="matches no prunable leaf"):
         jp.masks.report(params, where=where, stacked={"layers": 0})
+
+
+@pytest.mark.parametrize("bits", ["float8_e4m3b11fnuz", "float8_e8m0fnu", "float4_e2m1fn"])
+def test_zeros_of_types_that_have_one_or_none(bits):
+    """Where -0.0 would be, some types have NaN; one has no zero at all."""
+    dtype = np.dtype(getattr(ml_dtypes, bits))
+    values = np.arange(16 if "4_" in bits[:7] else 256, dtype=np.uint8).view(dtype).reshape(2, -1)
+    nonzero = np.count_nonzero(~(values.astype(np.float64) == 0))
+    mesh = NamedSharding(Mesh(np.array(jax.devices()[:2]), ("x",)), PartitionSpec("x"))
+    for w in (values, jnp.asarray(values), jax.device_put(values, mesh)):
+        assert rows(jp.masks.report({"w": w}))["w"]["nonzero"] == str(nonzero)
+
+
+def test_numpy_weights_are_counted_as_they_are():
+    """JAX would make float32 of float64, and a zero of what is small."""
+    assert rows(jp.masks.report({"w": np.array([[1e-300, 0.0]])}))["w"]["nonzero"] == "1"
+
+
+def test_a_report_compiles_nothing_on_the_host():
+    params = {f"w{n}": jnp.ones((n, 29)) for n in range(2, 6)}
+    with counted() as programs:
+        jp.masks.report(params)
+    assert programs.number == 0
 
 
 @pytest.mark.parametrize("dtype", ["float4_e2m1fn", "float8_e4m3fn", "bfloat16"])

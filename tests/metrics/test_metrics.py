@@ -113,6 +113,71 @@ def test_counting_compiles_nothing_on_the_host_and_one_program_for_all_leaves_of
     assert programs.number == 1
 
 
+STACKED = {"layers/.*": 0, "experts": (0, -1)}
+
+
+def stacked_masks():
+    rng = np.random.default_rng(0)
+    shapes = {"layers/a": (8, 6, 5), "layers/b": (8, 7), "experts": (2, 9, 16), "head": (5, 4)}
+    flat = {name: rng.random(shape) < 0.3 for name, shape in shapes.items()}
+    layers = {"a": flat["layers/a"], "b": flat["layers/b"]}
+    return {"layers": layers, "experts": flat["experts"], "head": flat["head"], "bias": None}
+
+
+def unstacked(mask):
+    """The same network with a leaf for every layer, named as reports name them."""
+    out = {}
+    for name, leaf in mask["layers"].items():
+        out |= {f"layers/{name}[{i}]": x for i, x in enumerate(leaf)}
+    for i, j in np.ndindex(2, 16):
+        out[f"experts[{i},{j}]"] = mask["experts"][i, :, j]
+    return out | {"head": mask["head"]}
+
+
+def test_layers_are_counted_as_those_of_the_unstacked_network():
+    mask = stacked_masks()
+    truth = {path: (x.sum(), x.size) for path, x in unstacked(mask).items()}
+    with counted() as programs:
+        rows = jp.metrics.sparsity_per_leaf(mask, stacked=STACKED)
+    assert programs.number == 0
+    assert {row.path: (row.kept, row.size) for row in rows} == truth
+    assert [row.path for row in rows][:2] == ["experts[0,0]", "experts[0,1]"]
+    assert all(type(row.kept) is int for row in rows)
+    table = jp.masks.report(jax.tree.map(np.float32, mask), mask, stacked=STACKED).splitlines()
+    assert "| layers/b[3] | 7 | float32 | yes |" in "".join(table)
+    assert f"| 4 of 4 leaves | {jp.metrics.counts(mask)[0]} |" in table[-1]
+    weights = jax.tree.map(np.float32, mask)
+    own = jp.masks.report(weights, where=lambda path, leaf: True, stacked=STACKED)
+    assert own.splitlines()[1:] == table[1:]
+
+
+@pytest.mark.parametrize("kind", [jax.sharding.AxisType.Auto, jax.sharding.AxisType.Explicit])
+def test_layers_that_are_spread_are_counted_where_they_lie(kind):
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(kind,))
+    mask = {"layers": stacked_masks()["layers"]}
+    spread = jax.device_put(mask, NamedSharding(mesh, PartitionSpec("x")))
+    with counted() as programs:
+        rows = jp.metrics.sparsity_per_leaf(spread, stacked={"layers/.*": 0})
+    assert programs.number == 1
+    assert rows == jp.metrics.sparsity_per_leaf(mask, stacked={"layers/.*": 0})
+    # No flag leaves its device: what is exchanged is a number for every layer.
+    leaves = jax.tree.leaves(spread)
+    counter = _mask._counter(frozenset({mesh}))
+    text = counter.lower(leaves, 2**32, ((0,), (0,))).compile().as_text()
+    assert "pred[8," not in text
+    assert "all-gather" in text  # every process can read the numbers
+
+
+@pytest.mark.parametrize("own", [(0,), (1,), (0, 2)])
+def test_counts_of_large_layers(own):
+    leaf = np.random.default_rng(1).random((3, 7, 5)) < 0.6
+    summed = tuple(axis for axis in range(3) if axis not in own)
+    (digits,) = _mask._count_all([jnp.asarray(leaf)], 6, (own,))
+    assert digits.shape[0] == 4
+    found = sum(np.asarray(digits)[i].astype(int) << 8 * i for i in range(4))
+    np.testing.assert_array_equal(found, leaf.sum(summed))
+
+
 def test_a_mask_that_was_counted_can_be_donated():
     mask = {"w": jnp.ones((64, 64), bool)}
     assert jp.sparsity(mask) == 0

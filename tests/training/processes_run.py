@@ -22,7 +22,7 @@ def main():
 
     # Only now: these make arrays, and so ask for the devices.
     from jax.experimental import multihost_utils
-    from jax.sharding import Mesh
+    from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
     import jaxprune as jp
     from tests.training import meshed
@@ -39,6 +39,12 @@ def main():
             results[f"{name}/{i}"] = np.asarray(
                 leaf if whole else multihost_utils.process_allgather(leaf, tiled=True)
             )
+
+    # Layers on several processes: each knows the numbers of all.
+    where = NamedSharding(mesh, PartitionSpec("data"))
+    layers = jax.make_array_from_callback(meshed.LAYERS.shape, where, lambda i: meshed.LAYERS[i])
+    rows = jp.metrics.sparsity_per_leaf({"w": layers}, stacked={"w": 0})
+    results["kept of layers"] = np.array([row.kept for row in rows])
 
     dense = jp.prune(meshed.state().params, 0.5)[1]
     rates = np.linspace(0.1, 0.01, 20)

@@ -60,6 +60,14 @@ def test_a_flipped_bit_is_found(tmp_path_factory, data):
         History(file, writes=True).read(places)
 
 
+def test_places_of_another_kind_or_file(tmp_path):
+    places = History(tmp_path / "history", writes=True).save({"x": np.arange(4.0)})
+    with pytest.raises(ValueError, match="of an earlier jaxprune, whose checkpoints held all"):
+        History(tmp_path / "history", writes=True).read({"x": 12345})
+    with pytest.raises(ValueError, match="No such file beside it: 'history'"):
+        History(tmp_path / "gone" / "history", writes=True).read(places)
+
+
 def test_the_bytes_of_a_checkpoint_do_not_grow(tmp_path):
     """Of a whole run: the tenth checkpoint costs what the second does."""
 

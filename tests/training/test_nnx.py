@@ -276,6 +276,8 @@ def test_errors_name_what_is_wrong():
         jp.training.from_nnx(Net(nnx.Rngs(0)), lambda model: 0.0)
     with pytest.raises(TypeError, match=r"evaluate is called as evaluate\(model, batch\)"):
         jp.training.from_nnx(Net(nnx.Rngs(0)), loss, lambda model: {})
+    with pytest.raises(ValueError, match="the module is abstract"):
+        jp.training.from_nnx(nnx.eval_shape(lambda: Net(nnx.Rngs(0))), loss)
     with pytest.raises(ValueError, match="nothing of the module is trained"):
         jp.training.from_nnx(Net(nnx.Rngs(0)), loss, wrt=nnx.LoRAParam)
     net = jp.training.from_nnx(Net(nnx.Rngs(0)), lambda model, batch: (1.0, {}, {}))
@@ -290,3 +292,63 @@ def test_errors_name_what_is_wrong():
 def test_importing_the_library_does_not_import_flax():
     code = "import sys, jaxprune; sys.exit(any(m.split('.')[0] == 'flax' for m in sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_module_trains_and_is_evaluated_in_its_mode_whatever_the_one_it_came_in():
+    modes = []
+
+    def note(model, batch):
+        modes.append((model.dropout.deterministic, model.norm.use_running_average))
+        return jnp.mean(model(batch["x"]))
+
+    def frozen(model, batch):
+        model.norm.eval()
+        return note(model, batch)
+
+    def evaluated(model, batch):
+        return {"mean": (note(model, batch), 1.0)}
+
+    model = Net(nnx.Rngs(0))
+    model.eval()
+    for loss_of in (note, frozen):
+        net = jp.training.from_nnx(model, loss_of, evaluated)
+        batch = jax.eval_shape(batch_at, 0)
+        jax.eval_shape(net.loss_fn, net.params, net.model_state, batch, jax.random.key(0))
+        jax.eval_shape(net.eval_fn, net.params, net.model_state, batch)
+    assert modes == [(False, False), (True, True), (False, True), (True, True)]
+
+
+@pytest.mark.slow
+def test_several_devices_drop_alike():
+    mesh = Mesh(np.array(jax.devices()[:4]), ("data",))
+    step = jp.training.make_train_step(taken().loss_fn, sgd, mesh=mesh)
+    _, metrics = jp.training.make_loop(step, batch_at)(state_of(taken()), [0.1] * 5)
+    _, alone = loop(Net)(state_of(taken()), [0.1] * 5)
+    np.testing.assert_allclose(metrics["loss"], alone["loss"], rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "method",
+    [
+        jp.methods.dpf(0.5, total_steps=10, interval=2),
+        jp.methods.rigl(0.5, key=jax.random.key(0), total_steps=10, interval=2),
+    ],
+    ids=lambda method: method.name,
+)
+def test_methods_end_in_a_sparse_module(method):
+    net = taken()
+    prepared = jp.training.prepare(
+        method, net.params, net.loss_fn, sgd, model_state=net.model_state, key=jax.random.key(0)
+    )
+    step = jp.training.make_train_step(prepared.loss_fn, prepared.make_optimizer)
+    result = jp.training.fit(
+        prepared,
+        jp.training.make_loop(step, batch_at),
+        evaluate=jp.training.make_evaluate(net.eval_fn, DATA, batch_size=64),
+        learning_rates=[0.1] * 10,
+    )
+    model = net.merged(result.state)
+    kernels = [model.first.kernel, model.hidden[0].kernel, model.last.kernel]
+    kept = sum(int(np.count_nonzero(kernel[...])) for kernel in kernels)
+    assert kept == sum(kernel.size for kernel in kernels) // 2

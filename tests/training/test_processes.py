@@ -53,6 +53,7 @@ def train(out, processes, *kinds):
 
 def test_two_processes_train_like_one(tmp_path):
     two = train(tmp_path / "two", 2, "whole")
+    np.testing.assert_array_equal(two["kept of layers"], meshed.LAYERS.sum(axis=1))
     step = jp.training.make_train_step(meshed.make_loss_fn(), meshed.sgd, mesh=meshed.mesh(4))
     loop = jp.training.make_loop(step, meshed.batch_at, chunk_steps=5)
     dense = jp.prune(meshed.state().params, 0.5)[1]

@@ -17,6 +17,7 @@ import numpy as np
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
+from jaxprune._version import __version__
 from jaxprune.training.checkpoints._portable import digests, to_arrays
 
 _PACKAGES = ("jaxprune", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
@@ -25,7 +26,11 @@ _DEPTH = 4  # functions in functions
 
 def versions() -> dict[str, str]:
     """The installed versions of the packages that compute and store."""
-    return {package: importlib.metadata.version(package) for package in _PACKAGES}
+    # Ours from the code: a checkout that is not installed has no metadata.
+    return {
+        package: __version__ if package == "jaxprune" else importlib.metadata.version(package)
+        for package in _PACKAGES
+    }
 
 
 def describe_model(params: PyTree, model_state: PyTree) -> dict[str, str]:

@@ -97,11 +97,14 @@ class History:
         """The arrays of a checkpoint.
 
         Raises:
-          FileNotFoundError: if the file is gone.
-          ValueError: if it is damaged.
+          ValueError: if the file is gone or damaged, or the places are not those of `save`.
         """
         known: dict[str, _Known] = {}
+        if not all(isinstance(place, Mapping) for place in places.values()):
+            raise ValueError("it is of an earlier jaxprune, whose checkpoints held all metrics")
         if places:
+            if not self._path.exists():
+                raise ValueError(f"No such file beside it: {self._path.name!r}")
             with self._path.open("rb") as file:
                 for name, place in places.items():
                     data = _joined(file, place["at"], place["crc32"], name)

@@ -30,7 +30,8 @@ def bimp(
 
     ``pretraining_steps`` (T_0) steps with a linear schedule from ``learning_rate`` to 0, then
     ``cycles`` prunings, each retrained with ALLR; the ``budget - T_0`` steps left are split evenly
-    over the cycles, the remainder going to the last one.
+    over the cycles, the remainder going to the last one. Counts are those of `imp`, each of the
+    total; the authors' code rounds what it removes in each cycle, and its roundings add up.
 
     Args:
       state: where to start. Copied.

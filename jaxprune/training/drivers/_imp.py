@@ -100,7 +100,8 @@ def imp(
         optimizer state go back to this pretraining step, or to this state. Usually with
         ``schedule="lrw"`` and ``retraining_steps=pretraining_steps - rewind``.
       optimizer_state: "fresh_once" resets the optimizer at the first prune and keeps it from
-        cycle to cycle (the reference code), "fresh" resets at every prune, "keep" never. With
+        cycle to cycle (the reference code), "fresh" resets at every prune, "keep" never (learning
+        rate rewinding in Renda et al.). With
         ``rewind`` it comes from the snapshot and this must be "keep" or "fresh_once".
       recalibrate: from `make_recalibrate`; run after each prune, before it is evaluated.
       metric: the entry of ``evaluate`` that pruning stability is computed from; "accuracy" if

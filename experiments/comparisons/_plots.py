@@ -1,0 +1,149 @@
+"""Plots of the results of a sweep."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.comparisons._statistics import mean_std
+
+# By Okabe and Ito, told apart by the colour-blind, too.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
+
+
+def draw(results: Any, folder: pathlib.Path, runs: pathlib.Path | None, title: str) -> list[str]:
+    """Draws what the results have enough of.
+
+    Args:
+      results: a data frame of runs.
+      folder: where the pictures go.
+      runs: the folder of the runs, for their learning rates; `None` if it is not at hand.
+      title: of all pictures.
+
+    Returns:
+      The names of the pictures.
+    """
+    final = results.filter(results["final"]).to_dicts()
+    made = []
+    for name, axis, words in (
+        ("accuracy_over_sparsity.png", "phase_sparsity", "sparsity: weights removed (%)"),
+        ("accuracy_over_retraining.png", "retrain_epochs", "epochs of retraining"),
+    ):
+        key = "sparsity" if axis == "phase_sparsity" else axis
+        if len({run[key] for run in final}) > 1:
+            _lines(final, key, axis, words, folder / name, title)
+            made.append(name)
+    if len({run["label"] for run in final}) > 1 and all(r["images_per_second"] for r in final):
+        _speed(final, folder / "accuracy_over_speed.png", title)
+        made.append("accuracy_over_speed.png")
+    if runs is not None and _rates(final, runs, folder / "learning_rates.png", title):
+        made.append("learning_rates.png")
+    return made
+
+
+def _figure(panels: int = 1) -> Any:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, panels, figsize=(2 + 4.2 * panels, 4), dpi=130, squeeze=False, layout="constrained"
+    )
+    return figure, list(axes[0])
+
+
+def _lines(
+    final: Sequence[dict[str, Any]],
+    key: str,
+    axis: str,
+    words: str,
+    path: pathlib.Path,
+    title: str,
+) -> None:
+    """Mean over seeds with a band of one standard deviation, a line a label, a panel a setting."""
+    others = [n for n in ("data", "model", "cycles", "sparsity", "retrain_epochs") if n != key]
+    settings = sorted({tuple(run[n] for n in others) for run in final}, key=str)
+    settings = [s for s in settings if len({r[key] for r in _of(final, others, s)}) > 1][:4]
+    figure, axes = _figure(max(len(settings), 1))
+    labels = list(dict.fromkeys(run["label"] for run in final))
+    for panel, setting in zip(axes, settings, strict=False):
+        here = _of(final, others, setting)
+        for colour, label in zip(_COLOURS * 4, labels, strict=False):
+            points: dict[Any, list[dict[str, Any]]] = {}
+            for run in here:
+                if run["label"] == label:
+                    points.setdefault(run[key], []).append(run)
+            if not points:
+                continue
+            places = sorted(points)
+            scale = 100 if axis == "phase_sparsity" else 1
+            x = [scale * points[p][0][axis] for p in places]
+            stats = [mean_std([100 * r["accuracy"] for r in points[p]]) for p in places]
+            mean, spread = [m for m, _ in stats], [s or 0.0 for _, s in stats]
+            panel.plot(x, mean, marker="o", markersize=4, color=colour, label=label)
+            low = [m - s for m, s in zip(mean, spread, strict=True)]
+            high = [m + s for m, s in zip(mean, spread, strict=True)]
+            panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        named = (f"{n} {v}" for n, v in zip(others, setting, strict=True) if n not in ("data",))
+        panel.set_title(", ".join(named), fontsize=8)
+        if axis != "phase_sparsity":
+            panel.set_xticks(sorted({run[axis] for run in here}))
+        panel.set_xlabel(words)
+        panel.grid(alpha=0.3)
+    axes[0].set_ylabel("test accuracy (%), mean ± std over seeds")
+    axes[-1].legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path)
+
+
+def _of(final: Sequence[dict[str, Any]], names: Sequence[str], values: Any) -> list[dict[str, Any]]:
+    return [run for run in final if tuple(run[n] for n in names) == values]
+
+
+def _speed(final: Sequence[dict[str, Any]], path: pathlib.Path, title: str) -> None:
+    figure, (panel,) = _figure()
+    for colour, label in zip(_COLOURS * 4, dict.fromkeys(r["label"] for r in final), strict=False):
+        own = [run for run in final if run["label"] == label]
+        x = [run["images_per_second"] for run in own]
+        panel.scatter(x, [100 * r["accuracy"] for r in own], s=18, color=colour, label=label)
+    panel.set_xlabel("training images a second, last phase")
+    panel.set_ylabel("test accuracy (%)")
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path)
+
+
+def _rates(
+    final: Sequence[dict[str, Any]], runs: pathlib.Path, path: pathlib.Path, title: str
+) -> bool:
+    """The learning rates of one run a label, from its log."""
+    seen: dict[str, list[float]] = {}
+    longest = max((run["steps"] or 0 for run in final), default=0)
+    for run in final:
+        log = runs / run["run"] / "metrics.jsonl"
+        if run["label"] in seen or not log.exists() or run["steps"] != longest:
+            continue
+        rates = []
+        for line in log.read_text(encoding="utf-8").splitlines():
+            row = json.loads(line)
+            if row["kind"] == "train" and row["cycle"] == run["cycle"]:
+                rates.append(row["learning_rate"])
+        if rates:
+            seen[run["label"]] = rates
+    if len(seen) < 2:
+        return False
+    figure, (panel,) = _figure()
+    for colour, (label, rates) in zip(_COLOURS * 4, seen.items(), strict=False):
+        panel.plot(range(len(rates)), rates, color=colour, label=label)
+    panel.set_xlabel("step of retraining")
+    panel.set_ylabel("learning rate")
+    panel.set_yscale("symlog", linthresh=1e-4)
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+    figure.suptitle(title, fontsize=10)
+    figure.savefig(path)
+    return True
