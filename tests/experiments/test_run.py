@@ -301,10 +301,6 @@ def test_every_method_by_name(tmp_path, method):
         ({"method": "sr_ste", "sparsity": 0.5}, "sparsity means nothing|takes its sparsity from"),
         ({"method": "gmp", "interval": 0.0}, "interval is a number of epochs above 0"),
         ({"method": "gmp", "interval": 4.0}, "this never prunes"),
-        (
-            {"method": "gmp", "pattern": "nm_2_4"},
-            "nm_2_4 fixes the sparsity, but that of gmp grows",
-        ),
         ({"method": "str", "sparsity": 0.5}, "sparsity means nothing to method str"),
         ({"method": "lc", "weight_decay": 0.5}, "weight_decay means nothing to method lc"),
         ({"method": "snap"}, "unknown method 'snap'.*rigl"),

@@ -102,10 +102,6 @@ def test_it_rises_to_the_end_within_training(final, share, total, interval, begi
             r"never prunes: no interval of 30 steps fits between begin_step=50 and end_step=79",
         ),
         (
-            {"total_steps": 100, "interval": 10, "begin_step": 50, "end_step": 50},
-            r"never prunes: no interval of 10 steps",
-        ),
-        (
             {"total_steps": 100, "interval": 10, "begin_step": 60, "end_step": 40},
             r"never prunes: no interval of 10 steps",
         ),
