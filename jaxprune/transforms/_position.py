@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import jax
@@ -36,6 +37,9 @@ def check_position(inner: Any, params: PyTree) -> None:
       inner: the whole optimizer.
       params: the parameters; for `optax.lookahead` the pair. Not traced.
 
+    Warns:
+      UserWarning: if `optax.MultiSteps` stands around a transform whose mask moves.
+
     Raises:
       TypeError: if it is no optimizer, or ``params`` are traced.
       ValueError: naming a leaf with pruned weights that do not arrive at zero; or if there is no
@@ -57,10 +61,18 @@ def check_position(inner: Any, params: PyTree) -> None:
         raise TypeError("check_position looks at values; call it outside of compiled functions.")
     shapes = jax.eval_shape(tx.init, params)
     _mask_state.nodes(shapes)  # raises if there is none
+    if _waits(shapes):
+        warnings.warn(
+            "optax.MultiSteps stands around a transform whose mask moves, which sees one call in "
+            "k: a schedule of total_steps calls does not end. Put MultiSteps inside of it, or "
+            "divide its lengths by k; jaxprune.assert_sparse(params, state, sparsity=...) tells "
+            "whether it has ended.",
+            stacklevel=2,
+        )
     if _is_outermost(shapes):
         return
     try:
-        ends = jax.jit(lambda params: _astray(tx, params))(params)
+        ends, start = jax.jit(lambda params: _astray(tx, params))(params)
     except Exception:
         # It asks for values, or for extra arguments that only a training loop has. If the trouble
         # is another, the first step meets it as well.
@@ -68,10 +80,9 @@ def check_position(inner: Any, params: PyTree) -> None:
     mask = _mask_state.align(_mask_state.get_mask(shapes, copy=False), _wrap.network_of(params))
     for (path, *_), end in zip(pruned_leaves(params, mask), np.asarray(ends), strict=True):
         if not np.isnan(end):
-            start = _WEIGHT if _moves(shapes) else 0.0
             raise ValueError(
-                f"pruned weights of {path!r} do not arrive at zero: from {start:g} one came to "
-                f"{end:.4g}. Something around the transform that prunes changes its updates. Put "
+                f"pruned weights of {path!r} do not arrive at zero: from {float(start):g} one came "
+                f"to {end:.4g}. Something around the transform that prunes changes its updates. Put "
                 "that transform outermost, or wrap all of it in jaxprune.transforms.keep_zeros."
             )
 
@@ -86,26 +97,39 @@ def _is_outermost(state: PyTree) -> bool:
 
 
 def _moves(state: PyTree) -> bool:
-    found = jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, MovingMaskState))
-    return any(isinstance(x, MovingMaskState) for x in found)
+    return any(isinstance(x, MovingMaskState) for x in _within(state, MovingMaskState))
 
 
-def _astray(tx: optax.GradientTransformationExtraArgs, params: PyTree) -> jax.Array:
+def _waits(state: PyTree) -> bool:
+    """Whether a mask moves inside of `optax.MultiSteps`."""
+    found = _within(state, optax.MultiStepsState)
+    return any(_moves(x.inner_opt_state) for x in found if isinstance(x, optax.MultiStepsState))
+
+
+def _within(state: PyTree, kind: type) -> list[Any]:
+    return jax.tree.leaves(state, is_leaf=lambda x: isinstance(x, kind))
+
+
+def _astray(
+    tx: optax.GradientTransformationExtraArgs, params: PyTree
+) -> tuple[jax.Array, jax.Array]:
     """What a pruned weight of each leaf became, if neither zero nor what it was; else NaN.
 
-    Where the mask stays, parameters may have had it from the start: pruned weights begin at zero.
+    Where the mask stays and ``params`` have it already, pruned weights begin at zero. Returns
+    where they begin, too.
     """
     state = tx.init(params)
     held = _mask_state.get_mask(state, copy=False)
+    dense = jnp.asarray(_moves(state) or _is_dense(params, held))
     state = freeze(_mask_state.set_mask(state, jax.tree.map(_every_second, held)))
     network = _wrap.network_of(params)
     mask = _mask_state.align(_mask_state.get_mask(state, copy=False), network)
-    start = _WEIGHT if _moves(state) else 0.0
+    start = jnp.where(dense, _WEIGHT, 0.0)
     grads = jax.tree.map(jnp.ones_like, network)
 
     def begin(tree: PyTree) -> PyTree:
         def one(m: Any, w: Any) -> Any:
-            return w if m is None else jnp.where(m, w, jnp.asarray(start, w.dtype))
+            return w if m is None else jnp.where(m, w, start.astype(w.dtype))
 
         return _tree.map_partial(one, mask, tree)
 
@@ -121,7 +145,14 @@ def _astray(tx: optax.GradientTransformationExtraArgs, params: PyTree) -> jax.Ar
     params = optax.LookaheadParams(*map(begin, params)) if pair else begin(params)
     none = jnp.full(len(pruned_leaves(params, mask)), jnp.nan, jnp.float32)
     (_, _, ends), _ = jax.lax.scan(step, (params, state, none), None, length=_STEPS)
-    return ends
+    return ends, start
+
+
+def _is_dense(params: PyTree, mask: PyTree) -> jax.Array:
+    """Whether weights that the mask has already removed are not zero."""
+    mask = _mask_state.align(mask, _wrap.network_of(params))
+    rows = pruned_leaves(params, mask)
+    return jnp.any(jnp.stack([jnp.any(~m & (w != 0)) for _, m, w in rows]))
 
 
 def _every_second(m: jax.Array) -> jax.Array:
@@ -129,8 +160,8 @@ def _every_second(m: jax.Array) -> jax.Array:
     return sum(places, jnp.zeros(m.shape, jnp.int32)) % 2 == 0
 
 
-def _neither(m: jax.Array, w: jax.Array, start: float) -> jax.Array:
+def _neither(m: jax.Array, w: jax.Array, start: jax.Array) -> jax.Array:
     """A pruned weight that is neither zero nor ``start``; NaN if there is none."""
-    moved = ~m & (w != 0) & (w != jnp.asarray(start, w.dtype)) & ~jnp.isnan(w)
+    moved = ~m & (w != 0) & (w != start.astype(w.dtype)) & ~jnp.isnan(w)
     largest = jnp.max(jnp.where(moved, w.astype(jnp.float32), -jnp.inf), initial=-jnp.inf)
     return jnp.where(jnp.any(moved), largest, jnp.nan)
