@@ -82,8 +82,9 @@ def check_position(inner: Any, params: PyTree) -> None:
         if not np.isnan(end):
             raise ValueError(
                 f"pruned weights of {path!r} do not arrive at zero: from {float(start):g} one came "
-                f"to {end:.4g}. Something around the transform that prunes changes its updates. Put "
-                "that transform outermost, or wrap all of it in jaxprune.transforms.keep_zeros."
+                f"to {end:.4g}. Something around the transform that prunes changes its updates. "
+                "Put that transform outermost, or wrap all of it in "
+                "jaxprune.transforms.keep_zeros."
             )
 
 
