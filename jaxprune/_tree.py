@@ -314,6 +314,23 @@ def first_difference(a: PyTree, b: PyTree) -> str | None:
     return differing[0] if differing else None
 
 
+def check_same(a: PyTree, b: PyTree, *, names: tuple[str, str]) -> None:
+    """Raises if two networks are not of one architecture.
+
+    Raises:
+      ValueError: naming the first leaf that only one has, or whose shape or dtype differs.
+    """
+    if (path := first_difference(a, b)) is not None:
+        raise ValueError(f"{names[0]} and {names[1]} are of other trees: only one has {path!r}.")
+    for (path, x), (_, y) in zip(named_leaves(a), named_leaves(b), strict=True):
+        one, other = (f"{getattr(v, 'dtype', type(v).__name__)}{list(np.shape(v))}" for v in (x, y))
+        if one != other:
+            raise ValueError(
+                f"{path!r} is {one} in {names[0]} and {other} in {names[1]}, which must be of one "
+                "architecture."
+            )
+
+
 def check_untied(tree: PyTree) -> None:
     """Raises if a module of Flax NNX holds one variable in two places.
 

@@ -1,5 +1,7 @@
 """What a mask or a pruning did, in numbers."""
 
+from jaxprune.metrics._barrier import Barrier as Barrier
+from jaxprune.metrics._barrier import barrier as barrier
 from jaxprune.metrics._bytes import LeafBytes as LeafBytes
 from jaxprune.metrics._bytes import SizeInBytes as SizeInBytes
 from jaxprune.metrics._bytes import size_in_bytes as size_in_bytes

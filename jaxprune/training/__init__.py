@@ -8,8 +8,10 @@ from jaxprune.training.checkpoints import RunResult as RunResult
 from jaxprune.training.drivers import Prepared as Prepared
 from jaxprune.training.drivers import bimp as bimp
 from jaxprune.training.drivers import fit as fit
+from jaxprune.training.drivers import greedy_soup as greedy_soup
 from jaxprune.training.drivers import imp as imp
 from jaxprune.training.drivers import prepare as prepare
+from jaxprune.training.drivers import soup as soup
 from jaxprune.training.drivers import sweep as sweep
 from jaxprune.training.steps import Evaluate as Evaluate
 from jaxprune.training.steps import NnxNetwork as NnxNetwork

@@ -5,4 +5,6 @@ from jaxprune.training.drivers._fit import Prepared as Prepared
 from jaxprune.training.drivers._fit import fit as fit
 from jaxprune.training.drivers._fit import prepare as prepare
 from jaxprune.training.drivers._imp import imp as imp
+from jaxprune.training.drivers._soup import greedy_soup as greedy_soup
+from jaxprune.training.drivers._soup import soup as soup
 from jaxprune.training.drivers._sweep import sweep as sweep
