@@ -18,6 +18,7 @@ from ._resnet import ResNet
 from ._small_cnn import SmallCNN
 from ._vgg import VGG16
 from ._vit import ViT
+from ._wide_resnet import WideResNet
 
 Factory = Callable[..., nn.Module]
 
@@ -29,7 +30,10 @@ MODELS: dict[str, Factory] = {
     "resnet32": partial(ResNet, blocks=5),
     "resnet56": partial(ResNet, blocks=9),
     "resnet110": partial(ResNet, blocks=18),
+    "resnet18_cifar": partial(ImageNetResNet, blocks=(2, 2, 2, 2), small_images=True),
+    "wide_resnet28_10": WideResNet,
     "vgg16_bn": VGG16,
+    "vgg16_bn_single": partial(VGG16, hidden_width=None),
     "densenet40": DenseNet,
     "resnet18": partial(ImageNetResNet, blocks=(2, 2, 2, 2)),
     "resnet34": partial(ImageNetResNet, blocks=(3, 4, 6, 3)),
@@ -41,7 +45,9 @@ MODELS: dict[str, Factory] = {
 """Name -> factory(num_classes=..., dtype=..., **fields of the model).
 
 resnet20, 32, 56 and 110 are the CIFAR networks with shortcuts without parameters; resnet18, 34 and
-50 are those for ImageNet. vit_ti4 has patches of 4x4 pixels, for small images.
+50 are those for ImageNet, and resnet18_cifar is the first of them for small images. vgg16_bn has a
+hidden dense layer, vgg16_bn_single the logits alone. vit_ti4 has patches of 4x4 pixels, for small
+images.
 """
 
 

@@ -23,8 +23,11 @@ class ImageNetResNet(nn.Module):
     convolution. Bottleneck blocks have their stride in the 3x3 convolution ("ResNet v1.5"; the
     paper has it in the first 1x1) and four times the channels outside.
 
+    For small images the first convolution is 3x3 with stride 1, and there is no max-pooling.
+
     With 1000 classes ResNet-18 (blocks 2, 2, 2, 2) has 11,689,512 parameters, ResNet-34 (3, 4, 6,
-    3) 21,797,672 and ResNet-50 (the same with bottlenecks) 25,557,032.
+    3) 21,797,672 and ResNet-50 (the same with bottlenecks) 25,557,032. ResNet-18 for small images
+    with ten classes has 11,173,962.
 
     Attributes:
         num_classes: number of logits.
@@ -36,6 +39,7 @@ class ImageNetResNet(nn.Module):
             block (after its first convolution), a pair a bottleneck block (after its first and its
             second); `None` for the width of its stage. Filter pruning that leaves the last
             convolution of each block alone leaves such a network.
+        small_images: whether images are as small as CIFAR's.
         dtype: type of the computation; parameters, batch statistics and logits are float32.
         axis_name: name of the mapped axis over which batch statistics are averaged under
             `jax.pmap`; `None` otherwise (a batch sharded under jit needs no name).
@@ -50,6 +54,7 @@ class ImageNetResNet(nn.Module):
     bottleneck: bool = False
     widths: tuple[int, ...] = (64, 128, 256, 512)
     inner_widths: tuple[int, ...] | tuple[tuple[int, ...], ...] | None = None
+    small_images: bool = False
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
@@ -69,10 +74,12 @@ class ImageNetResNet(nn.Module):
         ]
         given: Any = self.inner_widths
         inner_widths = iter(widths_or(full, given, "inner_widths"))
-        x = conv(self.widths[0], 7, 2, dtype=self.dtype, name="conv_in")(x)
+        size, stride = (3, 1) if self.small_images else (7, 2)
+        x = conv(self.widths[0], size, stride, dtype=self.dtype, name="conv_in")(x)
         x = nn.relu(norm("norm_in")(x))
-        sides: Any = ((1, 1), (1, 1))  # Flax documents this form, but annotates a string
-        x = nn.max_pool(x, (3, 3), (2, 2), padding=sides)
+        if not self.small_images:
+            sides: Any = ((1, 1), (1, 1))  # Flax documents this form, but annotates a string
+            x = nn.max_pool(x, (3, 3), (2, 2), padding=sides)
         for stage, (width, blocks) in enumerate(stages):
             for block in range(blocks):
                 stride = 2 if stage > 0 and block == 0 else 1

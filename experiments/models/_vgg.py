@@ -21,12 +21,12 @@ class VGG16(nn.Module):
     tenth convolution, and after the last the average over the image (2x2 pixels of CIFAR's 32x32)
     in place of the fifth max-pooling; one hidden dense layer, normalised too. The convolutions have
     no bias. 14,987,722 parameters for three input channels and ten classes, 14,718,912 of them up
-    to the average.
+    to the average. Without the hidden layer, as in Renda et al., it has 14,724,042.
 
     Attributes:
         num_classes: number of logits.
         widths: channels of the thirteen convolutions.
-        hidden_width: units of the hidden dense layer.
+        hidden_width: units of the hidden dense layer; `None` for none.
         dtype: type of the computation; parameters, batch statistics and logits are float32.
         axis_name: name of the mapped axis over which batch statistics are averaged under
             `jax.pmap`; `None` otherwise (a batch sharded under jit needs no name).
@@ -41,7 +41,7 @@ class VGG16(nn.Module):
 
     num_classes: int
     widths: tuple[int, ...] = _FULL
-    hidden_width: int = 512
+    hidden_width: int | None = 512
     dtype: Any = jnp.float32
     axis_name: str | None = None
 
@@ -65,6 +65,7 @@ class VGG16(nn.Module):
                 x = nn.max_pool(x, (2, 2), (2, 2))
         x = jnp.mean(x, axis=(1, 2))
         dense = partial(nn.Dense, dtype=self.dtype, kernel_init=he_normal)
-        x = dense(self.hidden_width, name="dense_hidden")(x)
-        x = nn.relu(norm("norm_hidden")(x))
+        if self.hidden_width is not None:
+            x = dense(self.hidden_width, name="dense_hidden")(x)
+            x = nn.relu(norm("norm_hidden")(x))
         return dense(self.num_classes, name="dense_out")(x).astype(jnp.float32)

@@ -16,6 +16,7 @@ from experiments.models import (
     MobileNetV2,
     ResNet,
     ViT,
+    WideResNet,
     create,
     make_loss_fn,
 )
@@ -28,13 +29,51 @@ from tests.experiments._shapes import count, image, macs, tokens, variables
     [
         (create("densenet40", 10), image(32), 1_019_722),
         (create("mobilenet_v2", 1000), image(224), 3_504_872),
+        (create("wide_resnet28_10", 10), image(32), 36_479_194),
+        (create("resnet18_cifar", 10), image(32), 11_173_962),
+        (create("vgg16_bn_single", 10), image(32), 14_724_042),
         (create("vit_s16", 1000), image(224), 22_050_664),
         (GPT(50_257, max_length=1024, width=768, depth=12, heads=12), tokens(4), 124_439_808),
     ],
-    ids=["densenet40", "mobilenet_v2", "vit_s16", "gpt2"],
+    ids=lambda value: type(value).__name__.lower(),
 )
 def test_parameter_counts(model, x, expected):
     assert count(variables(model, x)[0]) == expected
+
+
+def by_hand(layers):
+    """Of (height and width of the result, size of the kernel, channels in, channels out)."""
+    return sum((side * size) ** 2 * before * after for side, size, before, after in layers)
+
+
+def basic_blocks(stages, blocks, side, width):
+    for number, after in enumerate(stages):
+        side //= 1 if number == 0 else 2
+        for _ in range(blocks):
+            yield from [(side, 3, width, after), (side, 3, after, after)]
+            if width != after:
+                yield (side, 1, width, after)
+            width = after
+
+
+@pytest.mark.parametrize(
+    ("name", "stem", "stages", "blocks", "stem_width"),
+    [
+        ("resnet18_cifar", 64, (64, 128, 256, 512), 2, 64),
+        ("wide_resnet28_10", 16, (160, 320, 640), 4, 16),
+    ],
+)
+def test_macs_of_networks_for_small_images(name, stem, stages, blocks, stem_width):
+    layers = [(32, 3, 3, stem), *basic_blocks(stages, blocks, 32, stem_width)]
+    expected = by_hand(layers) + stages[-1] * 10
+    assert macs(create(name, 10), image(32)) == expected
+
+
+def test_macs_of_vgg_with_a_single_dense_layer():
+    widths = (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)
+    sides = (32, 32, 16, 16, 8, 8, 8, 4, 4, 4, 2, 2, 2)
+    layers = zip(sides, (3,) * 13, (3, *widths), widths, strict=False)
+    assert macs(create("vgg16_bn_single", 10), image(32)) == by_hand(layers) + 5120
 
 
 def test_macs_of_depthwise_convolutions():
@@ -66,6 +105,18 @@ SMALL = {
         {"blocks": (1, 1), "widths": (3, 4), "bottleneck": True},
         image(16),
         {"inner_widths": ((2, 1), (3, 2))},
+    ),
+    "wide_resnet": (
+        WideResNet,
+        {"blocks": 1, "widths": (3, 5), "stem_width": 2},
+        image(8),
+        {"inner_widths": (2, 4)},
+    ),
+    "small images": (
+        ImageNetResNet,
+        {"blocks": (1, 1), "widths": (3, 5), "small_images": True},
+        image(8),
+        {"inner_widths": (2, 4)},
     ),
     "vgg": (
         VGG16,
