@@ -15,9 +15,11 @@ from jaxprune.training.drivers import soup as soup
 from jaxprune.training.drivers import sweep as sweep
 from jaxprune.training.steps import Evaluate as Evaluate
 from jaxprune.training.steps import NnxNetwork as NnxNetwork
+from jaxprune.training.steps import Taught as Taught
 from jaxprune.training.steps import TrainLoop as TrainLoop
 from jaxprune.training.steps import TrainState as TrainState
 from jaxprune.training.steps import TrainStep as TrainStep
+from jaxprune.training.steps import distilled as distilled
 from jaxprune.training.steps import from_nnx as from_nnx
 from jaxprune.training.steps import fully_sharded as fully_sharded
 from jaxprune.training.steps import join_metrics as join_metrics
@@ -28,4 +30,5 @@ from jaxprune.training.steps import make_recalibrate as make_recalibrate
 from jaxprune.training.steps import make_stream_evaluate as make_stream_evaluate
 from jaxprune.training.steps import make_stream_loop as make_stream_loop
 from jaxprune.training.steps import make_train_step as make_train_step
+from jaxprune.training.steps import of_student as of_student
 from jaxprune.training.steps import replicated as replicated

@@ -1,5 +1,8 @@
 """One training step and many: the state, the compiled step, loops over it, evaluation."""
 
+from jaxprune.training.steps._distilled import Taught as Taught
+from jaxprune.training.steps._distilled import distilled as distilled
+from jaxprune.training.steps._distilled import of_student as of_student
 from jaxprune.training.steps._evaluate import Evaluate as Evaluate
 from jaxprune.training.steps._evaluate import make_evaluate as make_evaluate
 from jaxprune.training.steps._evaluate import make_recalibrate as make_recalibrate
