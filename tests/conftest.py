@@ -1,6 +1,7 @@
 """Strict numerics for every test: promotions, rank changes and warnings are errors."""
 
 import collections
+import gc
 import hashlib
 import importlib.metadata
 import os
@@ -65,3 +66,21 @@ def pytest_collection_modifyitems(items):
     # The long ones first: else the last of them runs while the other worker has nothing to do.
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     return result
+
+
+# A compiled program takes some twenty mappings of memory, and Linux gives a process 65,530: XLA
+# crashes where there are no more, after some thousand programs.
+_MOST_MAPPINGS = 30_000
+_MAPPINGS = pathlib.Path("/proc/self/maps")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    same = nextitem is not None and nextitem.path == item.path
+    if same or not _MAPPINGS.exists():
+        return
+    with _MAPPINGS.open("rb") as file:
+        number = sum(1 for _ in file)
+    if number > _MOST_MAPPINGS:
+        jax.clear_caches()
+        gc.collect()

@@ -1,5 +1,6 @@
 """Loops on batches that the host brings."""
 
+import gc
 import itertools
 import threading
 import time
@@ -274,6 +275,9 @@ def test_the_thread_of_an_abandoned_stream_ends():
     for _ in range(3):  # each from step 0, where the one before did not stop
         train(problem.state(), RATES[:3])
     wait_until(lambda: len(alive(before)) == 1)
+    del train  # nobody closes it
+    gc.collect()
+    wait_until(lambda: not alive(before))
 
 
 def test_a_loop_that_is_closed_ends_its_thread_and_its_stream():

@@ -6,6 +6,7 @@ import contextlib
 import queue
 import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -118,8 +119,10 @@ class _Source:
         self.close()
         batches = self._stream(step)
         self._ahead, self._closed = queue.Queue(self._prefetch), threading.Event()
-        arguments = (batches, self._ahead, self._closed)
-        self._thread = threading.Thread(target=self._fetch, args=arguments, daemon=True)
+        # The thread knows the queue and not this object: a loop that nobody closes ends it, too.
+        weakref.finalize(self, self._closed.set)
+        arguments = (batches, self._place, self._ahead, self._closed)
+        self._thread = threading.Thread(target=_fetch, args=arguments, daemon=True)
         self._thread.start()
         self._at = step
 
@@ -155,22 +158,28 @@ class _Source:
             "long as it is asked; repeat the data."
         )
 
-    def _fetch(
-        self, batches: Iterator[PyTree], ahead: queue.Queue[Any], closed: threading.Event
-    ) -> None:
-        def put(kind: str, value: Any) -> None:
-            while not closed.is_set():
-                with contextlib.suppress(queue.Full):
-                    ahead.put((kind, value), timeout=0.1)
-                    break
 
-        try:
-            for batch in batches:
-                put("batch", self._place(batch))
-                if closed.is_set():
-                    return
-            put("end", None)
-        except BaseException as error:  # handed to the one who asks for the batch
-            put("error", error)
-        finally:
-            getattr(batches, "close", lambda: None)()  # ends the processes of a loader
+def _fetch(
+    batches: Iterator[PyTree],
+    place: Callable[[PyTree], PyTree],
+    ahead: queue.Queue[Any],
+    closed: threading.Event,
+) -> None:
+    """Puts batches on the devices and into a queue, until it is told to end."""
+
+    def put(kind: str, value: Any) -> None:
+        while not closed.is_set():
+            with contextlib.suppress(queue.Full):
+                ahead.put((kind, value), timeout=0.1)
+                break
+
+    try:
+        for batch in batches:
+            put("batch", place(batch))
+            if closed.is_set():
+                return
+        put("end", None)
+    except BaseException as error:  # handed to the one who asks for the batch
+        put("error", error)
+    finally:
+        getattr(batches, "close", lambda: None)()  # ends the processes of a loader
