@@ -5,7 +5,7 @@ import math
 import pathlib
 from collections.abc import Iterable, Mapping
 
-from experiments import prepared, processes, registry
+from experiments import prepared, processes, registry, writers
 from experiments.config import (
     DENSE_SCHEDULES,
     INITIAL,
@@ -57,6 +57,7 @@ def check_here(config: Config) -> None:
       ImportError: if a package is missing.
     """
     check(config)
+    writers.check_installed(config.writers)
     if processes.place(config) is None:
         check_run_dir(config)
         check_data(config.data, config.data_dir)

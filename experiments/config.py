@@ -57,6 +57,7 @@ NOT_COMPARED = (
     "checkpoint_epochs",
     "resume",
     "on_nan",
+    "writers",
     "profile",
 )
 DENSE_SCHEDULES = ("stepped", "linear", "cosine", "constant")
@@ -105,7 +106,13 @@ def compared_data(identity: Mapping[str, Any]) -> dict[str, Any]:
 def as_json(config: Config) -> dict[str, Any]:
     """The configuration as JSON holds it."""
     values = dataclasses.asdict(config)
-    return {k: os.fspath(v) if isinstance(v, os.PathLike) else v for k, v in values.items()}
+    return {k: _as_json(v) for k, v in values.items()}
+
+
+def _as_json(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return list(value)
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def check_same(path: pathlib.Path, config: Config) -> None:

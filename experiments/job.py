@@ -219,7 +219,7 @@ class _Report:
             self.folder.open()  # made before the first step
         else:
             self.log.replay(self.folder.rows(mark))
-            self.folder.reopen(mark)
+            self.folder.reopen(mark, step=resumed.steps)
         self.records[:] = resumed.records
         self.trained = resumed.steps
         self.progress.start()

@@ -169,6 +169,11 @@ class Saving:
     with other batches (three times at most). That helps against a bad batch, not against a rate
     that is too high, and needs a checkpoint from before."""
 
+    writers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ()
+    """Where the numbers of metrics.jsonl go as well, while the run goes on: tensorboard
+    (RUN_DIR/tensorboard), wandb (Weights & Biases), trackio. They come with the extra
+    `writers`."""
+
     profile: bool = False
     """Whether to write a trace of the third chunk of steps to RUN_DIR/profile, for TensorBoard or
     Perfetto."""

@@ -20,6 +20,7 @@ import jaxprune
 from experiments.config import Config, as_json, check_same
 from experiments.reports._commit import commit
 from experiments.reports._files import CHECKPOINTS, unwritten, written_whole
+from experiments.writers import Writer, open_writers, scalars
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "pillow")
 
@@ -59,6 +60,7 @@ class RunFolder:
         self._metrics: TextIO | None = None
         self._written, self._bytes = hashlib.sha256(), 0  # of metrics.jsonl
         self._document: dict[str, Any] = {}
+        self._writers: list[Writer] = []
         self.is_open = False
 
     @property
@@ -110,6 +112,7 @@ class RunFolder:
         except OSError as error:
             raise unwritten(self.log_file, error) from error
         self._written, self._bytes = hashlib.sha256(), 0
+        self._writers = open_writers(config.writers, path, as_json(config))
         self.is_open = True
 
     def note(self, **values: Any) -> None:
@@ -150,10 +153,14 @@ class RunFolder:
             )
         return [json.loads(line) for line in held.splitlines()]
 
-    def reopen(self, mark: Mark) -> None:
+    def reopen(self, mark: Mark, *, step: int = 0) -> None:
         """Goes on with metrics.jsonl where a checkpoint was made; what came later is cut off.
 
         Call `rows` before: nothing is checked here.
+
+        Args:
+          mark: where the checkpoint was made.
+          step: the training step that it was made at.
         """
         self.close()
         self._document = {}
@@ -162,6 +169,9 @@ class RunFolder:
             self._written = hashlib.sha256(self.log_file.read_bytes())
             self._bytes = mark.bytes
             self._metrics = self.log_file.open("a", buffering=1, encoding="utf-8", newline="\n")
+            settings = as_json(self._config)
+            names = self._config.writers
+            self._writers = open_writers(names, self.path, settings, first_step=step)
         self.is_open = True
 
     def sync(self) -> Mark:
@@ -187,6 +197,8 @@ class RunFolder:
             raise unwritten(self.log_file, error) from error
         self._written.update(line.encode())
         self._bytes += len(line)
+        for writer in self._writers:
+            writer.write(*scalars(_without_nan(row)))
 
     def write_summary(self, columns: tuple[str, ...], rows: list[dict[str, Any]]) -> None:
         """Writes summary.csv."""
@@ -220,6 +232,9 @@ class RunFolder:
 
     def close(self) -> None:
         """Closes the log."""
+        for writer in self._writers:
+            writer.close()
+        self._writers = []
         if self._metrics is not None:
             with contextlib.suppress(OSError):  # no room: said already
                 self._metrics.close()
@@ -261,6 +276,8 @@ def _arguments(config: Config) -> list[str]:
         flag = field.name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, tuple):
+            words += [f"--{flag}", *map(str, value)]
         else:
             words += [f"--{flag}", str(value)]
     return words
