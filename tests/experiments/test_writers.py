@@ -79,9 +79,8 @@ def package(monkeypatch):
 
 
 @pytest.mark.parametrize(
-        ("name", "module"),
+    ("name", "module"),
     [("tensorboard", "tensorboardX"), ("wandb", "wandb"), ("trackio", "trackio")],
-,
 )
 def test_a_run_and_its_continuation(name, module, package, tmp_path):
     fake = package(module)
