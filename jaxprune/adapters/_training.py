@@ -77,14 +77,14 @@ def adapted(
       >>> pruned, mask = jp.prune({"kernel": jnp.arange(1.0, 13.0).reshape(4, 3)}, 0.5)
       >>> adapters = jp.adapters.mask_lora(pruned, mask, rank=1, key=jax.random.key(0))
       >>> net = jp.adapters.adapted(adapters, pruned, mask, loss_fn)
-      >>> adam = lambda lr: optax.adam(lr)
+      >>> sgd = lambda lr: optax.sgd(lr, 0.9)
       >>> state = jp.training.TrainState.create(
-      ...     net.params, adam, model_state=net.model_state, masked=False, key=jax.random.key(1)
+      ...     net.params, sgd, model_state=net.model_state, masked=False, key=jax.random.key(1)
       ... )
       >>> train = jp.training.make_loop(
-      ...     jp.training.make_train_step(net.loss_fn, adam), lambda step: jnp.eye(4)
+      ...     jp.training.make_train_step(net.loss_fn, sgd), lambda step: jnp.eye(4)
       ... )
-      >>> state, metrics = train(state, [0.1] * 20)
+      >>> state, metrics = train(state, [1e-3] * 20)
       >>> merged = jp.adapters.merge(pruned, state.params, mask)
       >>> bool(metrics["loss"][-1] < metrics["loss"][0])
       True
