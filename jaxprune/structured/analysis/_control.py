@@ -54,7 +54,7 @@ def _custom_jvp(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
         return Step(eqn, operands, results, _evaluate_call, (inner,))
     tangents = [operands[i] for i in moving]
     jvp = _derivative(walk, eqn, _jvp_jaxpr, [*operands, *tangents])
-    walk.units.primitive = eqn.primitive.name
+    walk.units.now(eqn)
     for value, i in zip(jvp.results, [*range(len(results)), *_floating(eqn.outvars)], strict=True):
         _join(walk, value, results[i])
     return Step(eqn, operands, results, _evaluate_jvp, (inner, jvp))
@@ -67,7 +67,7 @@ def _custom_vjp(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
         return Step(eqn, operands, results, _evaluate_call, (inner,))
     cotangents = [_nonzero(walk, results[i]) for i in _floating(eqn.outvars)]
     vjp = _derivative(walk, eqn, _vjp_jaxpr, [*operands, *cotangents])
-    walk.units.primitive = eqn.primitive.name
+    walk.units.now(eqn)
     for value, i in zip(vjp.results, moving, strict=True):
         _join(walk, value, operands[i])
     return Step(eqn, operands, results, _evaluate_vjp, (inner, vjp))
@@ -183,7 +183,7 @@ def _scan(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
     rows = [value.with_axes(range(1, len(value.nodes))) for value in xs]
     while True:  # what is carried is zero only if every round leaves it so
         inner = walk.run(eqn.params["jaxpr"], [*consts, *carry, *rows])
-        walk.units.primitive = eqn.primitive.name
+        walk.units.now(eqn)
         after = inner.results[:n_carry]
         for before, value in zip(carry, after, strict=True):
             _join(walk, before, value)
@@ -195,7 +195,7 @@ def _scan(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
                for a, b in zip(v.zeros, w.zeros, strict=True)):  # fmt: skip
             break
         carry = both
-    length = fixed((eqn.params["length"],))
+    length = fixed(walk.units, (eqn.params["length"],), "it is stacked by a loop")
     stacked = [
         Tracked((*length.nodes, *v.nodes), (*length.zeros, *v.zeros))
         for v in inner.results[n_carry:]
@@ -225,7 +225,7 @@ def _evaluate_scan(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
 
 def _cond(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
     inner = tuple(walk.run(branch, operands[1:]) for branch in eqn.params["branches"])
-    walk.units.primitive = eqn.primitive.name
+    walk.units.now(eqn)
     results = []
     for first, *others in zip(*(branch.results for branch in inner), strict=True):
         zeros = first.zeros

@@ -14,6 +14,7 @@ from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.structured._groups import ChannelGroups, FixedAxis, Group, Member
 from jaxprune.structured.analysis._control import CONTROL
+from jaxprune.structured.analysis._hints import hints, meets, reaches
 from jaxprune.structured.analysis._pure import check_same_program
 from jaxprune.structured.analysis._trace import Trace, Walk
 from jaxprune.structured.analysis._tracked import Tracked, fixed, fresh
@@ -110,11 +111,15 @@ def build(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> G
     named = _tree.named_leaves(params)
     _tree.check_unique([path for path, _ in named])  # groups name parameters by their paths
     leaves = {path: _leaf(units, i, leaf) for i, (path, leaf) in enumerate(named)}
-    data = [_input(units, path, leaf) for path, leaf in _tree.named_leaves(tuple(inputs))]
-    trace = walk.run(closed, [*leaves.values(), *data])
-    units.primitive = ""
+    data = _tree.named_leaves(tuple(inputs))
+    entering = [_input(units, path, leaf) for path, leaf in data]
+    trace = walk.run(closed, [*leaves.values(), *entering])
+    units.now(None)
+    outputs = [(*pair, x) for pair, x in
+               zip(_tree.named_leaves(out_shape), trace.results, strict=True)]  # fmt: skip
+    advice = hints(units, data, outputs)
     replaced, places = [], _places(named)
-    for (path, leaf), value in zip(_tree.named_leaves(out_shape), trace.results, strict=True):
+    for path, leaf, value in outputs:
         state = _state_of(path, leaf, places)
         if state is not None:
             replaced.append((path, state))
@@ -123,14 +128,13 @@ def build(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> G
                 units.join_all(nodes, leaves[state].nodes[axis])
                 continue
             units.use(nodes)
-            where = f"of the result {path!r}" if path else "of the result"
-            units.fix_all(nodes, f"it reaches axis {axis} {where}")
+            units.fix_all(nodes, reaches(axis, path))
     axes = [nodes for value in leaves.values() for nodes in value.nodes]
     nodes = np.concatenate([np.zeros(0, np.int64), *axes])
     units.fix_all(nodes[units.unused(nodes)], "no result depends on it")
     treedef = jax.tree.structure(params)
     found, atoms = _grouped(units, leaves, walk.roles)
-    entries = tuple(_fixed(units, leaves))
+    entries = tuple(_fixed(units, leaves, advice))
     shapes = {path: tuple(np.shape(leaf)) for path, leaf in named}
     groups = ChannelGroups(tuple(found), entries, tuple(replaced), shapes, treedef)
     return Graph(trace, units, jax.tree.structure(out_shape), groups, atoms, leaves)
@@ -194,17 +198,14 @@ def _check_arrays(params: PyTree, inputs: Sequence[Any]) -> None:
 
 def _leaf(units: Units, i: int, leaf: Any) -> Tracked:
     if not jax.numpy.issubdtype(leaf.dtype, np.generic):
-        return fixed(np.shape(leaf))
+        return fixed(units, np.shape(leaf), "it is an axis of random keys")
     axes = [fresh(units, n, zero=True) for n in np.shape(leaf)]
     source = tuple(frozenset({(i, axis)}) for axis in range(len(axes)))
     return Tracked(tuple(n for n, _ in axes), tuple(z for _, z in axes), None, source)
 
 
 def _input(units: Units, path: str, leaf: Any) -> Tracked:
-    nodes = tuple(
-        units.new_fixed(n, f"it meets axis {axis} of input {path}")
-        for axis, n in enumerate(np.shape(leaf))
-    )
+    nodes = tuple(units.new_fixed(n, meets(axis, path)) for axis, n in enumerate(np.shape(leaf)))
     return Tracked(nodes, tuple(np.ones(len(axis), bool) for axis in nodes))
 
 
@@ -306,15 +307,14 @@ def _with_names(groups: Sequence[Group]) -> list[Group]:
     return named
 
 
-def _fixed(units: Units, leaves: dict[str, Tracked]) -> list[FixedAxis]:
+def _fixed(units: Units, leaves: dict[str, Tracked], advice: dict[str, str]) -> list[FixedAxis]:
     entries = []
     for path, value in leaves.items():
         for axis, nodes in enumerate(value.nodes):
             if len(nodes) == 1:
                 continue
             stuck = units.is_fixed(nodes)
-            counts: dict[str, int] = defaultdict(int)
-            for reason in units.reasons(nodes[stuck]):
-                counts[str(reason)] += 1
-            entries += [FixedAxis(path, axis, n, reason) for reason, n in counts.items()]
+            for reason, n in Counter(units.reasons(nodes[stuck])).items():
+                repair = advice.get(reason.text, "")
+                entries.append(FixedAxis(path, axis, n, str(reason), reason.line, repair))
     return entries

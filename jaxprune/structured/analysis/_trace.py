@@ -83,7 +83,7 @@ class Walk:
 
     def _step(self, eqn: JaxprEqn, operands: Sequence[Tracked]) -> Step:
         name = eqn.primitive.name
-        self.units.primitive = name
+        self.units.now(eqn)
         if name in self.control:
             return self.control[name](self, eqn, operands)
         if name in RULES:
@@ -94,11 +94,12 @@ class Walk:
         return Step(eqn, operands, self._stop(eqn, operands), as_it_is)
 
     def _stop(self, eqn: JaxprEqn, operands: Sequence[Tracked]) -> list[Tracked]:
+        text = "it is not followed through"
         for value in operands:
             for nodes in value.nodes:
                 self.units.use(nodes)
-                self.units.fix_all(nodes, "it is not followed through")
-        return [fixed(shape_of(var)) for var in eqn.outvars]
+                self.units.fix_all(nodes, text)
+        return [fixed(self.units, shape_of(var), text) for var in eqn.outvars]
 
     def _note_roles(self, eqn: JaxprEqn, operands: Sequence[Tracked]) -> None:
         name, params = eqn.primitive.name, eqn.params

@@ -45,10 +45,10 @@ class Tracked(NamedTuple):
         )
 
 
-def fixed(shape: Sequence[int]) -> Tracked:
-    """A value of which no position can vanish."""
+def fixed(units: Units, shape: Sequence[int], text: str) -> Tracked:
+    """A value of which no position can vanish, and why."""
     return Tracked(
-        tuple(np.full(n, FIXED, np.int64) for n in shape), tuple(np.ones(n, bool) for n in shape)
+        tuple(units.new_fixed(n, text) for n in shape), tuple(np.ones(n, bool) for n in shape)
     )
 
 
@@ -63,7 +63,7 @@ def constant(units: Units, value: Any) -> Tracked:
     """A captured constant: its axes may vanish with whatever they meet."""
     shape = np.shape(value)
     if not hasattr(value, "dtype") or not np.issubdtype(value.dtype, np.generic):
-        return fixed(shape)  # keys of random numbers
+        return fixed(units, shape, "it is an axis of random keys")
     value = np.asarray(value)
     if value.ndim == 0:
         return Tracked((), (), value, ())
@@ -97,8 +97,9 @@ def split(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The axes into which a row-major reshape cuts one."""
     if units.is_fixed(nodes).all():
-        parts = fixed(sizes)
-        return list(parts.nodes), list(parts.zeros)
+        first = max(nodes.tolist())  # not `FIXED` if another says more
+        parts = [np.full(n, first if n > 1 else FIXED, np.int64) for n in sizes]
+        return parts, [np.ones(n, bool) for n in sizes]
     axes = [fresh(units, n, zero=True)[0] for n in sizes]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(math.prod(sizes), -1)
     rows = np.array([units.merge(row) for row in grid.tolist()], np.int64)

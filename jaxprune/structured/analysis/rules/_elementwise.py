@@ -39,11 +39,12 @@ def _follow(units: Units, eqn: JaxprEqn, operands: Sequence[Tracked]) -> list[Tr
         return list(operands)
     shape = shape_of(eqn.outvars[0])
     if len(eqn.outvars) > 1 or any(len(x.nodes) not in (0, len(shape)) for x in operands):
+        text = "it is not followed through"
         for value in operands:  # bits of another width, or what a later JAX makes of a name
             for nodes in value.nodes:
                 units.use(nodes)
-                units.fix_all(nodes, "it is not followed through")
-        return [fixed(shape_of(var)) for var in eqn.outvars]
+                units.fix_all(nodes, text)
+        return [fixed(units, shape_of(var), text) for var in eqn.outvars]
     ranked = [value for value in operands if value.nodes]
     nodes = []
     for axis, n in enumerate(shape):

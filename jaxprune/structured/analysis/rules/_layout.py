@@ -52,9 +52,10 @@ def _broadcast(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]
 def _reshape(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     value, new = operands[0], shape_of(eqn.outvars[0])
     if math.prod(new) == 0 or eqn.params.get("dimensions") is not None:
+        text = "it is rearranged in a way that is not followed"
         for old in value.nodes:
-            units.fix_all(old, "it is rearranged in a way that is not followed")
-        return [fixed(new)]
+            units.fix_all(old, text)
+        return [fixed(units, new, text)]
     for old in value.nodes:
         if len(old) == 1:
             units.fix_all(old, "it is dropped as an axis of size one")
@@ -181,10 +182,12 @@ def _rev(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
 
 
 def _tile(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
-    del units
     value = operands[0]
     for axis, times in enumerate(eqn.params["reps"]):
         value = _picked(value, axis, np.tile(np.arange(len(value.nodes[axis])), times))
+        if (value.nodes[axis] == FIXED).all():
+            repeated = units.new_fixed(len(value.nodes[axis]), "it is an axis of repetitions")
+            value = value._replace(nodes=(*value.nodes[:axis], repeated, *value.nodes[axis + 1 :]))
     return [value]
 
 
@@ -194,6 +197,10 @@ def _concatenate(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracke
     for axis in range(len(nodes)):
         if axis == along:
             nodes[axis] = np.concatenate([value.nodes[axis] for value in operands])
+            alone = nodes[axis] == FIXED
+            if alone.any():
+                text = "it is put together from axes of one position"
+                nodes[axis] = np.where(alone, units.new_fixed(len(alone), text), nodes[axis])
             zeros[axis] = np.concatenate([value.zeros[axis] for value in operands])
             continue
         for value in operands[1:]:
@@ -216,7 +223,7 @@ def _stack(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
         for value in operands[1:]:
             units.join_all(nodes[axis], value.nodes[axis])
         zeros[axis] = np.logical_and.reduce([value.zeros[axis] for value in operands])
-    nodes.insert(at, np.full(len(operands), FIXED, np.int64))
+    nodes.insert(at, units.new_fixed(len(operands), "it is an axis of stacked values"))
     zeros.insert(at, np.ones(len(operands), bool))
     source = _all_sources(operands)
     if source is not None:
@@ -249,8 +256,9 @@ def _pad(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
         if any(any(c) for a, c in enumerate(config) if a != axis):
             old_zeros = old_zeros & (padded_with_zero | units.is_fixed(old))
         if interior:
-            units.fix_all(old, "it is padded between its positions")
-            result = fixed((shape_of(eqn.outvars[0])[axis],))
+            text = "it is padded between its positions"
+            units.fix_all(old, text)
+            result = fixed(units, (shape_of(eqn.outvars[0])[axis],), text)
             nodes.append(result.nodes[0])
             zeros.append(result.zeros[0])
             continue

@@ -10,7 +10,7 @@ from jax.extend.core import JaxprEqn
 
 from jaxprune.structured.analysis._rule import Kept, Rule, Step, shape_of, with_params
 from jaxprune.structured.analysis._tracked import Tracked, fixed
-from jaxprune.structured.analysis._units import FIXED, Units
+from jaxprune.structured.analysis._units import Units
 
 Operands = Sequence[Tracked]
 
@@ -26,7 +26,7 @@ def _gather(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     value, indices = operands
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = shape_of(eqn.outvars[0])
-    nodes, zeros = list(fixed(shape).nodes), list(fixed(shape).zeros)
+    nodes, zeros = map(list, fixed(units, shape, _TEXT)[:2])
     inside = [
         axis
         for axis in range(len(sizes))
@@ -72,7 +72,7 @@ def _dynamic_slice(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Trac
     for axis, n in enumerate(sizes):
         if n != len(nodes[axis]):
             _fix(units, nodes[axis])
-            nodes[axis], zeros[axis] = np.full(n, FIXED, np.int64), np.ones(n, bool)
+            nodes[axis], zeros[axis] = units.new_fixed(n, _TEXT), np.ones(n, bool)
     data = any(index.source is None for index in operands[1:])
     return [Tracked(tuple(nodes), tuple(zeros), value.number, None if data else value.source)]
 

@@ -42,10 +42,11 @@ def _conv(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     numbers, groups = eqn.params["dimension_numbers"], eqn.params["feature_group_count"]
     shape = shape_of(eqn.outvars[0])
     if eqn.params["batch_group_count"] != 1:
+        text = "the convolution groups its batch"
         for nodes in (*lhs.nodes, *kernel.nodes):
             units.use(nodes)
-            units.fix_all(nodes, "the convolution groups its batch")
-        return [fixed(shape)]
+            units.fix_all(nodes, text)
+        return [fixed(units, shape, text)]
     (n, c, *spatial), (o, i, *window) = numbers.lhs_spec, numbers.rhs_spec
     for nodes in (*(lhs.nodes[a] for a in spatial), *(kernel.nodes[a] for a in window)):
         units.use(nodes)

@@ -10,7 +10,7 @@ from jax.extend.core import JaxprEqn
 
 from jaxprune.structured.analysis._rule import Rule, shape_of
 from jaxprune.structured.analysis._tracked import Tracked, fixed
-from jaxprune.structured.analysis._units import FIXED, Units
+from jaxprune.structured.analysis._units import Units
 
 Operands = Sequence[Tracked]
 
@@ -47,10 +47,11 @@ def _mapped(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     axes = eqn.params["axes"]
     placed = all(isinstance(axis, int) for axis in axes)
     if not placed or eqn.params["axis_index_groups"] is not None:
+        text = "it is not followed through"
         for nodes in (nodes for value in operands for nodes in value.nodes):
             units.use(nodes)
-            units.fix_all(nodes, "it is not followed through")
-        return [fixed(shape_of(var)) for var in eqn.outvars]
+            units.fix_all(nodes, text)
+        return [fixed(units, shape_of(var), text) for var in eqn.outvars]
     for value in operands:
         for axis in axes:
             zeros = value.zeros[axis] & (eqn.primitive.name == "psum")
@@ -81,10 +82,11 @@ def _top_k(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     value = operands[0]
     axis = eqn.params.get("axis", -1) % len(value.nodes)
     units.use(value.nodes[axis])
-    units.fix_all(value.nodes[axis], "positions along it depend on each other")
+    text = "positions along it depend on each other"
+    units.fix_all(value.nodes[axis], text)
     n = shape_of(eqn.outvars[0])[axis]
     nodes, zeros = list(value.nodes), list(value.zeros)
-    nodes[axis], zeros[axis] = np.full(n, FIXED, np.int64), np.ones(n, bool)
+    nodes[axis], zeros[axis] = units.new_fixed(n, text), np.ones(n, bool)
     # The indices of equal entries are 0, 1, ...: not zero.
     flags = tuple(np.zeros_like(z) for z in zeros)
     return [Tracked(tuple(nodes), tuple(zeros)), Tracked(tuple(nodes), flags)]
@@ -109,8 +111,9 @@ def _windows(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
         if settings == [1, 1, 1, 1] and tuple(params["padding"][axis]) == (0, 0):
             continue
         units.use(nodes[axis])
-        units.fix_all(nodes[axis], "windows run along it")
-        ((nodes[axis],), (zeros[axis],)) = fixed((n,))[:2]
+        text = "windows run along it"
+        units.fix_all(nodes[axis], text)
+        ((nodes[axis],), (zeros[axis],)) = fixed(units, (n,), text)[:2]
     if eqn.primitive.name != "reduce_window_sum" and _in_padding(params):
         zeros = [zero & units.is_fixed(x) for zero, x in zip(zeros, nodes, strict=True)]
     return [Tracked(tuple(nodes), tuple(zeros))]
