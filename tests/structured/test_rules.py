@@ -303,7 +303,7 @@ FIXED = {
         6,
         6,
         lambda h: jnp.zeros((2, 6)).at[:, jnp.arange(6)].set(h),
-        "not followed through, in scatter",
+        "looked up by index, in scatter",
     ),
     "padding inside": (
         6,

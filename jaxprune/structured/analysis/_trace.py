@@ -19,6 +19,7 @@ from jaxprune.structured.analysis.rules import (
     _lookups,
     _products,
     _reductions,
+    _writes,
 )
 
 RULES: dict[str, Rule] = {
@@ -27,6 +28,7 @@ RULES: dict[str, Rule] = {
     **_lookups.RULES,
     **_products.RULES,
     **_reductions.RULES,
+    **_writes.RULES,
 }
 
 

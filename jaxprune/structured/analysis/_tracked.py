@@ -14,6 +14,8 @@ from jaxprune.structured.analysis._units import FIXED, Units
 # value that depends on the data.
 Source: TypeAlias = tuple[frozenset[tuple[int, int]], ...] | None
 
+NONE: frozenset[tuple[int, int]] = frozenset()
+
 
 class Tracked(NamedTuple):
     """A value, axis by axis and position by position.

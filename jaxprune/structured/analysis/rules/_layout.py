@@ -20,11 +20,10 @@ from jaxprune.structured.analysis._rule import (
     whole_then_taken,
     with_params,
 )
-from jaxprune.structured.analysis._tracked import Tracked, fixed, fresh, merged, split
+from jaxprune.structured.analysis._tracked import NONE, Tracked, fixed, fresh, merged, split
 from jaxprune.structured.analysis._units import FIXED, Units
 
 Operands = Sequence[Tracked]
-NONE: frozenset[tuple[int, int]] = frozenset()
 
 
 def _broadcast(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
