@@ -13,7 +13,7 @@ from jax.extend import source_info_util
 # Their lines say less than the line that calls them.
 _LIBRARIES = re.compile(r"[/\\](flax|haiku|equinox|keras|einops|optax)[/\\]")
 
-_HERE = os.path.dirname(os.path.abspath(__file__))
+_HERE = str(Path(__file__).absolute().parents[2]) + os.sep  # the package
 
 _FRAME = re.compile(r"(?P<file>.+?):(?P<line>\d+)(?::\d+)*(?: \(.*\))?")
 

@@ -106,13 +106,19 @@ class Walk:
     def _note_roles(self, eqn: JaxprEqn, operands: Sequence[Tracked]) -> None:
         name, params = eqn.primitive.name, eqn.params
         if name == "dot_general":
-            for value, taken in zip(operands, params["dimension_numbers"][0], strict=True):
-                self._note(value.source, lambda axis, taken=taken: axis in taken)
+            self._note_product(operands, params["dimension_numbers"][0])
+        elif name == "ragged_dot_general":
+            numbers = params["ragged_dot_dimension_numbers"]
+            self._note_product(operands[:2], numbers.dot_dimension_numbers[0])
         elif name == "conv_general_dilated":
             summed = params["dimension_numbers"].rhs_spec[1]
             self._note(operands[1].source, lambda axis: axis == summed)
         elif name == "gather":
             self._note(operands[0].source, lambda axis: False)
+
+    def _note_product(self, operands: Sequence[Tracked], contracted: Sequence[Any]) -> None:
+        for value, taken in zip(operands, contracted, strict=True):
+            self._note(value.source, lambda axis, taken=taken: axis in taken)
 
     def _note(self, source: Source, is_summed: Callable[[int], bool]) -> None:
         for axis, origins in enumerate(source or ()):

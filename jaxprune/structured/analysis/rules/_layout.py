@@ -50,8 +50,10 @@ def _broadcast(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]
 
 def _reshape(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     value, new = operands[0], shape_of(eqn.outvars[0])
-    if math.prod(new) == 0 or eqn.params.get("dimensions") is not None:
-        text = "it is rearranged in a way that is not followed"
+    if (order := eqn.params.get("dimensions")) is not None:  # transposed first
+        value = value.with_axes(order)._replace(number=value.number)
+    if math.prod(new) == 0:
+        text = "it is an axis of no entries"
         for old in value.nodes:
             units.fix_all(old, text)
         return [fixed(units, new, text)]

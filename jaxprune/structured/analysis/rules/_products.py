@@ -19,21 +19,52 @@ _TEXT = "a product sums over it, and neither operand is zero where it is masked"
 
 
 def _dot(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
-    (contracted, batch) = eqn.params["dimension_numbers"]
+    axes = _dot_axes(units, operands, *eqn.params["dimension_numbers"])
+    source = None
+    if all(value.source is not None for value in operands):
+        source = tuple((operands[i].source or ())[a] for i, a, *_ in axes)
+    return [Tracked(tuple(x for *_, x, _ in axes), tuple(zero for *_, zero in axes), None, source)]
+
+
+def _dot_axes(
+    units: Units, operands: Operands, contracted: Sequence[Any], batch: Sequence[Any]
+) -> list[tuple[int, int, np.ndarray, np.ndarray]]:
+    """The axes of a product: (operand, axis of it, nodes, zeros), in order."""
     lhs, rhs = operands
     for a, b in zip(*contracted, strict=True):
         units.join_all(lhs.nodes[a], rhs.nodes[b])
         contract(units, lhs.nodes[a], lhs.zeros[a] | rhs.zeros[b], _TEXT)
-    nodes, zeros = [], []
+    axes = []
     for a, b in zip(*batch, strict=True):
         units.join_all(lhs.nodes[a], rhs.nodes[b])
-        nodes.append(lhs.nodes[a])
-        zeros.append(lhs.zeros[a] | rhs.zeros[b])
-    for value, taken, batched in zip(operands, contracted, batch, strict=True):
+        axes.append((0, a, lhs.nodes[a], lhs.zeros[a] | rhs.zeros[b]))
+    for i, (value, taken, batched) in enumerate(zip(operands, contracted, batch, strict=True)):
         for axis in range(len(value.nodes)):
             if axis not in taken and axis not in batched:
-                nodes.append(value.nodes[axis])
-                zeros.append(value.zeros[axis])
+                axes.append((i, axis, value.nodes[axis], value.zeros[axis]))
+    return axes
+
+
+def _ragged(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    """Products with another matrix for every group of rows (experts)."""
+    lhs, rhs, counts = operands
+    numbers = eqn.params["ragged_dot_dimension_numbers"]
+    contracted, batch = numbers.dot_dimension_numbers
+    (ragged,), grouped = numbers.lhs_ragged_dimensions, set(numbers.rhs_group_dimensions)
+    for nodes in (lhs.nodes[ragged], *(rhs.nodes[a] for a in grouped), *counts.nodes):
+        units.use(nodes)
+        units.fix_all(nodes, "the rows of a product are counted by group")
+    if len(counts.nodes) > 1:  # counted anew along other axes of the first operand, too
+        for axis, nodes in enumerate(lhs.nodes):
+            if axis not in contracted[0] or ragged in contracted[0]:
+                units.use(nodes)
+                units.fix_all(nodes, "the rows of a product are counted by group")
+    plain, taken = _dot_axes(units, (lhs, rhs), contracted, batch), counts.shape[-1]
+    axes = [pair for pair in plain if pair[:2] not in {(1, a) for a in grouped}]
+    nodes, zeros = [x for *_, x, _ in axes], [zero for *_, zero in axes]
+    if ragged in contracted[0]:  # one product a group
+        nodes.insert(0, units.new_fixed(taken, "it is an axis of groups of rows"))
+        zeros.insert(0, np.ones(taken, bool))
     return [Tracked(tuple(nodes), tuple(zeros))]
 
 
@@ -85,4 +116,8 @@ def _conv_params(kept: Kept, step: Step) -> dict[str, Any]:
     return {"feature_group_count": channels // per_group}
 
 
-RULES = {"dot_general": Rule(_dot), "conv_general_dilated": Rule(_conv, with_params(_conv_params))}
+RULES = {
+    "dot_general": Rule(_dot),
+    "ragged_dot_general": Rule(_ragged),
+    "conv_general_dilated": Rule(_conv, with_params(_conv_params)),
+}

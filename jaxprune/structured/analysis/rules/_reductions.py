@@ -78,6 +78,18 @@ def _along(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     return results
 
 
+def _fft(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
+    """Linear, along the last axes."""
+    value, shape = operands[0], shape_of(eqn.outvars[0])
+    nodes, zeros = list(value.nodes), list(value.zeros)
+    for axis in range(len(shape) - len(eqn.params["fft_lengths"]), len(shape)):
+        units.use(nodes[axis])
+        text = "it is transformed"
+        units.fix_all(nodes[axis], text)
+        ((nodes[axis],), (zeros[axis],)) = fixed(units, shape[axis : axis + 1], text)[:2]
+    return [Tracked(tuple(nodes), tuple(zeros), None, value.source)]
+
+
 def _top_k(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     value = operands[0]
     axis = eqn.params.get("axis", -1) % len(value.nodes)
@@ -130,6 +142,7 @@ RULES = {
     **{name: Rule(_reduce) for name in _REDUCTIONS},
     **{name: Rule(_along) for name in _RUNNING},
     **{f"reduce_window_{kind}": Rule(_windows) for kind in ("sum", "max", "min")},
+    "fft": Rule(_fft),
     "top_k": Rule(_top_k),
     **{name: Rule(_mapped) for name in ("psum", "pmax", "pmin")},
 }
