@@ -12,7 +12,7 @@ from jax.extend.core import JaxprEqn
 
 from jaxprune._jaxpr import aval, bind
 from jaxprune.structured.analysis._rule import Rule, shape_of
-from jaxprune.structured.analysis._tracked import Source, Tracked, fixed
+from jaxprune.structured.analysis._tracked import Source, Tracked, fixed, together
 from jaxprune.structured.analysis._units import Units
 
 NAMES = frozenset(
@@ -67,10 +67,8 @@ def _follow(units: Units, eqn: JaxprEqn, operands: Sequence[Tracked]) -> list[Tr
 
 
 def _source(operands: Sequence[Tracked], rank: int) -> Source:
-    if any(value.source is None for value in operands):
-        return None
-    full = [value.source for value in operands if value.source and len(value.nodes) == rank]
-    return tuple(frozenset().union(*axes) for axes in zip(*full, strict=True))
+    """A number from the data, as a temperature, does not make data of a kernel."""
+    return together([value for value in operands if len(value.nodes) == rank])
 
 
 def _at_zero(

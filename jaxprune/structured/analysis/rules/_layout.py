@@ -20,7 +20,15 @@ from jaxprune.structured.analysis._rule import (
     whole_then_taken,
     with_params,
 )
-from jaxprune.structured.analysis._tracked import NONE, Tracked, fixed, fresh, merged, split
+from jaxprune.structured.analysis._tracked import (
+    NONE,
+    Tracked,
+    fixed,
+    fresh,
+    merged,
+    split,
+    together,
+)
 from jaxprune.structured.analysis._units import FIXED, Units
 
 Operands = Sequence[Tracked]
@@ -207,14 +215,7 @@ def _concatenate(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracke
         for value in operands[1:]:
             units.join_all(nodes[axis], value.nodes[axis])
         zeros[axis] = np.logical_and.reduce([value.zeros[axis] for value in operands])
-    return [Tracked(tuple(nodes), tuple(zeros), None, _all_sources(operands))]
-
-
-def _all_sources(operands: Operands) -> Any:
-    if any(value.source is None for value in operands):
-        return None
-    sources = [value.source for value in operands if value.source is not None]
-    return tuple(NONE.union(*axes) for axes in zip(*sources, strict=True))
+    return [Tracked(tuple(nodes), tuple(zeros), None, together(operands))]
 
 
 def _stack(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
@@ -226,7 +227,7 @@ def _stack(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
         zeros[axis] = np.logical_and.reduce([value.zeros[axis] for value in operands])
     nodes.insert(at, units.new_fixed(len(operands), "it is an axis of stacked values"))
     zeros.insert(at, np.ones(len(operands), bool))
-    source = _all_sources(operands)
+    source = together(operands)
     if source is not None:
         source = (*source[:at], NONE, *source[at:])
     return [Tracked(tuple(nodes), tuple(zeros), None, source)]
@@ -297,7 +298,8 @@ def _iota(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
 def _random_bits(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     for nodes in operands[0].nodes:
         units.fix_all(nodes, "it is an axis of random keys")
-    return [_iota(units, eqn, ())[0]._replace(source=None)]
+    # Random numbers are no data: weights with noise are weights.
+    return _iota(units, eqn, ())
 
 
 def _new_shape(name: str) -> Any:
