@@ -49,7 +49,7 @@ def _evaluate_remat(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
 
 def _custom_jvp(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
     inner, moving = walk.run(held(eqn), operands), _floating(eqn.invars)
-    results = [value._replace(source=None) for value in inner.results]
+    results = list(inner.results)
     if walk.differentiating:
         return Step(eqn, operands, results, _evaluate_call, (inner,))
     tangents = [operands[i] for i in moving]
@@ -62,7 +62,7 @@ def _custom_jvp(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
 
 def _custom_vjp(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
     inner, moving = walk.run(held(eqn), operands), _floating(eqn.invars)
-    results = [value._replace(source=None) for value in inner.results]
+    results = list(inner.results)
     if walk.differentiating:
         return Step(eqn, operands, results, _evaluate_call, (inner,))
     cotangents = [_nonzero(walk, results[i]) for i in _floating(eqn.outvars)]
@@ -291,11 +291,15 @@ def _cond(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
     walk.units.now(eqn)
     results = []
     for first, *others in zip(*(branch.results for branch in inner), strict=True):
-        zeros = first.zeros
+        zeros, source = first.zeros, first.source
         for other in others:
             _join(walk, first, other)
             zeros = tuple(a & b for a, b in zip(zeros, other.zeros, strict=True))
-        results.append(Tracked(first.nodes, zeros))
+            source = _either(source, other.source)
+        # Data may choose between kernels; a vector that data chooses is data.
+        if operands[0].source is None and sum(n > 1 for n in first.shape) < 2:
+            source = None
+        results.append(Tracked(first.nodes, zeros, None, source))
     return Step(eqn, operands, results, _evaluate_cond, inner)
 
 

@@ -133,7 +133,7 @@ def build(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> G
     nodes = np.concatenate([np.zeros(0, np.int64), *axes])
     units.fix_all(nodes[units.unused(nodes)], "no result depends on it")
     treedef = jax.tree.structure(params)
-    found, atoms = _grouped(units, leaves, walk.roles)
+    found, atoms = _grouped(units, leaves, walk.roles.found())
     entries = tuple(_fixed(units, leaves, advice))
     shapes = {path: tuple(np.shape(leaf)) for path, leaf in named}
     groups = ChannelGroups(tuple(found), entries, tuple(replaced), shapes, treedef)
@@ -273,7 +273,7 @@ def _grouped(
         by_group[root(int(column[3].max()))].append(column)
     groups, all_atoms = [], []
     for members in by_group.values():
-        made = sorted(members, key=lambda column: ("out", "along", "in").index(column[2]))
+        made = sorted(members, key=lambda column: _rank(column[2], leaves[column[0]]))
         order = dict.fromkeys(a for *_, atoms in made for a in atoms.tolist() if a >= 0)
         number = {atom: k for k, atom in enumerate(order)} | {-1: -1}
         if len(order) == 1:
@@ -292,6 +292,12 @@ def _grouped(
         )
         all_atoms.append(np.array(list(order), np.int64))
     return _with_names(groups), all_atoms
+
+
+def _rank(role: str, value: Tracked) -> tuple[int, bool]:
+    """Where a member stands in its group: what makes the channels first, kernels before scales."""
+    vector = sum(n > 1 for n in value.shape) < 2
+    return ("out", "along", "in").index(role), role == "out" and vector
 
 
 def _with_names(groups: Sequence[Group]) -> list[Group]:

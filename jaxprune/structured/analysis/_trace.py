@@ -12,8 +12,9 @@ from jax.extend.core import JaxprEqn, Literal
 
 from jaxprune._jaxpr import aval, opened, walk
 from jaxprune.structured.analysis._alike import Held, held_constant
+from jaxprune.structured.analysis._roles import Roles
 from jaxprune.structured.analysis._rule import Kept, Rule, Step, as_it_is, shape_of
-from jaxprune.structured.analysis._tracked import Source, Tracked, constant, fixed
+from jaxprune.structured.analysis._tracked import NONE, Tracked, constant, fixed
 from jaxprune.structured.analysis._units import Units
 from jaxprune.structured.analysis.rules import (
     _elementwise,
@@ -60,14 +61,14 @@ class Walk:
     Attributes:
       units: the positions that vanish together, as far as found.
       control: what to do at primitives that hold functions.
-      roles: for (leaf, axis) whether products sum over it ("in") or not ("out").
+      roles: which axes of parameters products sum over, as far as found.
       remembered: derivatives of custom rules, which are traced once.
       differentiating: whether a derivative is being followed.
     """
 
     units: Units
     control: Mapping[str, Callable[[Walk, JaxprEqn, Sequence[Tracked]], Step]]
-    roles: dict[tuple[int, int], str] = field(default_factory=dict)
+    roles: Roles = field(default_factory=Roles)
     remembered: dict[Any, Any] = field(default_factory=dict)
     differentiating: bool = False
 
@@ -104,7 +105,8 @@ class Walk:
         if name in RULES:
             rule = RULES[name]
             results = rule.follow(self.units, eqn, operands)
-            self._note_roles(eqn, operands)
+            if not self.differentiating:
+                self.roles.note(eqn, operands)
             at = rule.at if len(results) == 1 else None
             if at is None:
                 results = _without_labels(results)
@@ -118,29 +120,10 @@ class Walk:
             for nodes in value.nodes:
                 self.units.use(nodes)
                 self.units.fix_all(nodes, text)
-        return [fixed(self.units, shape_of(var), text) for var in eqn.outvars]
-
-    def _note_roles(self, eqn: JaxprEqn, operands: Sequence[Tracked]) -> None:
-        name, params = eqn.primitive.name, eqn.params
-        if name == "dot_general":
-            self._note_product(operands, params["dimension_numbers"][0])
-        elif name == "ragged_dot_general":
-            numbers = params["ragged_dot_dimension_numbers"]
-            self._note_product(operands[:2], numbers.dot_dimension_numbers[0])
-        elif name == "conv_general_dilated":
-            summed = params["dimension_numbers"].rhs_spec[1]
-            self._note(operands[1].source, lambda axis: axis == summed)
-        elif name == "gather":
-            self._note(operands[0].source, lambda axis: False)
-
-    def _note_product(self, operands: Sequence[Tracked], contracted: Sequence[Any]) -> None:
-        for value, taken in zip(operands, contracted, strict=True):
-            self._note(value.source, lambda axis, taken=taken: axis in taken)
-
-    def _note(self, source: Source, is_summed: Callable[[int], bool]) -> None:
-        for axis, origins in enumerate(source or ()):
-            for origin in origins:
-                self.roles.setdefault(origin, "in" if is_summed(axis) else "out")
+        results = [fixed(self.units, shape_of(var), text) for var in eqn.outvars]
+        if any(value.source is None for value in operands):
+            return results
+        return [value._replace(source=(NONE,) * len(value.nodes)) for value in results]
 
 
 def _without_labels(values: Sequence[Tracked]) -> list[Tracked]:

@@ -64,6 +64,14 @@ def fresh(units: Units, n: int, *, zero: bool) -> tuple[np.ndarray, np.ndarray]:
     return units.new(n), np.full(n, zero)
 
 
+def together(values: Sequence[Tracked]) -> Source:
+    """The source of what is made of values of one rank, axis by axis."""
+    if any(value.source is None for value in values):
+        return None
+    sources = [value.source or () for value in values]
+    return tuple(NONE.union(*axes) for axes in zip(*sources, strict=True))
+
+
 def constant(units: Units, value: Any) -> Tracked:
     """A captured constant: its axes may vanish with whatever they meet."""
     shape = np.shape(value)

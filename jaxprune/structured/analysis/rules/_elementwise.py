@@ -20,7 +20,7 @@ from jaxprune.structured.analysis._alike import (
     position_of,
 )
 from jaxprune.structured.analysis._rule import Kept, Rule, Step, shape_of
-from jaxprune.structured.analysis._tracked import Source, Tracked, fixed
+from jaxprune.structured.analysis._tracked import Source, Tracked, fixed, together
 from jaxprune.structured.analysis._units import Units
 
 NAMES = frozenset(
@@ -92,10 +92,8 @@ def _at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any
 
 
 def _source(operands: Sequence[Tracked], rank: int) -> Source:
-    if any(value.source is None for value in operands):
-        return None
-    full = [value.source for value in operands if value.source and len(value.nodes) == rank]
-    return tuple(frozenset().union(*axes) for axes in zip(*full, strict=True))
+    """A number from the data, as a temperature, does not make data of a kernel."""
+    return together([value for value in operands if len(value.nodes) == rank])
 
 
 def _at_zero(

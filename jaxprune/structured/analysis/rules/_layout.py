@@ -29,7 +29,15 @@ from jaxprune.structured.analysis._rule import (
     whole_then_taken,
     with_params,
 )
-from jaxprune.structured.analysis._tracked import NONE, Tracked, fixed, fresh, merged, split
+from jaxprune.structured.analysis._tracked import (
+    NONE,
+    Tracked,
+    fixed,
+    fresh,
+    merged,
+    split,
+    together,
+)
 from jaxprune.structured.analysis._units import FIXED, Units
 
 Operands = Sequence[Tracked]
@@ -279,7 +287,7 @@ def _concatenate(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracke
         whose = np.repeat(1 + np.arange(len(operands)), [value.shape[axis] for value in operands])
         theirs = [codes(value, axis, value.shape[axis]) for value in operands]
         alike.append(patterns([whose, np.concatenate(theirs)]))
-    return [Tracked(tuple(nodes), tuple(zeros), None, _all_sources(operands), tuple(alike))]
+    return [Tracked(tuple(nodes), tuple(zeros), None, together(operands), tuple(alike))]
 
 
 def _concatenate_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
@@ -300,13 +308,6 @@ def _concatenate_at(kept: Kept, step: Step, operands: Sequence[Held], labels: La
     return arrays[0] if along in places else bind(step.eqn, arrays)[0]
 
 
-def _all_sources(operands: Operands) -> Any:
-    if any(value.source is None for value in operands):
-        return None
-    sources = [value.source for value in operands if value.source is not None]
-    return tuple(NONE.union(*axes) for axes in zip(*sources, strict=True))
-
-
 def _stack(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     at = eqn.params["axis"] % (len(operands[0].nodes) + 1)
     nodes, zeros = list(operands[0].nodes), list(operands[0].zeros)
@@ -316,7 +317,7 @@ def _stack(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
         zeros[axis] = np.logical_and.reduce([value.zeros[axis] for value in operands])
     nodes.insert(at, units.new_fixed(len(operands), "it is an axis of stacked values"))
     zeros.insert(at, np.ones(len(operands), bool))
-    source = _all_sources(operands)
+    source = together(operands)
     if source is not None:
         source = (*source[:at], NONE, *source[at:])
     return [Tracked(tuple(nodes), tuple(zeros), None, source)]
@@ -387,7 +388,8 @@ def _iota(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
 def _random_bits(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     for nodes in operands[0].nodes:
         units.fix_all(nodes, "it is an axis of random keys")
-    return [_iota(units, eqn, ())[0]._replace(source=None)]
+    # Random numbers are no data: weights with noise are weights.
+    return _iota(units, eqn, ())
 
 
 def _split_params(kept: Kept, step: Step) -> dict[str, Any]:

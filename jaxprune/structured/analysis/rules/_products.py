@@ -19,8 +19,9 @@ from jaxprune.structured.analysis._alike import (
     patterns,
     position_of,
 )
+from jaxprune.structured.analysis._roles import is_statistic
 from jaxprune.structured.analysis._rule import Kept, Rule, Step, shape_of
-from jaxprune.structured.analysis._tracked import Tracked, fixed, fresh
+from jaxprune.structured.analysis._tracked import NONE, Tracked, fixed, fresh
 from jaxprune.structured.analysis._units import Units
 from jaxprune.structured.analysis.rules._reductions import contract
 
@@ -30,10 +31,13 @@ _TEXT = "a product sums over it, and neither operand is zero where it is masked"
 
 
 def _dot(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
-    axes = _dot_axes(units, operands, *eqn.params["dimension_numbers"], corrected=True)
+    contracted, batch = eqn.params["dimension_numbers"]
+    axes = _dot_axes(units, operands, contracted, batch, corrected=True)
     source = None
     if all(value.source is not None for value in operands):
         source = tuple((operands[i].source or ())[a] for i, a, *_ in axes)
+        if is_statistic(operands, batch):
+            source = (NONE,) * len(axes)
     alike = tuple(patterns(columns) for columns in _columns(eqn, operands))
     nodes, zeros = tuple(x for *_, x, _ in axes), tuple(zero for *_, zero in axes)
     return [Tracked(nodes, zeros, None, source, alike)]

@@ -13,7 +13,7 @@ from jax.extend.core import JaxprEqn
 from jaxprune._jaxpr import bind
 from jaxprune.structured.analysis._alike import UNKNOWN, ZERO, Held, Labels, codes, counts
 from jaxprune.structured.analysis._rule import Kept, Rule, Step, shape_of
-from jaxprune.structured.analysis._tracked import Tracked, fixed
+from jaxprune.structured.analysis._tracked import Tracked, fixed, together
 from jaxprune.structured.analysis._units import Units
 
 Operands = Sequence[Tracked]
@@ -54,7 +54,7 @@ def _reduce(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
                 units.use(nodes)
                 units.fix_all(nodes, "it is reduced over")
     rest = [a for a in range(len(operands[0].nodes)) if a not in axes]
-    return [value.with_axes(rest)._replace(source=None) for value in operands[: len(eqn.outvars)]]
+    return [value.with_axes(rest) for value in operands[: len(eqn.outvars)]]
 
 
 def _reduce_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
@@ -98,7 +98,7 @@ def _mapped(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
             zeros = value.zeros[axis] & (eqn.primitive.name == "psum")
             contract(units, value.nodes[axis], zeros, "it is reduced over")
     rest = [axis for axis in range(len(operands[0].nodes)) if axis not in axes]
-    return [value.with_axes(rest)._replace(source=None) for value in operands]
+    return [value.with_axes(rest) for value in operands]
 
 
 def _along(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
@@ -115,7 +115,7 @@ def _along(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
         zeros = value.zeros
         if name == "cumlogsumexp":
             zeros = tuple(np.zeros_like(z) for z in zeros)
-        results.append(Tracked(operands[0].nodes, zeros))
+        results.append(Tracked(operands[0].nodes, zeros, None, together(operands)))
     return results
 
 
@@ -142,7 +142,8 @@ def _top_k(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     nodes[axis], zeros[axis] = units.new_fixed(n, text), np.ones(n, bool)
     # The indices of equal entries are 0, 1, ...: not zero.
     flags = tuple(np.zeros_like(z) for z in zeros)
-    return [Tracked(tuple(nodes), tuple(zeros)), Tracked(tuple(nodes), flags)]
+    largest = Tracked(tuple(nodes), tuple(zeros), None, value.source)
+    return [largest, largest._replace(zeros=flags)]
 
 
 def _in_padding(params: dict[str, Any]) -> bool:
@@ -169,7 +170,7 @@ def _windows(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
         ((nodes[axis],), (zeros[axis],)) = fixed(units, (n,), text)[:2]
     if eqn.primitive.name != "reduce_window_sum" and _in_padding(params):
         zeros = [zero & units.is_fixed(x) for zero, x in zip(zeros, nodes, strict=True)]
-    return [Tracked(tuple(nodes), tuple(zeros))]
+    return [Tracked(tuple(nodes), tuple(zeros), None, value.source)]
 
 
 _RUNNING = ("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort")

@@ -8,7 +8,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from jaxprune.structured.analysis._rule import Rule
-from jaxprune.structured.analysis._tracked import Source, Tracked, fixed
+from jaxprune.structured.analysis._tracked import NONE, Tracked, fixed, together
 from jaxprune.structured.analysis._units import Units
 from jaxprune.structured.analysis.rules._lookups import fix
 from jaxprune.structured.analysis.rules._reductions import contract
@@ -70,7 +70,7 @@ def _scatter(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     source = None
     if value.source is not None and indices.source is not None and updates.source is not None:
         theirs = {ours: updates.source[place] for ours, place in places.items()}
-        source = tuple(s | theirs.get(a, frozenset()) for a, s in enumerate(value.source))
+        source = tuple(s | theirs.get(a, NONE) for a, s in enumerate(value.source))
     return [Tracked(value.nodes, tuple(zeros), None, source)]
 
 
@@ -87,15 +87,9 @@ def _dynamic_update_slice(units: Units, eqn: JaxprEqn, operands: Operands) -> li
             fix(units, old)
             fix(units, new)
             zeros.append(value.zeros[axis])
-    return [Tracked(value.nodes, tuple(zeros), None, _source(operands))]
-
-
-def _source(operands: Operands) -> Source:
-    sources = [value.source for value in operands]
-    if any(source is None for source in sources):
-        return None
-    pairs = zip(sources[0] or (), sources[1] or (), strict=True)
-    return tuple(ours | theirs for ours, theirs in pairs)
+    data = any(index.source is None for index in operands[2:])
+    source = None if data else together(operands[:2])
+    return [Tracked(value.nodes, tuple(zeros), None, source)]
 
 
 _SCATTERS = ("scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max")
