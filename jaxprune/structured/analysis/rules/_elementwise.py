@@ -70,6 +70,10 @@ def _follow(units: Units, eqn: JaxprEqn, operands: Sequence[Tracked]) -> list[Tr
         axis_zeros, infinite = _at_zero(eqn, operands, axis, n)
         zeros.append(axis_zeros)
         if infinite.any():
+            at_zero = operands[1:2] if eqn.primitive.name in ("div", "rem") else operands
+            for value in at_zero:
+                if value.source:
+                    units.singular.update(value.source[axis])
             units.fix_all(nodes[axis][infinite], "it is not finite where it is masked")
     alike = None
     if eqn.primitive.name != "sharding_constraint":  # whose axes have the sizes of the whole
