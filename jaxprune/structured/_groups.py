@@ -23,12 +23,15 @@ class Member(NamedTuple):
         running statistics).
       owners: the unit that each position belongs to, -1 where it belongs to none of this group,
         int64 ``[size of the axis]``.
+      zeroed: whether masks zero it. Not where it divides something, which would not be finite, and
+        other members make the channel zero: it is cut out with them all the same.
     """
 
     path: str
     axis: int
     role: str
     owners: np.ndarray
+    zeroed: bool = True
 
 
 class Group(NamedTuple):
@@ -155,6 +158,7 @@ class ChannelGroups:
                 whole = "" if n == len(member.owners) else f" of {len(member.owners)}"
                 lines.append(
                     f"  {member.role:5} {member.path} axis {member.axis}, {n}{whole} positions"
+                    + ("" if member.zeroed else ", not zeroed by masks")
                 )
         if self.fixed:
             lines.append("fixed:")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -20,12 +19,13 @@ Operands = Sequence[Tracked]
 
 
 def _call(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
-    inner = walk.run(held(eqn), operands)
-    return Step(eqn, operands, inner.results, _evaluate_call, (inner,))
+    inner = walk.run(held(eqn), operands, inlined=True)
+    return Step(eqn, operands, inner.results, _evaluate_call, (inner,), inlined=True)
 
 
 def _remat(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
-    return replace(_call(walk, eqn, operands), evaluate=_evaluate_remat)
+    inner = walk.run(held(eqn), operands)
+    return Step(eqn, operands, inner.results, _evaluate_remat, (inner,))
 
 
 def _evaluate_call(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:

@@ -27,12 +27,15 @@ class Tracked(NamedTuple):
       number: the value of every entry, if that is known and one for all.
       source: the parameters' axes that the value's axes run over, for parameters that were only
         rearranged or combined with each other.
+      alike: for each axis labels above 0 for positions that hold the same slice once they are
+        masked, 0 where that is not known, int ``[size]``; see `_alike`. `None`: nowhere known.
     """
 
     nodes: tuple[np.ndarray, ...]
     zeros: tuple[np.ndarray, ...]
     number: Any = None
     source: Source = None
+    alike: tuple[np.ndarray, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,9 +45,9 @@ class Tracked(NamedTuple):
     def with_axes(self, axes: Sequence[int]) -> Tracked:
         """The value with only the given axes, in that order."""
         source = None if self.source is None else tuple(self.source[a] for a in axes)
-        return Tracked(
-            tuple(self.nodes[a] for a in axes), tuple(self.zeros[a] for a in axes), None, source
-        )
+        alike = None if self.alike is None else tuple(self.alike[a] for a in axes)
+        nodes, zeros = (tuple(x[a] for a in axes) for x in (self.nodes, self.zeros))
+        return Tracked(nodes, zeros, None, source, alike)
 
 
 def fixed(units: Units, shape: Sequence[int], text: str) -> Tracked:
@@ -84,9 +87,12 @@ def constant(units: Units, value: Any) -> Tracked:
         others = tuple(i for i in range(value.ndim) if i != axis)
         nodes.append(axis_nodes)
         zeros.append(axis_zeros | (value == 0).all(others))
-    return Tracked(
-        tuple(nodes), tuple(zeros), value.flat[0] if same else None, (frozenset(),) * value.ndim
+    alike = tuple(
+        np.full(n, int(n > 0 and (value == value.take([0], axis)).all()))
+        for axis, n in enumerate(shape)
     )
+    number = value.flat[0] if same else None
+    return Tracked(tuple(nodes), tuple(zeros), number, (frozenset(),) * value.ndim, alike)
 
 
 def merged(units: Units, value: Tracked, axes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:

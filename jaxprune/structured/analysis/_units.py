@@ -37,7 +37,11 @@ class Reason(NamedTuple):
 
 
 class Units:
-    """Nodes, numbered from 1; node `FIXED` never vanishes."""
+    """Nodes, numbered from 1; node `FIXED` never vanishes.
+
+    Attributes:
+      singular: axes of parameters whose zeros make something infinite or no number.
+    """
 
     def __init__(self) -> None:
         self._n = 1
@@ -50,6 +54,7 @@ class Units:
         self._merged: dict[tuple[int, ...], int] = {}
         self._used: list[np.ndarray] = []
         self._why[FIXED] = 1
+        self.singular: set[tuple[int, int]] = set()
         self._eqn: Any = None
         self._line: str | None = None
 

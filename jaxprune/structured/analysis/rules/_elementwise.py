@@ -11,7 +11,15 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from jaxprune._jaxpr import aval, bind
-from jaxprune.structured.analysis._rule import Rule, shape_of
+from jaxprune.structured.analysis._alike import (
+    Held,
+    Labels,
+    codes,
+    operand_at,
+    patterns,
+    position_of,
+)
+from jaxprune.structured.analysis._rule import Kept, Rule, Step, shape_of
 from jaxprune.structured.analysis._tracked import Source, Tracked, fixed, together
 from jaxprune.structured.analysis._units import Units
 
@@ -36,7 +44,7 @@ NAMES = frozenset(
 def _follow(units: Units, eqn: JaxprEqn, operands: Sequence[Tracked]) -> list[Tracked]:
     """Positions of all operands vanish together; a result is zero where the operation says so."""
     if eqn.primitive.name in ("optimization_barrier", "device_put"):
-        return list(operands)
+        return [value._replace(alike=None) for value in operands]
     shape = shape_of(eqn.outvars[0])
     if len(eqn.outvars) > 1 or any(len(x.nodes) not in (0, len(shape)) for x in operands):
         text = "it is not followed through"
@@ -62,8 +70,29 @@ def _follow(units: Units, eqn: JaxprEqn, operands: Sequence[Tracked]) -> list[Tr
         axis_zeros, infinite = _at_zero(eqn, operands, axis, n)
         zeros.append(axis_zeros)
         if infinite.any():
+            at_zero = operands[1:2] if eqn.primitive.name in ("div", "rem") else operands
+            for value in at_zero:
+                if value.source:
+                    units.singular.update(value.source[axis])
             units.fix_all(nodes[axis][infinite], "it is not finite where it is masked")
-    return [Tracked(tuple(nodes), tuple(zeros), number, _source(operands, len(shape)))]
+    alike = None
+    if eqn.primitive.name != "sharding_constraint":  # whose axes have the sizes of the whole
+        columns = [[codes(value, axis, n) for value in operands] for axis, n in enumerate(shape)]
+        alike = tuple(map(patterns, columns))
+    return [Tracked(tuple(nodes), tuple(zeros), number, _source(operands, len(shape)), alike)]
+
+
+def _at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
+    result = step.results[0]
+    places = {axis: position_of(result, axis, label) for axis, label in labels.items()}
+    arrays = []
+    for value, held in zip(step.operands, operands, strict=True):
+        found = {
+            axis: int(codes(value, axis, len(result.nodes[axis]))[place])
+            for axis, place in places.items()
+        }
+        arrays.append(operand_at(value, held, found))
+    return bind(step.eqn, arrays)[0]
 
 
 def _source(operands: Sequence[Tracked], rank: int) -> Source:
@@ -123,4 +152,4 @@ def _on_numbers(eqn: JaxprEqn, numbers: Sequence[Any]) -> Any:
     return _known[key]
 
 
-RULES = {name: Rule(_follow) for name in NAMES}
+RULES = {name: Rule(_follow, at=_at) for name in NAMES}

@@ -12,6 +12,15 @@ import jax
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from jaxprune._jaxpr import bind
+from jaxprune.structured.analysis._alike import (
+    Held,
+    Labels,
+    codes,
+    operand_at,
+    patterns,
+    position_of,
+)
 from jaxprune.structured.analysis._rule import (
     Kept,
     Rule,
@@ -38,10 +47,11 @@ def _broadcast(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]
     value, shape = operands[0], eqn.params["shape"]
     place = {new: old for old, new in enumerate(eqn.params["broadcast_dimensions"])}
     zero = value.number is not None and not np.any(value.number)
-    nodes, zeros, source = [], [], []
+    nodes, zeros, source, alike = [], [], [], []
     for axis, n in enumerate(shape):
         old = place.get(axis)
         if old is not None and len(value.nodes[old]) == n:
+            alike.append(_labels(value, old))
             nodes.append(value.nodes[old])
             zeros.append(value.zeros[old])
             source.append(NONE if value.source is None else value.source[old])
@@ -52,8 +62,30 @@ def _broadcast(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]
         nodes.append(axis_nodes)
         zeros.append(axis_zeros)
         source.append(NONE)
+        alike.append(np.ones(n, np.int64))
     sources = None if value.source is None else tuple(source)
-    return [Tracked(tuple(nodes), tuple(zeros), value.number, sources)]
+    return [Tracked(tuple(nodes), tuple(zeros), value.number, sources, tuple(alike))]
+
+
+def _labels(value: Tracked, axis: int) -> np.ndarray:
+    return np.zeros(len(value.nodes[axis]), np.int64) if value.alike is None else value.alike[axis]
+
+
+def _sizes(kept: Kept, step: Step, labels: Labels) -> tuple[int, ...]:
+    """Of what is kept of the result, or of what masked positions of it hold."""
+    shape = enumerate(kept.shape(step.results[0]))
+    return tuple(1 if axis in labels else n for axis, n in shape)
+
+
+def _broadcast_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
+    sizes = [len(nodes) for nodes in step.results[0].nodes]
+    ours = {
+        old: labels[new]
+        for old, new in enumerate(step.eqn.params["broadcast_dimensions"])
+        if new in labels and len(step.operands[0].nodes[old]) == sizes[new]
+    }
+    params = {**step.eqn.params, "shape": _sizes(kept, step, labels)}
+    return bind(step.eqn.replace(params=params), [operands[0].at(ours)])[0]
 
 
 def _reshape(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
@@ -71,13 +103,26 @@ def _reshape(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     nodes: list[np.ndarray] = [np.full(1, FIXED, np.int64)] * len(new)
     zeros: list[np.ndarray] = [np.ones(1, bool)] * len(new)
     source = [NONE] * len(new)
+    alike = [np.zeros(n, np.int64) for n in new]
     for old_axes, new_axes in _runs(value.shape, new):
         recut = _recut(units, value.with_axes(old_axes), [new[a] for a in new_axes])
         for i, axis in enumerate(new_axes):
             nodes[axis], zeros[axis] = recut.nodes[i], recut.zeros[i]
             source[axis] = NONE if recut.source is None else recut.source[i]
+        if len(old_axes) == len(new_axes) == 1:
+            alike[new_axes[0]] = _labels(value, old_axes[0])
     sources = None if value.source is None else tuple(source)
-    return [Tracked(tuple(nodes), tuple(zeros), value.number, sources)]
+    return [Tracked(tuple(nodes), tuple(zeros), value.number, sources, tuple(alike))]
+
+
+def _reshape_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
+    value, result = step.operands[0], step.results[0]
+    order = step.eqn.params.get("dimensions")
+    order = tuple(range(len(value.nodes))) if order is None else tuple(order)
+    runs = _runs([value.shape[axis] for axis in order], result.shape)
+    ours = {order[old[0]]: labels[new[0]] for old, new in runs if new[0] in labels}
+    params = {**step.eqn.params, "new_sizes": _sizes(kept, step, labels)}
+    return bind(step.eqn.replace(params=params), [operands[0].at(ours)])[0]
 
 
 def _recut(units: Units, value: Tracked, sizes: Sequence[int]) -> Tracked:
@@ -138,16 +183,33 @@ def _squeeze(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     return [value.with_axes(rest)._replace(number=value.number)]
 
 
+def _squeeze_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
+    del kept
+    rank = len(step.operands[0].nodes)
+    dropped = {d % rank for d in step.eqn.params["dimensions"]}
+    rest = [a for a in range(rank) if a not in dropped]
+    return bind(step.eqn, [operands[0].at({rest[a]: label for a, label in labels.items()})])[0]
+
+
 def _transpose(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     del units
     value = operands[0]
     return [value.with_axes(eqn.params["permutation"])._replace(number=value.number)]
 
 
+def _transpose_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
+    del kept
+    order = step.eqn.params["permutation"]
+    return bind(step.eqn, [operands[0].at({order[a]: label for a, label in labels.items()})])[0]
+
+
 def _picked(value: Tracked, axis: int, positions: np.ndarray) -> Tracked:
     nodes, zeros = list(value.nodes), list(value.zeros)
     nodes[axis], zeros[axis] = nodes[axis][positions], zeros[axis][positions]
-    return value._replace(nodes=tuple(nodes), zeros=tuple(zeros))
+    alike = value.alike
+    if alike is not None:
+        alike = (*alike[:axis], alike[axis][positions], *alike[axis + 1 :])
+    return value._replace(nodes=tuple(nodes), zeros=tuple(zeros), alike=alike)
 
 
 def _slices(eqn: JaxprEqn) -> list[np.ndarray]:
@@ -165,9 +227,11 @@ def _slice(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     return [value]
 
 
-def _evaluate_slice(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
-    array = arrays[0]
+def _slice_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
+    array = operands[0].at(labels)
     for axis, positions in enumerate(_slices(step.eqn)):
+        if axis in labels:
+            continue
         stays = kept.positions(step.operands[0].nodes[axis])
         wanted = (np.cumsum(stays) - 1)[positions[stays[positions]]]
         if len(wanted) == array.shape[axis]:
@@ -179,7 +243,7 @@ def _evaluate_slice(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
             array = jax.lax.slice_in_dim(array, start, stop, stride, axis)
         else:
             array = array.take(wanted, axis=axis)
-    return [array]
+    return array
 
 
 def _rev(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
@@ -215,7 +279,33 @@ def _concatenate(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracke
         for value in operands[1:]:
             units.join_all(nodes[axis], value.nodes[axis])
         zeros[axis] = np.logical_and.reduce([value.zeros[axis] for value in operands])
-    return [Tracked(tuple(nodes), tuple(zeros), None, together(operands))]
+    alike = []
+    for axis, all_nodes in enumerate(nodes):
+        if axis != along:
+            alike.append(patterns([codes(value, axis, len(all_nodes)) for value in operands]))
+            continue
+        whose = np.repeat(1 + np.arange(len(operands)), [value.shape[axis] for value in operands])
+        theirs = [codes(value, axis, value.shape[axis]) for value in operands]
+        alike.append(patterns([whose, np.concatenate(theirs)]))
+    return [Tracked(tuple(nodes), tuple(zeros), None, together(operands), tuple(alike))]
+
+
+def _concatenate_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
+    del kept
+    along, result = step.eqn.params["dimension"], step.results[0]
+    places = {axis: position_of(result, axis, label) for axis, label in labels.items()}
+    chosen = list(zip(step.operands, operands, strict=True))
+    if along in places:
+        ends = np.cumsum([value.shape[along] for value in step.operands])
+        i = int(np.searchsorted(ends, places[along], side="right"))
+        places[along] -= int(ends[i]) - step.operands[i].shape[along]
+        chosen = [chosen[i]]
+    arrays = []
+    for value, held in chosen:
+        found = {axis: int(codes(value, axis, value.shape[axis])[place])
+                 for axis, place in places.items()}  # fmt: skip
+        arrays.append(operand_at(value, held, found))
+    return arrays[0] if along in places else bind(step.eqn, arrays)[0]
 
 
 def _stack(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
@@ -302,24 +392,20 @@ def _random_bits(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracke
     return _iota(units, eqn, ())
 
 
-def _new_shape(name: str) -> Any:
-    return with_params(lambda kept, step: {name: kept.shape(step.results[0])})
-
-
 def _split_params(kept: Kept, step: Step) -> dict[str, Any]:
     axis = step.eqn.params["axis"]
     return {"sizes": tuple(kept.count(piece.nodes[axis]) for piece in step.results)}
 
 
 RULES = {
-    "broadcast_in_dim": Rule(_broadcast, _new_shape("shape")),
-    "reshape": Rule(_reshape, _new_shape("new_sizes")),
-    "squeeze": Rule(_squeeze),
-    "transpose": Rule(_transpose),
-    "slice": Rule(_slice, _evaluate_slice),
+    "broadcast_in_dim": Rule(_broadcast, at=_broadcast_at),
+    "reshape": Rule(_reshape, at=_reshape_at),
+    "squeeze": Rule(_squeeze, at=_squeeze_at),
+    "transpose": Rule(_transpose, at=_transpose_at),
+    "slice": Rule(_slice, at=_slice_at),
     "rev": Rule(_rev),
     "tile": Rule(_tile),
-    "concatenate": Rule(_concatenate),
+    "concatenate": Rule(_concatenate, at=_concatenate_at),
     "stack": Rule(_stack),
     "unstack": Rule(_unstack),
     "split": Rule(_split, with_params(_split_params)),
