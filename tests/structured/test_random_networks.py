@@ -172,10 +172,108 @@ def pooled(b, n):
     )
 
 
+def looked_up(b, n):
+    """Positions in time by index: for all alike, for each example, by the data."""
+    kind = b.draw(st.sampled_from(["rows", "mapped", "argmax"]))
+    picked = b.rng.integers(0, LENGTH, size=(BATCH, LENGTH))
+
+    def apply(p, x):
+        if kind == "rows":
+            return x[:, picked[0]]
+        if kind == "mapped":
+            parts = jax.vmap(lambda x, i: lax.dynamic_slice(x, (i, 0), (2, n)))(x, picked[:, 0] % 3)
+            return jnp.concatenate([parts, x[:, :2]], 1)
+        best = jnp.argsort(x.sum(-1), axis=1)
+        return jnp.take_along_axis(x, best[..., None], axis=1)
+
+    return n, apply
+
+
+def written(b, n):
+    """Added up, put and written at positions in time."""
+    kind = b.draw(st.sampled_from(["segments", "set", "mapped", "max"]))
+    ends, starts = b.rng.integers(0, LENGTH, size=LENGTH), b.rng.integers(0, 3, size=BATCH)
+    w = b.param(n, n)
+
+    def apply(p, x):
+        h = jnp.tanh(x @ p[w])
+        if kind == "segments":
+            return jax.vmap(lambda h: jax.ops.segment_sum(h, ends, LENGTH))(h)
+        if kind == "set":
+            return x.at[:, jnp.array([2, 0])].set(h[:, :2])
+        if kind == "max":
+            return x.at[:, jnp.array([1, 3])].max(h[:, :2])
+        write = jax.vmap(lambda x, h, t: lax.dynamic_update_slice(x, h, (t, 0)))
+        return write(x, h[:, :2], starts)
+
+    return n, apply
+
+
+def ensemble(b, n):
+    members, m = b.draw(st.sampled_from([2, 3])), b.width()
+    w = b.param(members, 3, n, m)
+    mean = b.draw(st.booleans())
+
+    def apply(p, x):
+        one = lambda kernel: lax.conv_general_dilated(  # noqa: E731
+            x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+        )
+        y = jnp.tanh(jax.vmap(one, out_axes=2)(p[w]))
+        return y.mean(2) if mean else y.reshape(*x.shape[:2], members * m)
+
+    return m if mean else members * m, apply
+
+
+def transformed(b, n):
+    w = b.param(1, LENGTH, n)
+    return n, lambda p, x: jnp.fft.irfft(
+        jnp.fft.rfft(x, axis=1) * jnp.fft.rfft(p[w], axis=1), LENGTH, axis=1
+    )
+
+
+def looping(b, n):
+    """Until it is small. JAX pulls no gradients back through it."""
+    w = b.param(n, n)
+    mapped = b.draw(st.booleans())
+
+    def apply(p, x):
+        kernel = lax.stop_gradient(p[w])
+
+        def end(x):
+            step = lambda c: (0.5 * jnp.tanh(c[0] @ kernel), c[1] + 1)  # noqa: E731
+            large = lambda c: (jnp.square(c[0]).sum() > 0.5) & (c[1] < 4)  # noqa: E731
+            return lax.while_loop(large, step, (x, 0))[0]
+
+        y = lax.stop_gradient(x)
+        return x + (jax.vmap(end)(y) if mapped else end(y))
+
+    return n, apply
+
+
+def experts(b, n):
+    hidden, m = b.width(), b.width()
+    up, down = b.param(3, n, hidden), b.param(3, hidden, m)
+    counts = jnp.asarray(b.rng.multinomial(BATCH * LENGTH, [0.3, 0.3, 0.4]), jnp.int32)
+
+    def apply(p, x):
+        h = lax.ragged_dot(x.reshape(BATCH * LENGTH, n), p[up], counts)
+        return lax.ragged_dot(jnp.tanh(h), p[down], counts).reshape(BATCH, LENGTH, m)
+
+    return m, apply
+
+
+def normalised_kernel(b, n):
+    m = b.width()
+    v, g = b.param(n, m), b.param(1, m)
+    norm = lambda v: lax.rsqrt(jnp.square(v).sum(0, keepdims=True) + 0.1)  # noqa: E731
+    return m, lambda p, x: x @ (p[v] * norm(p[v]) * p[g])
+
+
 LAYERS = [
     dense, dense, convolution, convolution, pointwise, pointwise, scaled, normalised, residual,
     branches, gated, shuffled, cut_out, padded, flattened, attention, recurrent, pooled,
-    softmax, gathered,
+    softmax, gathered, looked_up, written, ensemble, transformed, looping, experts,
+    normalised_kernel,
 ]  # fmt: skip
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax import lax
 
+import jaxprune as jp
 from tests.structured.checks import normal
-from tests.structured.test_rules import check
+from tests.structured.test_rules import check, params_of, reasons, removable
 
 
 class Case(NamedTuple):
@@ -211,3 +212,95 @@ def test_writes_that_do_not_touch_channels(name):
 
 def run(case):
     check(case.apply, case.shapes, *case.inputs, expected=case.expected, export=case.export)
+
+
+# Where following is easily wrong.
+
+
+def test_what_is_added_up_by_index_may_be_channels():
+    """Channels are put together by index: the sum may lose those that are zero."""
+    ids = jnp.array([0, 1, 0, 2, 2, 1])
+
+    def summed(f):
+        return lambda p, x: jnp.zeros((3, 2)).at[ids].add(f(x @ p["a"]).T).T @ p["z"]
+
+    shapes, x = {"a": (3, 6), "z": (3, 2)}, normal(2, 3)
+    check(summed(jnp.tanh), shapes, x, expected={"a": 6}, export=True)
+    groups = jp.structured.channel_groups(summed(jnp.cos), params_of(shapes), x)
+    assert len(groups) == 0
+    assert "what is added is not zero where it is masked" in reasons(groups, "a", 1)
+
+
+OTHER_WRITES = {
+    "set": lambda h, i: jnp.zeros((3, 2)).at[i].set(h),
+    "max": lambda h, i: jnp.zeros((3, 2)).at[i].max(h),
+    "mul": lambda h, i: jnp.ones((3, 2)).at[i].mul(h),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_WRITES)
+def test_what_is_written_otherwise_stays(kind):
+    ids = jnp.array([0, 1, 0, 2, 2, 1])
+
+    def apply(p, x):
+        return OTHER_WRITES[kind]((x @ p["a"]).T, ids).T @ p["z"]
+
+    params = params_of({"a": (3, 6), "z": (3, 2)})
+    groups = jp.structured.channel_groups(apply, params, normal(2, 3))
+    assert removable(groups, "a", 1) == 0
+    assert "looked up by index, in scatter" in reasons(groups, "a", 1)
+
+
+BESIDE = {
+    # Of what zeros are written to, or ones: whether the sum over the channels is exact.
+    "set in zeros": (lambda h: jnp.zeros((4, 6)).at[1:3].set(h), True),
+    "set in ones": (lambda h: jnp.ones((4, 6)).at[1:3].set(h), False),
+    "mul of zeros": (lambda h: jnp.tile(h, (2, 1)).at[1].mul(3.0), True),
+    "mul by zeros": (lambda h: jnp.ones((4, 6)).at[1:3].mul(h), False),
+    "min of zeros": (lambda h: jnp.zeros((4, 6)).at[1:3].min(h), True),
+    "add to zeros": (lambda h: jnp.tile(h, (2, 1)).at[1:3].add(jnp.sin(h)), True),
+    "add of ones": (lambda h: jnp.tile(h, (2, 1)).at[1:3].add(1.0), False),
+    "subtract": (lambda h: jnp.tile(h, (2, 1)).at[1:3].subtract(jnp.sin(h)), True),
+    "a function": (lambda h: jnp.tile(h, (2, 1)).at[1].apply(jnp.sin), None),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_is_written_to_zeros_stays_zero(name):
+    """Summed over the channels, which is exact only for zeros."""
+    write, exact = BESIDE[name]
+    apply = lambda p, x: write(x @ p["a"]).sum(1, keepdims=True)  # noqa: E731
+    if exact:
+        check(apply, {"a": (3, 6)}, normal(2, 3), expected={"a": 6})
+        return
+    groups = jp.structured.channel_groups(apply, params_of({"a": (3, 6)}), normal(2, 3))
+    assert len(groups) == 0
+    reason = "is not zero where it is masked" if exact is False else "a function is applied"
+    assert reason in reasons(groups, "a", 1)
+
+
+def test_a_filling_is_no_zero_along_mapped_channels():
+    """An index out of range fills what would be zero, also where each channel has its own."""
+    ids = jnp.array([0, 7, 1, 7, 0, 1])
+
+    def apply(fill):
+        def f(p, x):
+            look_up = lambda h, i: h.at[i].get(mode="fill", fill_value=fill)  # noqa: E731
+            return jax.vmap(look_up, in_axes=(1, 0))(x @ p["a"], ids).sum() + x[:1, 0]
+
+        return f
+
+    check(apply(0.0), {"a": (3, 6)}, normal(2, 3), expected={"a": 6})
+    groups = jp.structured.channel_groups(apply(2.0), params_of({"a": (3, 6)}), normal(2, 3))
+    assert len(groups) == 0
+
+
+def test_channels_with_an_index_of_their_own():
+    """Mapped over channels: each writes to its buffer at its own place."""
+    places = jnp.array([0, 2, 1, 1, 0, 2])
+
+    def apply(p, x):
+        write = lambda h, i: lax.dynamic_update_slice(jnp.zeros(4), h, (i,))  # noqa: E731
+        return jax.vmap(write, in_axes=(1, 0), out_axes=1)(x @ p["a"], places) @ p["z"]
+
+    check(apply, LAYER, normal(2, 3), expected={"a": 6})

@@ -297,3 +297,25 @@ def test_transformed_axes_stay_beside_others():
     assert len(groups) == 0
     assert "it is transformed, in fft" in reasons(groups, "a", 1)
     assert "it is transformed, in fft" in reasons(groups, "z", 0)
+
+
+def test_loops_that_are_mapped_over_channels():
+    """Each channel goes on as long as it has to."""
+
+    def apply(p, x):
+        def channel(h):
+            return lax.while_loop(lambda h: jnp.square(h).sum() > 0.1, lambda h: h / 2, h)
+
+        return jax.vmap(channel, in_axes=1, out_axes=1)(x @ p["a"]) @ p["z"]
+
+    check(apply, LAYER, normal(2, 3), expected={"a": 6}, gradients=False)
+
+
+def test_parameters_that_only_the_test_of_a_loop_reads():
+    def apply(p, x):
+        bound = jnp.square(x @ p["b"] @ p["c"]).sum()
+        far = lambda h: jnp.square(h).sum() > bound  # noqa: E731
+        return lax.while_loop(far, lambda h: h / 2, x @ p["a"]) @ p["z"]
+
+    shapes = {**LAYER, "b": (3, 4), "c": (4, 3)}
+    check(apply, shapes, normal(2, 3), expected={"a": 6, "b": 4, "c": 3}, gradients=False)
