@@ -5,10 +5,13 @@ from jaxprune.structured._cut import widths as widths
 from jaxprune.structured._groups import ChannelGroups as ChannelGroups
 from jaxprune.structured._groups import FixedAxis as FixedAxis
 from jaxprune.structured._groups import Group as Group
+from jaxprune.structured._groups import Layer as Layer
 from jaxprune.structured._groups import Member as Member
+from jaxprune.structured._groups import Part as Part
 from jaxprune.structured._masks import kept_of as kept_of
 from jaxprune.structured._masks import masks as masks
 from jaxprune.structured._select import select as select
+from jaxprune.structured._selection import Selection as Selection
 from jaxprune.structured._shrink import shrink as shrink
 from jaxprune.structured.allocations import Allocation as Allocation
 from jaxprune.structured.allocations import Pool as Pool

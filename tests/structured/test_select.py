@@ -74,7 +74,9 @@ def test_limits_are_made_up_for_by_the_others(groups):
     kept = st.select(groups, scores, 0.5, allocation=st.globally(), max_sparsity=rules)
     assert _left(kept) == [1, 3, 6, 3]
     with pytest.raises(ValueError, match=r"15 of 26 channels of \[body/0/w, .* at most 13 may"):
-        st.select(groups, scores, 15 / 26, allocation=st.globally(), max_sparsity=0.5)
+        st.select(
+            groups, scores, 15 / 26, allocation=st.globally(), max_sparsity=0.5, on_limit="error"
+        )
 
 
 def test_ties_lose_the_lowest_index_first(groups):
@@ -152,7 +154,8 @@ def test_other_dtypes(groups, dtype):
 @pytest.mark.parametrize(
     ("match", "options"),
     [
-        (r"4 of 4 channels of \[body/0/w\] would go, but at most 3", {"sparsity": 0.9}),
+        (r"4 of 4 channels of \[body/0/w\] would go, but at most 3", {
+            "sparsity": 0.9, "on_limit": "error"}),
         (r"uniform\(\) needs a sparsity", {}),
         (r"globally\(\) needs a sparsity", {"allocation": st.globally()}),
         (r"leave out the sparsity 0.5", {"sparsity": 0.5, "allocation": st.ratios({"a": 0.5})}),
@@ -163,7 +166,7 @@ def test_other_dtypes(groups, dtype):
         (r"keeps 7 channels of 'body/1/w', which has 6", {"allocation": st.to_widths(
             {"body/1/w": 7})}),
         (r"round_to is 0", {"sparsity": 0.5, "round_to": 0}),
-        (r"counts the groups \[0, 0\]", {"allocation": lambda *_: [st.Pool((0, 0), 1)]}),
+        (r"counts the parts \[0, 0\]", {"allocation": lambda *_: [st.Pool((0, 0), 1)]}),
         (r"\[0, 1\); got 1.5", {"sparsity": 0.5, "max_sparsity": 1.5}),
     ],
 )  # fmt: skip

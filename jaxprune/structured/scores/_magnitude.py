@@ -14,7 +14,7 @@ from jaxprune import _eager, _tree
 from jaxprune._checks import check_choice
 from jaxprune._tree import PyTree
 from jaxprune.structured._groups import ChannelGroups, Group, Member
-from jaxprune.structured._named import group_numbers
+from jaxprune.structured._named import layer_of, skipped_units
 from jaxprune.structured.scores._unit_rows import arrays_of, holds, scored, unit_rows
 
 Members: TypeAlias = Literal["first", "out", "kernels"] | Callable[[Member], bool]
@@ -61,7 +61,8 @@ def magnitude(
         the members that hold the unit.
       normalize: "mean" or "max" divides the scores of each group by their mean or largest, so that
         groups can be compared (`globally`); groups of zeros stay.
-      skip: paths, as in `ratios`, of groups that get no score: `None`, which `select` keeps whole.
+      skip: paths, as in `ratios`, of layers that get no score: `None` where that is a whole group,
+        infinity where other layers make channels of the group, too; `select` keeps both whole.
 
     Returns:
       One array a group, float32 at least, ``[size of the group]``.
@@ -93,21 +94,21 @@ def magnitude(
     if not callable(members):
         check_choice("members", members, ("first", "out", "kernels"), hint="or pass a function")
     arrays = arrays_of(groups, params)
-    skipped = group_numbers(groups, skip, what="skip")
-    chosen = [[] if i in skipped else _chosen(group, members) for i, group in enumerate(groups)]
+    skipped = skipped_units(groups, skip)
+    chosen = [[] if skipped[i].all() else _chosen(g, members) for i, g in enumerate(groups)]
     present = [
-        None if i in skipped else _present(group, chosen[i], members)
-        for i, group in enumerate(groups)
+        None if skipped[i].all() else _present(groups, i, chosen[i], members, skipped[i])
+        for i in range(len(groups))
     ]
 
     def scores(arrays: dict[str, Any]) -> tuple[jax.Array | None, ...]:
         found = []
-        for group, ours, there in zip(groups, chosen, present, strict=True):
+        for group, ours, there, out in zip(groups, chosen, present, skipped, strict=True):
             if there is None:
                 found.append(None)
                 continue
             norms = [_NORMS[norm](unit_rows(arrays[m.path], group, m)) for m in ours]
-            found.append(_normalized(_over(norms, there, over_members), normalize))
+            found.append(_normalized(_over(norms, there, over_members), normalize, out))
         return tuple(found)
 
     return _eager.computed(scores, scored(arrays, itertools.chain(*chosen)))
@@ -119,7 +120,7 @@ def _over(norms: list[jax.Array], present: np.ndarray, over_members: str) -> jax
     one_each = _tree.largest(table, axis=0) if over_members == "max" else jnp.sum(table, axis=0)
     if over_members == "mean":
         # Hidden from XLA, which would multiply by the rounded reciprocal of a constant.
-        number = jax.lax.optimization_barrier(jnp.asarray(present.sum(0), dtype))
+        number = jax.lax.optimization_barrier(jnp.asarray(np.maximum(present.sum(0), 1), dtype))
         one_each = one_each / number
     return one_each
 
@@ -133,21 +134,27 @@ def _chosen(group: Group, members: Members) -> list[Member]:
     return [member for member in group.members if member.role in roles]
 
 
-def _present(group: Group, chosen: list[Member], members: Members) -> np.ndarray:
+def _present(
+    groups: ChannelGroups, i: int, chosen: list[Member], members: Members, skipped: np.ndarray
+) -> np.ndarray:
     """Which members count for which units, bool ``[members, size of the group]``."""
-    table = np.array([holds(group, member) for member in chosen]).reshape(-1, group.size)
-    if not table.any(0).all():
-        unit = int(np.flatnonzero(~table.any(0))[0])
+    group = groups[i]
+    table = np.array([holds(group, member) for member in chosen], bool).reshape(-1, group.size)
+    if not (table.any(0) | skipped).all():
+        unit = int(np.flatnonzero(~table.any(0) & ~skipped)[0])
         there = [(m.path, m.role) for m in group.members if holds(group, m)[unit]]
         raise ValueError(
             f"no member that counts holds channel {unit} of {group.name!r}; those that hold it are "
-            f"{there}. Leave the group out, skip=[{group.name!r}], or take other members."
+            f"{there}. Leave the layer out, skip=[{layer_of(groups, i, unit)!r}], or take other "
+            "members."
         )
     return table & (table.cumsum(0) == 1) if members == "first" else table
 
 
-def _normalized(scores: jax.Array, normalize: str | None) -> jax.Array:
-    if normalize is None:
-        return scores
-    unit = jnp.mean(scores) if normalize == "mean" else _tree.largest(scores)
-    return scores / jnp.where(unit > 0, unit, jnp.ones_like(unit))
+def _normalized(scores: jax.Array, normalize: str | None, skipped: np.ndarray) -> jax.Array:
+    """Scores that compare, infinite where they are skipped."""
+    if normalize is not None:
+        counted = scores[np.flatnonzero(~skipped)] if skipped.any() else scores
+        unit = jnp.mean(counted) if normalize == "mean" else _tree.largest(counted)
+        scores = scores / jnp.where(unit > 0, unit, jnp.ones_like(unit))
+    return jnp.where(skipped, jnp.inf, scores) if skipped.any() else scores

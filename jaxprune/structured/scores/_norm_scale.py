@@ -34,7 +34,7 @@ def norm_scale(
       name: what the scales are called, the last part of their paths but for wrappers such as
         `nnx.Param.value`: "scale" in Flax and Haiku, "weight" in Equinox.
       over_members: "sum", "mean" or "max" over the scales that hold the channel.
-      skip: paths, as in `ratios`, of groups without a norm: their score is `None`.
+      skip: paths, as in `magnitude`, of layers without a norm.
 
     Returns:
       One array a group, float32 at least, ``[size of the group]``.
