@@ -25,7 +25,10 @@ from jaxprune.structured.allocations import uniform as uniform
 from jaxprune.structured.analysis import channel_groups as channel_groups
 from jaxprune.structured.scores import average as average
 from jaxprune.structured.scores import geometric_median as geometric_median
+from jaxprune.structured.scores import hessian as hessian
+from jaxprune.structured.scores import hessian_diagonal as hessian_diagonal
 from jaxprune.structured.scores import hrank as hrank
+from jaxprune.structured.scores import lamp as lamp
 from jaxprune.structured.scores import magnitude as magnitude
 from jaxprune.structured.scores import norm_scale as norm_scale
 from jaxprune.structured.scores import random as random
