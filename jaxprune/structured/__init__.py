@@ -23,6 +23,11 @@ from jaxprune.structured.allocations import ratios as ratios
 from jaxprune.structured.allocations import to_widths as to_widths
 from jaxprune.structured.allocations import uniform as uniform
 from jaxprune.structured.analysis import channel_groups as channel_groups
+from jaxprune.structured.budgets import Budget as Budget
+from jaxprune.structured.budgets import bytes as bytes
+from jaxprune.structured.budgets import latency as latency
+from jaxprune.structured.budgets import macs as macs
+from jaxprune.structured.budgets import parameters as parameters
 from jaxprune.structured.scores import average as average
 from jaxprune.structured.scores import geometric_median as geometric_median
 from jaxprune.structured.scores import hessian as hessian

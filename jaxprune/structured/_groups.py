@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -34,6 +34,20 @@ class FixedAxis(NamedTuple):
     reason: str
 
 
+class Program(NamedTuple):
+    """The function that was grouped, with shapes instead of arrays.
+
+    Attributes:
+      apply: the function.
+      params: its parameters, of `jax.ShapeDtypeStruct`.
+      inputs: its inputs, likewise.
+    """
+
+    apply: Callable[..., Any]
+    params: PyTree
+    inputs: tuple[Any, ...]
+
+
 @dataclass(frozen=True)
 class ChannelGroups:
     """What `channel_groups` returns.
@@ -45,6 +59,7 @@ class ChannelGroups:
         and shape (new running statistics), so that it shrinks with it.
       shapes: of all leaves of the parameters, by path.
       treedef: of the parameters.
+      program: the function, for budgets; lost when groups are pickled.
     """
 
     groups: tuple[Group, ...]
@@ -52,6 +67,11 @@ class ChannelGroups:
     state: tuple[tuple[str, str], ...]
     shapes: dict[str, tuple[int, ...]]
     treedef: Any
+    program: Program | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Functions seldom pickle.
+        return {**self.__dict__, "program": None}
 
     def __len__(self) -> int:
         return len(self.groups)

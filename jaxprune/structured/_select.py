@@ -17,6 +17,8 @@ from jaxprune.structured._named import parts_named
 from jaxprune.structured._selection import Selection
 from jaxprune.structured.allocations._allocation import Allocation, Pool
 from jaxprune.structured.allocations._uniform import uniform
+from jaxprune.structured.budgets._budget import Budget
+from jaxprune.structured.budgets._search import check_alone, met
 
 
 def select(
@@ -24,6 +26,7 @@ def select(
     scores: Sequence[Any],
     sparsity: float | None = None,
     *,
+    budget: Budget | None = None,
     allocation: Allocation | None = None,
     max_sparsity: float | Mapping[str, float] | None = None,
     round_to: int = 1,
@@ -51,7 +54,10 @@ def select(
         `None` for a group keeps it whole, like ``skip``, and so does infinity for all channels of a
         layer.
       sparsity: fraction removed of the channels, in [0, 1); `None` for an allocation that says
-        itself (`ratios`, `to_widths`).
+        itself (`ratios`, `to_widths`), and with a budget.
+      budget: `macs(0.5)`, `parameters(...)`, `bytes(...)`, `latency(...)`: as much is removed as it
+        takes for what is left to meet the budget, by 1 % or as little as possible. The notes say
+        what is left.
       allocation: `uniform()` if omitted; `globally()`, `isomorphic()`, `ratios(...)`,
         `to_widths(...)`, or a function of that kind.
       max_sparsity: the largest fraction that a layer may lose, to the nearest channel: one number
@@ -60,8 +66,8 @@ def select(
         layer that loses some is rounded *up* to a multiple, or to all. So fewer go than were asked
         for, never more.
       skip: paths, as in `ratios`, of layers that lose nothing. Their channels do not count.
-      on_limit: what happens if limits leave too few channels to go: "stop" removes as many as may
-        go, and the result has a note; "error" raises.
+      on_limit: what happens if limits leave too few channels to go, or a budget is out of reach:
+        "stop" removes as many as may go, and the result has a note; "error" raises.
 
     Returns:
       For each group which channels stay, bool ``[size of the group]``, for
@@ -69,8 +75,8 @@ def select(
 
     Raises:
       ValueError: if scores do not fit the groups or hold a NaN, with ``on_limit="error"`` if a
-        count would leave a layer nothing or break a limit, or if a path makes no channels that can
-        be removed.
+        count would leave a layer nothing or break a limit, or a budget is out of reach; if a path
+        makes no channels that can be removed, or there are a budget and a sparsity.
       TypeError: if scores are traced.
 
     Example:
@@ -84,6 +90,9 @@ def select(
       >>> kept[0].tolist()
       [True, False, False, True]
       >>> masks = jp.structured.masks(groups, kept)
+      >>> kept = jp.structured.select(groups, scores, budget=jp.structured.macs(0.5))
+      >>> kept[0].tolist(), kept.notes
+      ([True, False, False, True], ('4 MACs of 8 are left (50.0 %); at most 4 were asked for',))
     """
     check_choice("on_limit", on_limit, ("stop", "error"))
     multiple = operator.index(round_to)
@@ -93,21 +102,31 @@ def select(
     skipped = parts_named(groups, skip, what="skip")
     open_ = [k for k in range(len(groups.parts)) if k not in skipped and _scored(groups, raw, k)]
     arrays = [_protected(*pair) for pair in zip(groups, raw, strict=True)]
-    pools = _pools(uniform() if allocation is None else allocation, groups, open_, sparsity)
-    removed, notes = taken(groups, arrays, pools, limits_of(groups, max_sparsity))
-    if notes and on_limit == "error":
+    limits = limits_of(groups, max_sparsity)
+    allocate = uniform() if allocation is None else allocation
+
+    def chosen(sparsity: float | None) -> Selection:
+        pools = _pools(allocate, groups, open_, sparsity)
+        removed, notes = taken(groups, arrays, pools, limits)
+        kept = [np.ones(group.size, bool) for group in groups]
+        for part, gone in zip(groups.parts, removed, strict=True):
+            array = arrays[part.group]
+            if array is not None and gone:
+                left = min(part.size, -(-(part.size - gone) // multiple) * multiple)
+                lowest = np.argsort(array[part.units], kind="stable")[: part.size - left]
+                kept[part.group][part.units[lowest]] = False
+        return Selection(kept, notes)
+
+    if budget is not None:
+        check_alone(budget, sparsity, lambda: chosen(None))
+        return met(budget, groups, chosen, on_limit)
+    found = chosen(sparsity)
+    if found.notes and on_limit == "error":
         raise ValueError(
-            f"{notes[0]}: each parameter keeps one at least, and max_sparsity may ask for more. "
-            "Remove less, or skip small groups."
+            f"{found.notes[0]}: each parameter keeps one at least, and max_sparsity may ask for "
+            "more. Remove less, or skip small groups."
         )
-    kept = [np.ones(group.size, bool) for group in groups]
-    for part, gone in zip(groups.parts, removed, strict=True):
-        array = arrays[part.group]
-        if array is not None and gone:
-            left = min(part.size, -(-(part.size - gone) // multiple) * multiple)
-            lowest = np.argsort(array[part.units], kind="stable")[: part.size - left]
-            kept[part.group][part.units[lowest]] = False
-    return Selection(kept, notes)
+    return found
 
 
 def _scored(groups: ChannelGroups, scores: Sequence[np.ndarray | None], k: int) -> bool:

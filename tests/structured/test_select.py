@@ -1,5 +1,8 @@
 """Selection of channels: exact counts, ties, limits, allocations, errors."""
 
+import copy
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -215,3 +218,30 @@ def test_two_paths_of_one_group_must_agree():
     assert _left(st.select(groups, scores, allocation=st.to_widths({"a": 2, "b": 2}))) == [2]
     with pytest.raises(ValueError, match=r"gives 2 for 'a' and 1 for 'b', .* the same channels"):
         st.select(groups, scores, allocation=st.to_widths({"a": 2, "b": 1}))
+
+
+def test_limits_stop_with_a_note(groups):
+    kept = st.select(groups, _scores(), 0.9)
+    assert _left(kept) == [1, 1, 1, 1]
+    assert kept.notes[0] == "4 of 4 channels of [body/0/w] would go, but at most 3 may"
+    assert len(kept.notes) == 1
+    assert "note: 4 of 4" in str(kept)
+    assert not st.select(groups, _scores(), 0.5).notes
+    limited = {"allocation": st.globally(), "max_sparsity": 0.5}
+    kept = st.select(groups, _scores(), 0.75, **limited)
+    assert _left(kept) == [2, 3, 3, 5]
+    assert kept.notes[0].endswith("would go, but at most 13 may")
+    # What others of the pool make up for is no note.
+    assert not st.select(groups, _scores(), 0.5, **limited).notes
+    with pytest.raises(ValueError, match="on_limit is one of 'stop', 'error'; got 'warn'"):
+        st.select(groups, _scores(), 0.5, on_limit="warn")
+
+
+def test_a_selection_is_a_tuple_with_notes(groups):
+    kept = st.select(groups, _scores(), 0.9)
+    assert isinstance(kept, tuple)
+    again = [pickle.loads(pickle.dumps(kept)), copy.deepcopy(kept), jax.tree.map(np.array, kept)]
+    for other in again:
+        assert other.notes == kept.notes
+        for a, b in zip(other, kept, strict=True):
+            np.testing.assert_array_equal(a, b)
