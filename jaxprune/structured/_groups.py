@@ -2,57 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
-
-
-class Member(NamedTuple):
-    """An axis of a parameter that belongs to a group.
-
-    Attributes:
-      path: the parameter's path.
-      axis: the axis.
-      role: "out" where products make the channels (the output axis of a kernel, an embedding's
-        features), "in" where products sum over them, "along" elsewhere (biases, norms' scales,
-        running statistics).
-      owners: the unit that each position belongs to, -1 where it belongs to none of this group,
-        int64 ``[size of the axis]``.
-      zeroed: whether masks zero it. Not where it divides something, which would not be finite, and
-        other members make the channel zero: it is cut out with them all the same.
-    """
-
-    path: str
-    axis: int
-    role: str
-    owners: np.ndarray
-    zeroed: bool = True
-
-
-class Group(NamedTuple):
-    """Units that share axes. A unit is a channel with all that vanishes with it.
-
-    Attributes:
-      name: the path of the first parameter that makes the channels; where one parameter makes
-        those of several groups, with the axis: ``"a/kernel:1"``; where one axis does (heads and
-        the features of each), with a number, too: ``"a/kernel:1"``, ``"a/kernel:1#2"``.
-      size: the number of units.
-      members: the axes on which the units have positions. An axis stands there twice where one
-        position belongs to two units at once (an axis of heads times features).
-    """
-
-    name: str
-    size: int
-    members: tuple[Member, ...]
-
-    def role(self, role: str) -> tuple[Member, ...]:
-        """The members of one role."""
-        return tuple(member for member in self.members if member.role == role)
+from jaxprune.structured._group import Group as Group
+from jaxprune.structured._group import Member as Member
+from jaxprune.structured._layers import Layer as Layer
+from jaxprune.structured._layers import Part as Part
+from jaxprune.structured._layers import layers_of, parts_of
 
 
 class FixedAxis(NamedTuple):
@@ -80,6 +43,20 @@ class FixedAxis(NamedTuple):
         return f"{self.reason} ({self.line})" if self.line else self.reason
 
 
+class Program(NamedTuple):
+    """The function that was grouped, with shapes instead of arrays.
+
+    Attributes:
+      apply: the function.
+      params: its parameters, of `jax.ShapeDtypeStruct`.
+      inputs: its inputs, likewise.
+    """
+
+    apply: Callable[..., Any]
+    params: PyTree
+    inputs: tuple[Any, ...]
+
+
 @dataclass(frozen=True)
 class ChannelGroups:
     """What `channel_groups` returns.
@@ -91,6 +68,7 @@ class ChannelGroups:
         and shape (new running statistics), so that it shrinks with it.
       shapes: of all leaves of the parameters, by path.
       treedef: of the parameters.
+      program: the function, for budgets; lost when groups are pickled.
     """
 
     groups: tuple[Group, ...]
@@ -98,12 +76,31 @@ class ChannelGroups:
     state: tuple[tuple[str, str], ...]
     shapes: dict[str, tuple[int, ...]]
     treedef: Any
+    program: Program | None = field(default=None, repr=False, compare=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Functions seldom pickle.
+        return {**self.__dict__, "program": None}
 
     def __len__(self) -> int:
         return len(self.groups)
 
     def __iter__(self) -> Any:
         return iter(self.groups)
+
+    @cached_property
+    def parts(self) -> tuple[Part, ...]:
+        """The channels that are counted together: those of a group that the same layers make.
+
+        One a group, but where a concatenation puts the channels of several layers side by side, or
+        a shortcut pads.
+        """
+        return parts_of(self.groups)
+
+    @cached_property
+    def layers(self) -> tuple[Layer, ...]:
+        """What each kernel makes, as parts; kernels that make the same channels are one layer."""
+        return layers_of(self.groups, self.parts)
 
     def __getitem__(self, key: int | str) -> Group:
         """A group by number, or by name or the path of a kernel that makes its channels."""
@@ -140,6 +137,21 @@ class ChannelGroups:
             f"{name!r} makes no channels that can be removed: {'; '.join(reasons)}.{repairs}"
         )
 
+    def _shares(self, i: int) -> list[str]:
+        """What the layers of a group make of it, and which share a count."""
+        layers = [layer for layer in self.layers if layer.group == i]
+        lines = []
+        for layer in layers:
+            # The name of the group stands first, and is of no kernel where it has a number.
+            kernels = [
+                name for name in layer.names if name != self.groups[i].name or "#" not in name
+            ]
+            if len(layers) > 1:
+                lines.append(f"  layer {_listed(kernels)}: {layer.size} channels")
+            if len(layer.kernels) > 1:
+                lines.append(f"  one count: {_listed(kernels)} make the same channels")
+        return lines
+
     def _names(self) -> list[str]:
         return [group.name for group in self.groups]
 
@@ -151,8 +163,9 @@ class ChannelGroups:
         plural = "" if len(self.groups) == 1 else "s"
         total = sum(group.size for group in self.groups)
         lines = [f"{len(self.groups)} group{plural}, {total} channels"]
-        for group in self.groups:
+        for i, group in enumerate(self.groups):
             lines.append(f"{group.name}: {group.size} channels")
+            lines += self._shares(i)
             for member in group.members:
                 n = int((member.owners >= 0).sum())
                 whole = "" if n == len(member.owners) else f" of {len(member.owners)}"
@@ -172,6 +185,11 @@ class ChannelGroups:
             more = f" and {len(self.state) - 3} more" if len(self.state) > 3 else ""
             lines.append(f"results that shrink with a parameter: {', '.join(shown)}{more}")
         return "\n".join(lines)
+
+
+def _listed(names: Sequence[str], most: int = 4) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def check_params(groups: ChannelGroups, params: PyTree) -> None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from jaxprune import _tree
-from jaxprune._count import check_sparsity
+from jaxprune._checks import check_choice
 from jaxprune.structured._groups import ChannelGroups, Group
-from jaxprune.structured._named import group_numbers, numbers_by_group
+from jaxprune.structured._limits import limits_of, taken
+from jaxprune.structured._named import parts_named
+from jaxprune.structured._selection import Selection
 from jaxprune.structured.allocations._allocation import Allocation, Pool
 from jaxprune.structured.allocations._uniform import uniform
+from jaxprune.structured.budgets._budget import Budget
+from jaxprune.structured.budgets._search import check_alone, met
 
 
 def select(
@@ -22,43 +26,57 @@ def select(
     scores: Sequence[Any],
     sparsity: float | None = None,
     *,
+    budget: Budget | None = None,
     allocation: Allocation | None = None,
     max_sparsity: float | Mapping[str, float] | None = None,
     round_to: int = 1,
     skip: Sequence[str] = (),
-) -> tuple[np.ndarray, ...]:
+    on_limit: Literal["stop", "error"] = "stop",
+) -> Selection:
     """Chooses the channels that stay: those with the highest scores.
 
-    The allocation says which groups are counted together and how many of their channels go; each
+    The allocation says which layers are counted together and how many of their channels go; each
     such pool loses its lowest. Counts are exact, ties lose the lowest index first (order of the
     groups, then of the channels). Every parameter keeps a channel at least, its best, and every
-    group its limit of ``max_sparsity``: what that saves, the other groups of its pool make up for,
+    layer its limit of ``max_sparsity``: what that saves, the other layers of its pool make up for,
     so that the pool's count holds.
+
+    A path means the layer at that path: the channels that it makes. Where layers make the same
+    channels (residual sums) they have one count; where a concatenation puts the channels of several
+    side by side, each has its own, although they are one group. The report of the groups says
+    which.
 
     Runs on the host: what stays decides shapes.
 
     Args:
       groups: from `channel_groups`.
       scores: one array a group, ``[size of the group]``, higher stays: `magnitude`, `taylor`, ...
-        `None` for a group keeps it whole, like ``skip``.
+        `None` for a group keeps it whole, like ``skip``, and so does infinity for all channels of a
+        layer.
       sparsity: fraction removed of the channels, in [0, 1); `None` for an allocation that says
-        itself (`ratios`, `to_widths`).
+        itself (`ratios`, `to_widths`), and with a budget.
+      budget: `macs(0.5)`, `parameters(...)`, `bytes(...)`, `latency(...)`: as much is removed as it
+        takes for what is left to meet the budget, by 1 % or as little as possible. The notes say
+        what is left.
       allocation: `uniform()` if omitted; `globally()`, `isomorphic()`, `ratios(...)`,
         `to_widths(...)`, or a function of that kind.
-      max_sparsity: the largest fraction that a group may lose, to the nearest channel: one number,
-        or ``{path: number}`` with paths as in `ratios`.
+      max_sparsity: the largest fraction that a layer may lose, to the nearest channel: one number
+        for every layer, or ``{path: number}`` with paths as in `ratios`.
       round_to: hardware likes multiples of 8, 16 or 128: the number of channels that stay of a
-        group that loses some is rounded *up* to a multiple, or to all. So fewer go than were asked
+        layer that loses some is rounded *up* to a multiple, or to all. So fewer go than were asked
         for, never more.
-      skip: paths, as in `ratios`, of groups that lose nothing. Their channels do not count.
+      skip: paths, as in `ratios`, of layers that lose nothing. Their channels do not count.
+      on_limit: what happens if limits leave too few channels to go, or a budget is out of reach:
+        "stop" removes as many as may go, and the result has a note; "error" raises.
 
     Returns:
       For each group which channels stay, bool ``[size of the group]``, for
-      `jaxprune.structured.masks`.
+      `jaxprune.structured.masks`; a tuple with ``notes``, see `Selection`.
 
     Raises:
-      ValueError: if scores do not fit the groups or hold a NaN, if a count would leave a group
-        nothing or break a limit, or if a path makes no channels that can be removed.
+      ValueError: if scores do not fit the groups or hold a NaN, with ``on_limit="error"`` if a
+        count would leave a layer nothing or break a limit, or a budget is out of reach; if a path
+        makes no channels that can be removed, or there are a budget and a sparsity.
       TypeError: if scores are traced.
 
     Example:
@@ -72,29 +90,48 @@ def select(
       >>> kept[0].tolist()
       [True, False, False, True]
       >>> masks = jp.structured.masks(groups, kept)
+      >>> kept = jp.structured.select(groups, scores, budget=jp.structured.macs(0.5))
+      >>> kept[0].tolist(), kept.notes
+      ([True, False, False, True], ('4 MACs of 8 are left (50.0 %); at most 4 were asked for',))
     """
-    arrays = [_protected(*pair) for pair in zip(groups, _checked(groups, scores), strict=True)]
-    skipped = group_numbers(groups, skip, what="skip")
-    open_ = [i for i, x in enumerate(arrays) if x is not None and i not in skipped]
-    most = [
-        limit if array is None else min(limit, int((array < np.inf).sum()))
-        for limit, array in zip(_most(groups, max_sparsity), arrays, strict=True)
-    ]
+    check_choice("on_limit", on_limit, ("stop", "error"))
     multiple = operator.index(round_to)
     if multiple < 1:
         raise ValueError(f"round_to is {round_to}, but must be at least 1.")
-    removed = np.zeros(len(groups), np.int64)
-    for pool in _pools(uniform() if allocation is None else allocation, groups, open_, sparsity):
-        members = list(pool.groups)
-        removed[members] = _removed(groups, [arrays[i] for i in members], pool, most)
-    kept = []
-    for group, array, gone in zip(groups, arrays, removed.tolist(), strict=True):
-        stays = np.ones(group.size, bool)
-        if array is not None and gone:
-            left = min(group.size, -(-(group.size - gone) // multiple) * multiple)
-            stays[np.argsort(array, kind="stable")[: group.size - left]] = False
-        kept.append(stays)
-    return tuple(kept)
+    raw = _checked(groups, scores)
+    skipped = parts_named(groups, skip, what="skip")
+    open_ = [k for k in range(len(groups.parts)) if k not in skipped and _scored(groups, raw, k)]
+    arrays = [_protected(*pair) for pair in zip(groups, raw, strict=True)]
+    limits = limits_of(groups, max_sparsity)
+    allocate = uniform() if allocation is None else allocation
+
+    def chosen(sparsity: float | None) -> Selection:
+        pools = _pools(allocate, groups, open_, sparsity)
+        removed, notes = taken(groups, arrays, pools, limits)
+        kept = [np.ones(group.size, bool) for group in groups]
+        for part, gone in zip(groups.parts, removed, strict=True):
+            array = arrays[part.group]
+            if array is not None and gone:
+                left = min(part.size, -(-(part.size - gone) // multiple) * multiple)
+                lowest = np.argsort(array[part.units], kind="stable")[: part.size - left]
+                kept[part.group][part.units[lowest]] = False
+        return Selection(kept, notes)
+
+    if budget is not None:
+        check_alone(budget, sparsity, lambda: chosen(None))
+        return met(budget, groups, chosen, on_limit)
+    found = chosen(sparsity)
+    if found.notes and on_limit == "error":
+        raise ValueError(
+            f"{found.notes[0]}: each parameter keeps one at least, and max_sparsity may ask for "
+            "more. Remove less, or skip small groups."
+        )
+    return found
+
+
+def _scored(groups: ChannelGroups, scores: Sequence[np.ndarray | None], k: int) -> bool:
+    array = scores[groups.parts[k].group]
+    return array is not None and not np.isposinf(array[groups.parts[k].units]).all()
 
 
 def _protected(group: Group, scores: np.ndarray | None) -> np.ndarray | None:
@@ -111,30 +148,6 @@ def _protected(group: Group, scores: np.ndarray | None) -> np.ndarray | None:
         # Of equal ones the last: the first is removed first.
         guarded[units[np.flatnonzero(scores[units] == scores[units].max())[-1]]] = np.inf
     return guarded
-
-
-def _removed(
-    groups: ChannelGroups, scores: Sequence[Any], pool: Pool, most: Sequence[int]
-) -> np.ndarray:
-    """How many channels each group of a pool loses."""
-    limits = [most[i] for i in pool.groups]
-    if not 0 <= pool.removed <= sum(limits):
-        names = [groups[i].name for i in pool.groups]
-        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-        total = sum(groups[i].size for i in pool.groups)
-        raise ValueError(
-            f"{pool.removed} of {total} channels of [{shown}] would go, but at most {sum(limits)} "
-            "may: each parameter keeps one at least, and max_sparsity may ask for more. Remove "
-            "less, or skip small groups."
-        )
-    owner = np.repeat(np.arange(len(scores)), [len(x) for x in scores])
-    order = np.argsort(np.concatenate([np.zeros(0), *scores]), kind="stable")
-    ranked = owner[order]
-    # Beyond its limit a group has no candidates.
-    may = np.zeros(len(order), bool)
-    for k, limit in enumerate(limits):
-        may[np.flatnonzero(ranked == k)[:limit]] = True
-    return np.bincount(ranked[may][: pool.removed], minlength=len(scores))
 
 
 def _checked(groups: ChannelGroups, scores: Sequence[Any]) -> list[np.ndarray | None]:
@@ -160,15 +173,6 @@ def _checked(groups: ChannelGroups, scores: Sequence[Any]) -> list[np.ndarray | 
     return arrays
 
 
-def _most(groups: ChannelGroups, max_sparsity: Any) -> list[int]:
-    rules = max_sparsity if isinstance(max_sparsity, Mapping) else {}
-    found = numbers_by_group(groups, rules, what="max_sparsity")
-    everywhere = 1.0 if isinstance(max_sparsity, Mapping) or max_sparsity is None else max_sparsity
-    limits = [found.get(i, everywhere) for i in range(len(groups))]
-    fractions = [1.0 if limit == 1 else check_sparsity(limit) for limit in limits]
-    return [min(round(f * g.size), g.size - 1) for f, g in zip(fractions, groups, strict=True)]
-
-
 def _pools(
     allocation: Allocation, groups: ChannelGroups, open_: Sequence[int], sparsity: Any
 ) -> list[Pool]:
@@ -181,10 +185,12 @@ def _pools(
             f"Got {allocation!r}."
         ) from None
     pools = list(allocation(groups, open_, sparsity))
-    counted = [i for pool in pools for i in pool.groups]
+    counted = [k for pool in pools for k in pool.parts]
     if len(set(counted)) != len(counted) or not set(counted) <= set(open_):
         raise ValueError(
-            f"the allocation counts the groups {sorted(counted)}; it may count each of "
-            f"{list(open_)} once."
+            f"the allocation counts the parts {sorted(counted)} of groups.parts; it may count each "
+            f"of {list(open_)} once."
         )
+    if any(pool.removed < 0 for pool in pools):
+        raise ValueError(f"the allocation removes fewer than no channels: {pools}.")
     return pools

@@ -71,13 +71,19 @@ def shrink(
     graph = build(apply, params, inputs)
     stays = kept_positions(graph.groups, kept_of(graph.groups, masks))
     abstract = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
-    masked = params if abstract else apply_mask(params, masks)
+    return cut_out(graph, apply, params if abstract else apply_mask(params, masks), stays, inputs)
+
+
+def cut_out(
+    graph: Graph, apply: Callable[..., Any], masked: PyTree, stays: Stays, inputs: Any
+) -> tuple[Callable[..., Any], PyTree]:
+    """The small function and its parameters, of a function that was followed already."""
     small = taken(
         jax.tree_util.tree_map_with_path(
             lambda path, x: take(x, _tree.path_string(path), stays), masked
         )
     )
-    function = _SmallApply(apply, params, stays)
+    function = _SmallApply(apply, masked, stays)
     function.remember(inputs, small, graph)
     return function, small
 

@@ -1,5 +1,8 @@
 """Selection of channels: exact counts, ties, limits, allocations, errors."""
 
+import copy
+import pickle
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,7 +77,9 @@ def test_limits_are_made_up_for_by_the_others(groups):
     kept = st.select(groups, scores, 0.5, allocation=st.globally(), max_sparsity=rules)
     assert _left(kept) == [1, 3, 6, 3]
     with pytest.raises(ValueError, match=r"15 of 26 channels of \[body/0/w, .* at most 13 may"):
-        st.select(groups, scores, 15 / 26, allocation=st.globally(), max_sparsity=0.5)
+        st.select(
+            groups, scores, 15 / 26, allocation=st.globally(), max_sparsity=0.5, on_limit="error"
+        )
 
 
 def test_ties_lose_the_lowest_index_first(groups):
@@ -152,7 +157,8 @@ def test_other_dtypes(groups, dtype):
 @pytest.mark.parametrize(
     ("match", "options"),
     [
-        (r"4 of 4 channels of \[body/0/w\] would go, but at most 3", {"sparsity": 0.9}),
+        (r"4 of 4 channels of \[body/0/w\] would go, but at most 3", {
+            "sparsity": 0.9, "on_limit": "error"}),
         (r"uniform\(\) needs a sparsity", {}),
         (r"globally\(\) needs a sparsity", {"allocation": st.globally()}),
         (r"leave out the sparsity 0.5", {"sparsity": 0.5, "allocation": st.ratios({"a": 0.5})}),
@@ -163,7 +169,7 @@ def test_other_dtypes(groups, dtype):
         (r"keeps 7 channels of 'body/1/w', which has 6", {"allocation": st.to_widths(
             {"body/1/w": 7})}),
         (r"round_to is 0", {"sparsity": 0.5, "round_to": 0}),
-        (r"counts the groups \[0, 0\]", {"allocation": lambda *_: [st.Pool((0, 0), 1)]}),
+        (r"counts the parts \[0, 0\]", {"allocation": lambda *_: [st.Pool((0, 0), 1)]}),
         (r"\[0, 1\); got 1.5", {"sparsity": 0.5, "max_sparsity": 1.5}),
     ],
 )  # fmt: skip
@@ -212,3 +218,30 @@ def test_two_paths_of_one_group_must_agree():
     assert _left(st.select(groups, scores, allocation=st.to_widths({"a": 2, "b": 2}))) == [2]
     with pytest.raises(ValueError, match=r"gives 2 for 'a' and 1 for 'b', .* the same channels"):
         st.select(groups, scores, allocation=st.to_widths({"a": 2, "b": 1}))
+
+
+def test_limits_stop_with_a_note(groups):
+    kept = st.select(groups, _scores(), 0.9)
+    assert _left(kept) == [1, 1, 1, 1]
+    assert kept.notes[0] == "4 of 4 channels of [body/0/w] would go, but at most 3 may"
+    assert len(kept.notes) == 1
+    assert "note: 4 of 4" in str(kept)
+    assert not st.select(groups, _scores(), 0.5).notes
+    limited = {"allocation": st.globally(), "max_sparsity": 0.5}
+    kept = st.select(groups, _scores(), 0.75, **limited)
+    assert _left(kept) == [2, 3, 3, 5]
+    assert kept.notes[0].endswith("would go, but at most 13 may")
+    # What others of the pool make up for is no note.
+    assert not st.select(groups, _scores(), 0.5, **limited).notes
+    with pytest.raises(ValueError, match="on_limit is one of 'stop', 'error'; got 'warn'"):
+        st.select(groups, _scores(), 0.5, on_limit="warn")
+
+
+def test_a_selection_is_a_tuple_with_notes(groups):
+    kept = st.select(groups, _scores(), 0.9)
+    assert isinstance(kept, tuple)
+    again = [pickle.loads(pickle.dumps(kept)), copy.deepcopy(kept), jax.tree.map(np.array, kept)]
+    for other in again:
+        assert other.notes == kept.notes
+        for a, b in zip(other, kept, strict=True):
+            np.testing.assert_array_equal(a, b)

@@ -1,8 +1,9 @@
-"""What an allocation of channels is: groups counted together, and how many channels go.
+"""What an allocation of channels is: parts counted together, and how many channels go.
 
 An allocation is a function ``(groups, open, sparsity) -> pools``: ``open`` are the numbers of the
-groups that may lose channels. It returns one `Pool` for all groups that are counted together;
-groups of no pool keep all.
+parts (``groups.parts``) that may lose channels. A part is a whole group, or of a group to which a
+concatenation brings the channels of several layers those of one. It returns one `Pool` for all
+parts that are counted together; parts of no pool keep all.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from jaxprune.structured._groups import ChannelGroups
 
 
 class Pool(NamedTuple):
-    """Groups that are counted together.
+    """Parts that are counted together.
 
     Attributes:
-      groups: their numbers.
+      parts: their numbers in ``groups.parts``.
       removed: how many of their channels go, those with the lowest scores.
     """
 
-    groups: tuple[int, ...]
+    parts: tuple[int, ...]
     removed: int
 
 

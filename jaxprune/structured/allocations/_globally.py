@@ -32,6 +32,6 @@ def globally() -> Allocation:
 
     def allocate(groups: ChannelGroups, open_: Sequence[int], sparsity: Any) -> Sequence[Pool]:
         s = needed(sparsity, "globally()")
-        return [Pool(tuple(open_), count(s, sum(groups[i].size for i in open_)))]
+        return [Pool(tuple(open_), count(s, sum(groups.parts[i].size for i in open_)))]
 
     return allocate

@@ -7,7 +7,7 @@ from typing import Any
 
 from jaxprune import _tree
 from jaxprune._count import count
-from jaxprune.structured._groups import ChannelGroups, Group
+from jaxprune.structured._groups import ChannelGroups, Part
 from jaxprune.structured.allocations._allocation import Allocation, Pool, needed
 
 
@@ -16,7 +16,8 @@ def isomorphic() -> Allocation:
 
     Two groups are of one kind if they have equally many members of every role, rank and last part
     of the path: the first convolutions of all residual blocks, the hidden layers of all MLPs. Their
-    scores compare where those of different kinds do not.
+    scores compare where those of different kinds do not. Of concatenated channels each layer has a
+    kind of its own, by the members that hold its channels.
 
     Returns:
       An allocation for `select`.
@@ -39,17 +40,20 @@ def isomorphic() -> Allocation:
       isomorphic computational graphs.
     """
 
-    def kind(groups: ChannelGroups, group: Group) -> Any:
+    def kind(groups: ChannelGroups, part: Part) -> Any:
+        unit = part.units[0]
         return tuple(
             sorted((m.role, len(groups.shapes[m.path]), _tree.own_name(m.path), m.axis)
-                   for m in group.members)
+                   for m in groups[part.group].members if (m.owners == unit).any())
         )  # fmt: skip
 
     def allocate(groups: ChannelGroups, open_: Sequence[int], sparsity: Any) -> Sequence[Pool]:
         s = needed(sparsity, "isomorphic()")
         kinds: dict[Any, list[int]] = {}
         for i in open_:
-            kinds.setdefault(kind(groups, groups[i]), []).append(i)
-        return [Pool(tuple(k), count(s, sum(groups[i].size for i in k))) for k in kinds.values()]
+            kinds.setdefault(kind(groups, groups.parts[i]), []).append(i)
+        return [
+            Pool(tuple(k), count(s, sum(groups.parts[i].size for i in k))) for k in kinds.values()
+        ]
 
     return allocate

@@ -1,27 +1,35 @@
-"""Ratios: a fraction for each group that is named."""
+"""Ratios: a fraction for each layer that is named."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from jaxprune._count import check_sparsity
 from jaxprune.structured._groups import ChannelGroups
-from jaxprune.structured._named import numbers_by_group
 from jaxprune.structured.allocations._allocation import Allocation, Count, Pool, counting, refused
+from jaxprune.structured.allocations._claims import claims, pools_of
+
+# The keys of a mapping are invariant.
+Fractions: TypeAlias = (
+    Mapping[str, float] | Mapping[tuple[str, ...], float] | Mapping[str | tuple[str, ...], float]
+)
 
 
-def ratios(fractions: Mapping[str, float], *, count: Count = "round") -> Allocation:
-    """Removes a given fraction of the channels of each group that is named; others keep all.
+def ratios(fractions: Fractions, *, count: Count = "round") -> Allocation:
+    """Removes a given fraction of the channels of each layer that is named; others keep all.
 
     Args:
       fractions: ``{path: fraction removed}``; a path of a kernel that makes the channels, or a
-        regular expression of whole paths. The first that matches a group counts.
+        regular expression of whole paths, each match a count of its own. The first that matches a
+        layer counts. A tuple of paths shares one budget: ``{("a", "b"): 0.5}`` removes the lowest
+        half of the channels of both together.
       count: see `uniform`.
 
     Returns:
       An allocation for `select`, which then takes no sparsity. It raises ValueError if a path makes
-      no channels that can be removed.
+      no channels that can be removed, or if layers that share channels are given counts that
+      contradict each other.
 
     Raises:
       ValueError: if no path is given, ``count`` is unknown, or a fraction lies outside [0, 1).
@@ -37,6 +45,9 @@ def ratios(fractions: Mapping[str, float], *, count: Count = "round") -> Allocat
       >>> kept = jp.structured.select(groups, scores, allocation=ratios({"b": 0.25}))
       >>> [k.tolist() for k in kept]
       [[True, True], [False, True, True, True]]
+      >>> kept = jp.structured.select(groups, scores, allocation=ratios({("a", "b"): 0.5}))
+      >>> [k.tolist() for k in kept]
+      [[True, True], [False, False, False, True]]
     """
     if not fractions:
         raise ValueError("ratios names no path, so that nothing would be removed.")
@@ -45,7 +56,9 @@ def ratios(fractions: Mapping[str, float], *, count: Count = "round") -> Allocat
 
     def allocate(groups: ChannelGroups, open_: Sequence[int], sparsity: Any) -> Sequence[Pool]:
         refused(sparsity, "ratios(...)")
-        found = numbers_by_group(groups, fractions, what="ratios")
-        return [Pool((i,), removed(found[i], groups[i].size)) for i in open_ if i in found]
+        found = claims(groups, fractions, what="ratios")
+        return pools_of(
+            groups, found, open_, lambda f, n, _: removed(f, n), fractions=True, what="ratios"
+        )
 
     return allocate

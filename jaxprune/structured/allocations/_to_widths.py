@@ -1,4 +1,4 @@
-"""Widths: how many channels each group that is named keeps."""
+"""Widths: how many channels each layer that is named keeps."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jaxprune.structured._groups import ChannelGroups
-from jaxprune.structured._named import numbers_by_group
 from jaxprune.structured.allocations._allocation import Allocation, Pool, refused
+from jaxprune.structured.allocations._claims import claims, pools_of
 
 
 def to_widths(kept: Mapping[str, int]) -> Allocation:
-    """Keeps a given number of channels of each group that is named; others keep all.
+    """Keeps a given number of channels of each layer that is named; others keep all.
 
     Args:
       kept: ``{path: channels that stay}``; paths as in `ratios`. See `pfec` for published numbers.
 
     Returns:
       An allocation for `select`, which then takes no sparsity. It raises ValueError if a path makes
-      no channels that can be removed, or has fewer than are to stay.
+      no channels that can be removed, or has fewer than are to stay, or if layers that share
+      channels are given widths that contradict each other.
 
     Raises:
       TypeError: if a number is no integer.
@@ -46,13 +47,16 @@ def to_widths(kept: Mapping[str, int]) -> Allocation:
 
     def allocate(groups: ChannelGroups, open_: Sequence[int], sparsity: Any) -> Sequence[Pool]:
         refused(sparsity, "to_widths(...)")
-        found = numbers_by_group(groups, kept, what="to_widths")
-        for i, width in found.items():
-            if width > groups[i].size:
+        found = claims(groups, kept, what="to_widths")
+        for claim in found:
+            if claim.value > claim.size:
                 raise ValueError(
-                    f"to_widths keeps {width} channels of {groups[i].name!r}, which has "
-                    f"{groups[i].size}."
+                    f"to_widths keeps {claim.value} channels of {claim.name!r}, which has "
+                    f"{claim.size}."
                 )
-        return [Pool((i,), groups[i].size - int(found[i])) for i in open_ if i in found]
+        return pools_of(
+            groups, found, open_, lambda width, _, n: n - int(width), fractions=False,
+            what="to_widths",
+        )  # fmt: skip
 
     return allocate

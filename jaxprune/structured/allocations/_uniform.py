@@ -1,4 +1,4 @@
-"""Uniform: the same fraction of every group."""
+"""Uniform: the same fraction of every layer."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from jaxprune.structured.allocations._allocation import Allocation, Count, Pool,
 
 
 def uniform(*, count: Count = "round") -> Allocation:
-    """Removes the same fraction of the channels of every group.
+    """Removes the same fraction of the channels of every layer.
+
+    Layers that make the same channels (residual sums) have one count; those whose channels a
+    concatenation puts side by side are counted one by one.
 
     Args:
-      count: "round" removes ``round(sparsity * n)`` of a group's n channels; "floor_kept" keeps
+      count: "round" removes ``round(sparsity * n)`` of a layer's n channels; "floor_kept" keeps
         ``int(n * (1 - sparsity))``, as the codes of filter pruning do.
 
     Returns:
@@ -39,6 +42,6 @@ def uniform(*, count: Count = "round") -> Allocation:
 
     def allocate(groups: ChannelGroups, open_: Sequence[int], sparsity: Any) -> Sequence[Pool]:
         s = needed(sparsity, "uniform()")
-        return [Pool((i,), removed(s, groups[i].size)) for i in open_]
+        return [Pool((i,), removed(s, groups.parts[i].size)) for i in open_]
 
     return allocate

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxprune import _tree
 from jaxprune._tree import PyTree
-from jaxprune.structured._groups import ChannelGroups, FixedAxis, Group, Member
+from jaxprune.structured._groups import ChannelGroups, FixedAxis, Group, Member, Program
 from jaxprune.structured.analysis._control import CONTROL
 from jaxprune.structured.analysis._hints import hints, meets, reaches
 from jaxprune.structured.analysis._pure import check_same_program
@@ -166,7 +166,8 @@ def _followed(
     found, atoms = _grouped(units, leaves, walk.roles.found(), spared)
     entries = tuple(_fixed(units, leaves, advice))
     shapes = {path: tuple(np.shape(leaf)) for path, leaf in named}
-    groups = ChannelGroups(tuple(found), entries, tuple(replaced), shapes, treedef)
+    program = Program(apply, *jax.tree.map(struct, (params, tuple(inputs))))
+    groups = ChannelGroups(tuple(found), entries, tuple(replaced), shapes, treedef, program)
     return Graph(trace, units, jax.tree.structure(out_shape), groups, atoms, leaves)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -12,10 +13,12 @@ from jaxprune import _eager, _tree
 from jaxprune._tree import PyTree
 from jaxprune.scores import geometric_median as filter_scores
 from jaxprune.structured._groups import ChannelGroups, Group
-from jaxprune.structured.scores._unit_rows import arrays_of, holds, scored, unit_rows
+from jaxprune.structured.scores._unit_rows import arrays_of, holds, real_view, scored, unit_rows
 
 
-def geometric_median(groups: ChannelGroups, params: PyTree) -> tuple[jax.Array, ...]:
+def geometric_median(
+    groups: ChannelGroups, params: PyTree, *, scales: Mapping[str, Any] | None = None
+) -> tuple[jax.Array, ...]:
     r"""Scores every channel by the sum of its distances to the others of its group.
 
     $$\mathrm{score}_u = \sum_m \sum_v \lVert w_m[u] - w_m[v] \rVert_2$$
@@ -26,6 +29,7 @@ def geometric_median(groups: ChannelGroups, params: PyTree) -> tuple[jax.Array, 
     Args:
       groups: from `channel_groups`.
       params: the parameters that were grouped.
+      scales: of quantised weights, see `magnitude`.
 
     Returns:
       One array a group, float32 at least, ``[size of the group]``.
@@ -33,7 +37,8 @@ def geometric_median(groups: ChannelGroups, params: PyTree) -> tuple[jax.Array, 
     Raises:
       ValueError: if no kernel makes some channel of a group, or ``params`` are not those that were
         grouped; outside `jit`, if a weight is NaN or infinite.
-      TypeError: if a kernel is not a floating array.
+      TypeError: if a kernel is no array of floating or complex numbers, or of integers of 8 bits or
+        fewer.
 
     Example:
       >>> import jax.numpy as jnp, jaxprune as jp
@@ -62,14 +67,15 @@ def geometric_median(groups: ChannelGroups, params: PyTree) -> tuple[jax.Array, 
     def scores(arrays: dict[str, Any]) -> tuple[jax.Array, ...]:
         return tuple(_score(arrays, group) for group in groups)
 
-    return _eager.computed(scores, scored(arrays, (m for g in groups for m in g.role("out"))))
+    members = (m for group in groups for m in group.role("out"))
+    return _eager.computed(scores, scored(arrays, members, scales=scales, integers=True))
 
 
 def _score(arrays: dict[str, Any], group: Group) -> jax.Array:
     totals = []
     for member in group.role("out"):
         there = holds(group, member)
-        rows = {"kernel": unit_rows(arrays[member.path], group, member)[there]}
+        rows = {"kernel": unit_rows(real_view(arrays[member.path]), group, member)[there]}
         total = filter_scores(rows, axis=0)["kernel"][:, 0]
         totals.append(jnp.zeros(group.size, total.dtype).at[there].set(total))
     dtype = _tree.wide_dtype(*(x.dtype for x in totals))

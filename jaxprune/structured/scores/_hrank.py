@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxprune._tree import PyTree
 from jaxprune.structured._groups import ChannelGroups, check_params
-from jaxprune.structured._named import group_numbers
+from jaxprune.structured._named import layer_of, skipped_units
 from jaxprune.structured.analysis._graph import build, struct
 from jaxprune.structured.scores._feature_maps import Reading, feature_maps, readings
 
@@ -43,11 +43,12 @@ def hrank(
       params: the parameters that were grouped.
       batches: iterable of example inputs: each a tuple of the ``*inputs`` of ``apply``, or its one
         input. Compiled once per shape. All feature maps of a batch are held at once.
-      skip: paths, as in `ratios`, of groups to leave out; their score is `None`, and `select` keeps
-        them whole.
+      skip: paths, as in `ratios`, of layers to leave out; their score is `None` where that is a
+        whole group, infinity where other layers make channels of the group, too. `select` keeps
+        both whole.
 
     Returns:
-      One array a group, ``[size of the group]``, `None` for groups that are skipped.
+      One array a group, ``[size of the group]``, `None` for groups that are skipped whole.
 
     Raises:
       ValueError: if there is no batch, if other channels hang together than in ``groups``, or if no
@@ -71,7 +72,8 @@ def hrank(
       Lin et al., HRank: Filter Pruning using High-Rank Feature Map, CVPR 2020, equation 4.
     """
     check_params(groups, params)
-    skipped = group_numbers(groups, skip, what="skip")
+    left_out = skipped_units(groups, skip)
+    skipped = {i for i, units in enumerate(left_out) if units.all()}
     known: dict[Any, tuple[list[Reading], Callable[..., list[jax.Array]]]] = {}
     total = [np.zeros(group.size) for group in groups]
     number = [np.zeros(group.size) for group in groups]
@@ -96,14 +98,16 @@ def hrank(
         if i in skipped:
             scores.append(None)
             continue
-        if not number[i].all():
-            unit = int(np.flatnonzero(number[i] == 0)[0])
+        without = (number[i] == 0) & ~left_out[i]
+        if without.any():
+            unit = int(np.flatnonzero(without)[0])
             raise ValueError(
                 f"channel {unit} of {group.name!r} has no feature map: no convolution and no "
-                "pooling over the image reads it, outside of loops and branches. Leave the group "
-                f"out: skip=[{group.name!r}]."
+                "pooling over the image reads it, outside of loops and branches. Leave the layer "
+                f"out: skip=[{layer_of(groups, i, unit)!r}]."
             )
-        scores.append(jax.device_put((total[i] / number[i]).astype(np.float32)))
+        mean = np.where(left_out[i], np.inf, total[i] / np.maximum(number[i], 1))
+        scores.append(jax.device_put(mean.astype(np.float32)))
     return tuple(scores)
 
 

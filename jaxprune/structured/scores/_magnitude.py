@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from jaxprune import _eager, _tree
+from jaxprune import _eager
 from jaxprune._checks import check_choice
 from jaxprune._tree import PyTree
-from jaxprune.structured._groups import ChannelGroups, Group, Member
-from jaxprune.structured._named import group_numbers
-from jaxprune.structured.scores._unit_rows import arrays_of, holds, scored, unit_rows
-
-Members: TypeAlias = Literal["first", "out", "kernels"] | Callable[[Member], bool]
-OverMembers: TypeAlias = Literal["sum", "mean", "max"]
+from jaxprune.structured._groups import ChannelGroups, Member
+from jaxprune.structured.scores._members import (
+    Members,
+    Normalize,
+    OverMembers,
+    check_combination,
+    combined,
+    counted,
+)
+from jaxprune.structured.scores._unit_rows import arrays_of, modulus, scored, unit_rows
 
 _NORMS = {
     "l1": lambda rows: jnp.sum(jnp.abs(rows), axis=1),
@@ -33,7 +36,8 @@ def magnitude(
     norm: Literal["l1", "l2"] = "l1",
     members: Members = "out",
     over_members: OverMembers = "mean",
-    normalize: Literal["mean", "max"] | None = None,
+    normalize: Normalize | None = None,
+    scales: Mapping[str, Any] | None = None,
     skip: Sequence[str] = (),
 ) -> tuple[jax.Array | None, ...]:
     r"""Scores every channel by the norm of its weights.
@@ -57,11 +61,17 @@ def magnitude(
         first that holds it, in the order of the group's members; "kernels", those that read it, too
         (roles "out" and "in"); or ``members(member) -> bool``, for instance
         ``lambda m: m.role != "along" or m.path.endswith("scale")``.
-      over_members: how the norms of several members become one score: "sum", "mean" or "max", over
-        the members that hold the unit.
-      normalize: "mean" or "max" divides the scores of each group by their mean or largest, so that
-        groups can be compared (`globally`); groups of zeros stay.
-      skip: paths, as in `ratios`, of groups that get no score: `None`, which `select` keeps whole.
+      over_members: how the norms of several members become one score: "sum", "mean", "max",
+        "product" or "l2" (the root of the sum of squares), over the members that hold the unit.
+      normalize: so that groups can be compared (`globally`): "sum", "mean" or "max" divides the
+        scores of each group by their sum, mean or largest, "standardised" takes their mean away and
+        divides by their standard deviation; groups of zeros stay.
+      scales: of weights quantised to integers of 8 bits or fewer: ``{path: scale}``, a path of the
+        parameters or an array that broadcasts against the weights (in tiles, if it is smaller by a
+        factor). A ``scale`` (and ``zero_point``) beside a ``qvalue`` is found without. Integers
+        without a scale count as they are. Complex weights count by their modulus.
+      skip: paths, as in `ratios`, of layers that get no score: `None` where that is a whole group,
+        infinity where other layers make channels of the group, too; `select` keeps both whole.
 
     Returns:
       One array a group, float32 at least, ``[size of the group]``.
@@ -69,7 +79,8 @@ def magnitude(
     Raises:
       ValueError: if an option is unknown, if no member that counts holds some unit of a group, or
         ``params`` are not those that were grouped; outside `jit`, if a weight is NaN or infinite.
-      TypeError: if a member that counts is not a floating array.
+      TypeError: if a member that counts is no array of floating or complex numbers, or of integers
+        of 8 bits or fewer.
 
     Example:
       >>> import jax.numpy as jnp, jaxprune as jp
@@ -88,66 +99,15 @@ def magnitude(
       2 (L2). Fang et al., DepGraph, CVPR 2023, section 3.4 (over all members of a group).
     """
     check_choice("norm", norm, _NORMS)
-    check_choice("over_members", over_members, ("sum", "mean", "max"))
-    check_choice("normalize", normalize, (None, "mean", "max"))
-    if not callable(members):
-        check_choice("members", members, ("first", "out", "kernels"), hint="or pass a function")
+    check_combination(members, over_members, normalize)
     arrays = arrays_of(groups, params)
-    skipped = group_numbers(groups, skip, what="skip")
-    chosen = [[] if i in skipped else _chosen(group, members) for i, group in enumerate(groups)]
-    present = [
-        None if i in skipped else _present(group, chosen[i], members)
-        for i, group in enumerate(groups)
-    ]
+    found = counted(groups, members, skip)
 
     def scores(arrays: dict[str, Any]) -> tuple[jax.Array | None, ...]:
-        found = []
-        for group, ours, there in zip(groups, chosen, present, strict=True):
-            if there is None:
-                found.append(None)
-                continue
-            norms = [_NORMS[norm](unit_rows(arrays[m.path], group, m)) for m in ours]
-            found.append(_normalized(_over(norms, there, over_members), normalize))
-        return tuple(found)
+        def one(i: int, m: Member) -> jax.Array:
+            return _NORMS[norm](unit_rows(modulus(arrays[m.path]), groups[i], m))
 
-    return _eager.computed(scores, scored(arrays, itertools.chain(*chosen)))
+        return combined(found, one, over_members, normalize)
 
-
-def _over(norms: list[jax.Array], present: np.ndarray, over_members: str) -> jax.Array:
-    dtype = _tree.wide_dtype(*(x.dtype for x in norms))
-    table = jnp.where(present, jnp.stack([x.astype(dtype) for x in norms]), 0)
-    one_each = _tree.largest(table, axis=0) if over_members == "max" else jnp.sum(table, axis=0)
-    if over_members == "mean":
-        # Hidden from XLA, which would multiply by the rounded reciprocal of a constant.
-        number = jax.lax.optimization_barrier(jnp.asarray(present.sum(0), dtype))
-        one_each = one_each / number
-    return one_each
-
-
-def _chosen(group: Group, members: Members) -> list[Member]:
-    if callable(members):
-        return [member for member in group.members if members(member)]
-    roles = ("out", "in") if members == "kernels" else ("out",)
-    if not group.role("out"):  # channels that no kernel makes (positions as features) are only read
-        return list(group.role("in"))
-    return [member for member in group.members if member.role in roles]
-
-
-def _present(group: Group, chosen: list[Member], members: Members) -> np.ndarray:
-    """Which members count for which units, bool ``[members, size of the group]``."""
-    table = np.array([holds(group, member) for member in chosen]).reshape(-1, group.size)
-    if not table.any(0).all():
-        unit = int(np.flatnonzero(~table.any(0))[0])
-        there = [(m.path, m.role) for m in group.members if holds(group, m)[unit]]
-        raise ValueError(
-            f"no member that counts holds channel {unit} of {group.name!r}; those that hold it are "
-            f"{there}. Leave the group out, skip=[{group.name!r}], or take other members."
-        )
-    return table & (table.cumsum(0) == 1) if members == "first" else table
-
-
-def _normalized(scores: jax.Array, normalize: str | None) -> jax.Array:
-    if normalize is None:
-        return scores
-    unit = jnp.mean(scores) if normalize == "mean" else _tree.largest(scores)
-    return scores / jnp.where(unit > 0, unit, jnp.ones_like(unit))
+    counting = itertools.chain(*found.members)
+    return _eager.computed(scores, scored(arrays, counting, scales=scales, integers=True))

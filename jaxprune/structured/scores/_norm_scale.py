@@ -9,7 +9,8 @@ import jax
 from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.structured._groups import ChannelGroups
-from jaxprune.structured.scores._magnitude import OverMembers, magnitude
+from jaxprune.structured.scores._magnitude import magnitude
+from jaxprune.structured.scores._members import Normalize, OverMembers
 
 
 def norm_scale(
@@ -18,6 +19,7 @@ def norm_scale(
     *,
     name: str = "scale",
     over_members: OverMembers = "mean",
+    normalize: Normalize | None = None,
     skip: Sequence[str] = (),
 ) -> tuple[jax.Array | None, ...]:
     r"""Scores every channel by the scale of the norm behind it.
@@ -33,8 +35,9 @@ def norm_scale(
       params: the parameters that were grouped.
       name: what the scales are called, the last part of their paths but for wrappers such as
         `nnx.Param.value`: "scale" in Flax and Haiku, "weight" in Equinox.
-      over_members: "sum", "mean" or "max" over the scales that hold the channel.
-      skip: paths, as in `ratios`, of groups without a norm: their score is `None`.
+      over_members: how several scales that hold the channel become one, see `magnitude`.
+      normalize: see `magnitude`.
+      skip: paths, as in `magnitude`, of layers without a norm.
 
     Returns:
       One array a group, float32 at least, ``[size of the group]``.
@@ -63,5 +66,6 @@ def norm_scale(
         params,
         members=lambda m: m.role == "along" and _tree.own_name(m.path) == name,
         over_members=over_members,
+        normalize=normalize,
         skip=skip,
     )

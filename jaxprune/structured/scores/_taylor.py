@@ -11,7 +11,7 @@ import numpy as np
 from jaxprune import _eager, _tree
 from jaxprune._tree import PyTree
 from jaxprune.structured._groups import ChannelGroups, Group
-from jaxprune.structured.scores._unit_rows import arrays_of, holds, scored, unit_rows
+from jaxprune.structured.scores._unit_rows import arrays_of, holds, real_view, scored, unit_rows
 
 
 def taylor(groups: ChannelGroups, params: PyTree, grads: PyTree) -> tuple[jax.Array, ...]:
@@ -111,8 +111,10 @@ def _slope(weights: dict[str, Any], slopes: dict[str, Any], group: Group, role: 
     """The derivative by the gates behind the members of a role."""
     total = jnp.zeros(group.size)
     for member in group.role(role):
-        w = unit_rows(weights[member.path], group, member)
-        part = jnp.sum(w * unit_rows(slopes[member.path], group, member).astype(w.dtype), 1)
+        w = unit_rows(real_view(weights[member.path]), group, member)
+        # JAX's gradient of a complex weight a + bi is dL/da - i dL/db.
+        g = unit_rows(real_view(slopes[member.path], conjugate=True), group, member)
+        part = jnp.sum(w * g.astype(w.dtype), 1)
         dtype = _tree.wide_dtype(total.dtype, part.dtype)
         total = total.astype(dtype) + part.astype(dtype)
     return total

@@ -12,10 +12,16 @@ import numpy as np
 from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.structured._groups import ChannelGroups, Group, Member, check_params
+from jaxprune.structured.scores._quantised import dequantised, is_quantised
 
 
 def scored(
-    arrays: Mapping[str, Any], members: Iterable[Member], *, what: str = "weights"
+    arrays: Mapping[str, Any],
+    members: Iterable[Member],
+    *,
+    what: str = "weights",
+    integers: bool = False,
+    scales: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The arrays of some members by path, fit for scores.
 
@@ -23,18 +29,53 @@ def scored(
       arrays: of the parameters' shapes, by path.
       members: the members that count.
       what: the word for the arrays in errors.
+      integers: whether integers of 8 bits or fewer count, by the values that they stand for.
+      scales: of such, by path; see `magnitude`.
 
     Raises:
-      TypeError: if an array is not floating, or abstract.
-      ValueError: outside `jit`, if it holds a NaN or an infinity.
+      TypeError: if an array is not floating or complex, or abstract.
+      ValueError: outside `jit`, if it holds a NaN or an infinity; if a scale is of no such array,
+        or does not fit.
     """
     found = {member.path: arrays[member.path] for member in members}
+    for path in scales or {}:
+        if path not in arrays or not is_quantised(arrays[path]):
+            raise ValueError(f"scales names {path!r}, which is no array of 8-bit integers.")
     for path, array in found.items():
-        if not _tree.is_floating(array) or isinstance(array, jax.ShapeDtypeStruct):
-            kind = "abstract" if _tree.is_floating(array) else "not floating"
+        abstract = isinstance(array, jax.ShapeDtypeStruct)
+        if integers and is_quantised(array) and not abstract:
+            found[path] = dequantised(path, arrays, scales or {})
+        elif abstract or not (_tree.is_floating(array) or _is_complex(array)):
+            kind = "abstract" if abstract else "not floating"
             raise TypeError(f"channels are scored by floating arrays; {path!r} is {kind}.")
-    _tree.check_finite(found, what=what)
+    _tree.check_finite(
+        {path: _parts(x) if _is_complex(x) else x for path, x in found.items()}, what=what
+    )
     return found
+
+
+def modulus(array: Any) -> Any:
+    """Complex numbers by their modulus; others stay."""
+    return jnp.abs(array) if _is_complex(array) else array
+
+
+def real_view(array: Any, *, conjugate: bool = False) -> Any:
+    """Complex numbers as pairs of real ones along a new last axis; others stay."""
+    if not _is_complex(array):
+        return array
+    array = jnp.asarray(array)
+    return jnp.stack([array.real, -array.imag if conjugate else array.imag], axis=-1)
+
+
+def _is_complex(x: Any) -> bool:
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.complexfloating)
+
+
+def _parts(x: Any) -> Any:
+    if _tree.is_traced(x):
+        return x
+    here: Any = np.asarray(x)
+    return np.stack([here.real, here.imag])
 
 
 def arrays_of(groups: ChannelGroups, params: PyTree) -> dict[str, Any]:

@@ -1,0 +1,154 @@
+"""Members: which parameters count for a channel, and how their numbers become one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxprune import _tree
+from jaxprune._checks import check_choice
+from jaxprune.structured._groups import ChannelGroups, Group, Member
+from jaxprune.structured._named import layer_of, skipped_units
+from jaxprune.structured.scores._unit_rows import holds
+
+Members: TypeAlias = Literal["first", "out", "kernels"] | Callable[[Member], bool]
+OverMembers: TypeAlias = Literal["sum", "mean", "max", "product", "l2"]
+Normalize: TypeAlias = Literal["sum", "mean", "max", "standardised"]
+
+
+class Counted(NamedTuple):
+    """The members that count.
+
+    Attributes:
+      members: of each group; none of one that is skipped whole.
+      present: for each group which of them count for which units, bool ``[members, size]``;
+        `None` for one that is skipped whole.
+      skipped: which units are skipped, bool ``[size]``.
+    """
+
+    members: list[list[Member]]
+    present: list[np.ndarray | None]
+    skipped: list[np.ndarray]
+
+
+def check_combination(members: Members, over_members: str, normalize: str | None) -> None:
+    """Raises if an option of `counted` or `combined` is unknown.
+
+    Raises:
+      ValueError: naming it.
+    """
+    check_choice("over_members", over_members, ("sum", "mean", "max", "product", "l2"))
+    check_choice("normalize", normalize, (None, "sum", "mean", "max", "standardised"))
+    if not callable(members):
+        check_choice("members", members, ("first", "out", "kernels"), hint="or pass a function")
+
+
+def counted(groups: ChannelGroups, members: Members, skip: Sequence[str]) -> Counted:
+    """Finds the members that count.
+
+    Raises:
+      ValueError: if none holds some unit that is not skipped, or a path of ``skip`` makes none.
+    """
+    skipped = skipped_units(groups, skip)
+    chosen = [
+        [] if out.all() else _chosen(group, members)
+        for group, out in zip(groups, skipped, strict=True)
+    ]
+    present = [
+        None if skipped[i].all() else _present(groups, i, chosen[i], members, skipped[i])
+        for i in range(len(groups))
+    ]
+    return Counted(chosen, present, skipped)
+
+
+def combined(
+    found: Counted,
+    one: Callable[[int, Member], jax.Array],
+    over_members: str,
+    normalize: str | None,
+) -> tuple[jax.Array | None, ...]:
+    """One number a unit.
+
+    Args:
+      found: the members that count.
+      one: the numbers of one member of the group of a number, ``[size of the group]``.
+      over_members: how those of several members become one.
+      normalize: how groups are made to compare.
+
+    Returns:
+      ``[size]`` for each group, infinity for skipped units; `None` where all of them are.
+    """
+    scores: list[jax.Array | None] = []
+    for i, (ours, there, out) in enumerate(zip(*found, strict=True)):
+        if there is None:
+            scores.append(None)
+            continue
+        score = normalized(_over([one(i, m) for m in ours], there, over_members), normalize, out)
+        scores.append(jnp.where(out, jnp.inf, score) if out.any() else score)
+    return tuple(scores)
+
+
+def normalized(scores: jax.Array, how: str | None, skipped: np.ndarray) -> jax.Array:
+    """Scores of a group that compare with those of other groups; zeros stay zeros.
+
+    Args:
+      scores: ``[size of the group]``.
+      how: "sum", "mean" or "max" divides by that; "standardised" takes the mean away and divides by
+        the standard deviation; `None` does nothing.
+      skipped: units that do not count.
+    """
+    if how is None:
+        return scores
+    ours = scores[np.flatnonzero(~skipped)] if skipped.any() else scores
+    if how == "standardised":
+        scores, unit = scores - jnp.mean(ours), jnp.std(ours)
+    else:
+        unit = {"sum": jnp.sum, "mean": jnp.mean, "max": _tree.largest}[how](ours)
+    return scores / jnp.where(unit > 0, unit, jnp.ones_like(unit))
+
+
+def _over(numbers: list[jax.Array], present: np.ndarray, how: str) -> jax.Array:
+    dtype = _tree.wide_dtype(*(x.dtype for x in numbers))
+    stacked = jnp.stack([x.astype(dtype) for x in numbers])
+    table = jnp.where(present, stacked, 0)
+    if how == "max":
+        return _tree.largest(jnp.where(present, stacked, -jnp.inf), axis=0)
+    if how == "product":
+        return jnp.prod(jnp.where(present, stacked, 1), axis=0)
+    if how == "l2":
+        return jnp.sqrt(jnp.sum(jnp.square(table), axis=0))
+    total = jnp.sum(table, axis=0)
+    if how == "sum":
+        return total
+    # Hidden from XLA, which would multiply by the rounded reciprocal of a constant.
+    number: Any = jnp.asarray(np.maximum(present.sum(0), 1), dtype)
+    return total / jax.lax.optimization_barrier(number)
+
+
+def _chosen(group: Group, members: Members) -> list[Member]:
+    if callable(members):
+        return [member for member in group.members if members(member)]
+    roles = ("out", "in") if members == "kernels" else ("out",)
+    if not group.role("out"):  # channels that no kernel makes (positions as features) are only read
+        return list(group.role("in"))
+    return [member for member in group.members if member.role in roles]
+
+
+def _present(
+    groups: ChannelGroups, i: int, chosen: list[Member], members: Members, skipped: np.ndarray
+) -> np.ndarray:
+    group = groups[i]
+    table = np.array([holds(group, member) for member in chosen], bool).reshape(-1, group.size)
+    if not (table.any(0) | skipped).all():
+        unit = int(np.flatnonzero(~table.any(0) & ~skipped)[0])
+        there = [(m.path, m.role) for m in group.members if holds(group, m)[unit]]
+        raise ValueError(
+            f"no member that counts holds channel {unit} of {group.name!r}; those that hold it are "
+            f"{there}. Leave the layer out, skip=[{layer_of(groups, i, unit)!r}], or take other "
+            "members."
+        )
+    return table & (table.cumsum(0) == 1) if members == "first" else table
