@@ -8,6 +8,8 @@ from jaxprune.structured._groups import Group as Group
 from jaxprune.structured._groups import Member as Member
 from jaxprune.structured._masks import kept_of as kept_of
 from jaxprune.structured._masks import masks as masks
+from jaxprune.structured._save import load as load
+from jaxprune.structured._save import save as save
 from jaxprune.structured._select import select as select
 from jaxprune.structured._shrink import shrink as shrink
 from jaxprune.structured.allocations import Allocation as Allocation
