@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,17 +15,21 @@ from jaxprune import _host, _mask, _safetensors, _tree
 from jaxprune._network._leaves import (
     DTYPES,
     NUMBERS,
+    Cut,
     Leaf,
     check_like,
     check_paths,
     described,
+    keys_of,
     nested,
     path_of,
 )
 from jaxprune._tree import PyTree
 
-_FORMATS = {"jaxprune.network": ("2",)}
+NETWORK = {"jaxprune.network": ("2",)}
+SHRUNK = {"jaxprune.shrunk": ("1",)}  # it says, too, which channels were removed
 _MASKS = "jaxprune.mask/"  # what the names of packed masks begin with
+_KEPT = "jaxprune.kept/"  # and those of the positions that are left
 
 
 def save(
@@ -83,6 +87,18 @@ def save(
     References:
       https://github.com/huggingface/safetensors: the file format.
     """
+    write(path, params, mask, settings=settings)
+
+
+def write(
+    path: str | os.PathLike[str],
+    params: PyTree,
+    mask: PyTree | None = None,
+    *,
+    settings: Mapping[str, Any] | None = None,
+    cuts: Mapping[tuple[str, ...], Cut] | None = None,
+) -> None:
+    """Writes a network, see `save`; one with channels removed where there are ``cuts``."""
     found = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_nothing)
     if all(_is_nothing(leaf) for _, leaf in found):
         raise ValueError(f"there is no parameter to save: {params!r:.80}.")
@@ -93,7 +109,7 @@ def save(
     for keys, leaf in found:
         of = Leaf(path_of(keys))
         if not _is_nothing(leaf):
-            value = _value(of.name, leaf)
+            value = _on_host(of.name, leaf)
             tensor = _free(of.name or "parameters", tensors)
             number = not hasattr(leaf, "dtype")
             of = Leaf(of.path, tensor, value.dtype.name, value.shape, number=number)
@@ -107,18 +123,24 @@ def save(
                 _safetensors.on_host(leaves[i].name, own, what="mask")
             )
             leaves[i] = leaves[i]._replace(mask=name)
-    ((form, (version,)),) = _FORMATS.items()
+    for i, leaf in enumerate(leaves):
+        if cuts and leaf.tensor is not None and leaf.keys in cuts:
+            shape, alive = cuts[leaf.keys]
+            name = _free(f"{_KEPT}{leaf.tensor}", tensors)
+            tensors[name] = _safetensors.pack_bits(np.concatenate([np.zeros(0, bool), *alive]))
+            leaves[i] = leaf._replace(full=shape, kept=name)
+    ((form, (version,)),) = (NETWORK if cuts is None else SHRUNK).items()
     metadata = {
         "format": form,
         "format_version": version,
         "settings": document,
-        "leaves": json.dumps([leaf._asdict() for leaf in leaves]),
+        "leaves": json.dumps([leaf.to_json() for leaf in leaves]),
     }
     _safetensors.write(path, tensors, metadata)
 
 
 def load(path: str | os.PathLike[str], *, like: PyTree | None = None) -> tuple[PyTree, PyTree]:
-    """Reads a network that `save` wrote.
+    """Reads a network that `save` wrote, or the parameters that `jaxprune.structured.save` wrote.
 
     Args:
       path: the file.
@@ -153,37 +175,65 @@ def load(path: str | os.PathLike[str], *, like: PyTree | None = None) -> tuple[P
       >>> type(params).__name__, mask
       ('tuple', None)
     """
-    file = _safetensors.open_file(path, _FORMATS, what="network file")
+    file = _safetensors.open_file(path, {**NETWORK, **SHRUNK}, what="network file")
     leaves = described(file)
     if like is not None:
         check_like(leaves, like)  # before the data are read
     raw = file.read_all()
-    values = {leaf.keys: _decoded(file, raw, leaf) for leaf in leaves if leaf.tensor is not None}
-    masks = {
+    found, masks = values(file, raw, leaves), _masks(raw, leaves)
+    if like is None:
+        params = nested([(leaf.path, to_jax(found.get(leaf.keys))) for leaf in leaves])
+        flags = [(leaf.path, to_jax(masks.get(leaf.keys))) for leaf in leaves]
+        return params, nested(flags) if masks else None
+
+    def flag(keys: Any, leaf: Any) -> Any:
+        value = None if _tree.is_absent(leaf) else masks.get(keys_of(keys))
+        return None if value is None else _placed(value, leaf)
+
+    flags = jax.tree_util.tree_map_with_path(flag, like, is_leaf=_tree.is_absent)
+    return filled(found, like), flags if masks else None
+
+
+def values(
+    file: _safetensors.File, raw: Mapping[str, np.ndarray], leaves: Sequence[Leaf]
+) -> dict[tuple[str, ...], Any]:
+    """The leaves that a file holds, by their keys: arrays of NumPy, numbers of Python."""
+    return {leaf.keys: _decoded(file, raw, leaf) for leaf in leaves if leaf.tensor is not None}
+
+
+def _masks(
+    raw: Mapping[str, np.ndarray], leaves: Sequence[Leaf]
+) -> dict[tuple[str, ...], np.ndarray]:
+    return {
         leaf.keys: _safetensors.unpack_bits(raw[leaf.mask], leaf.shape)
         for leaf in leaves
         if leaf.mask is not None
     }
-    if like is None:
-        params = nested([(leaf.path, _to_jax(values.get(leaf.keys))) for leaf in leaves])
-        flags = [(leaf.path, _to_jax(masks.get(leaf.keys))) for leaf in leaves]
-        return params, nested(flags) if masks else None
+
+
+def filled(values: Mapping[tuple[str, ...], Any], like: PyTree) -> PyTree:
+    """The values in a tree like another, each where the leaf there lies."""
 
     def weight(keys: Any, leaf: Any) -> Any:
         if _tree.is_absent(leaf):
             return leaf
-        value = values[Leaf(path_of(keys)).keys]
+        value = values[keys_of(keys)]
         if isinstance(leaf, np.generic):
             return value[()]
-        return _placed(value, leaf) if isinstance(leaf, jax.Array | jax.ShapeDtypeStruct) else value
+        if not isinstance(leaf, jax.Array | jax.ShapeDtypeStruct):
+            return value
+        try:
+            return _placed(value, leaf)
+        except ValueError as error:
+            if np.shape(value) == np.shape(leaf):
+                raise
+            raise ValueError(
+                f"{_tree.path_string(keys)!r} has shape {np.shape(value)} and cannot be spread "
+                f"over devices as `like` is, which has {np.shape(leaf)}: {error} Pass a `like` "
+                "without shardings (jax.eval_shape) and place the parameters afterwards."
+            ) from error
 
-    def flag(keys: Any, leaf: Any) -> Any:
-        value = None if _tree.is_absent(leaf) else masks.get(Leaf(path_of(keys)).keys)
-        return None if value is None else _placed(value, leaf)
-
-    tree_map = jax.tree_util.tree_map_with_path
-    params = tree_map(weight, like, is_leaf=_tree.is_absent)
-    return params, tree_map(flag, like, is_leaf=_tree.is_absent) if masks else None
+    return jax.tree_util.tree_map_with_path(weight, like, is_leaf=_tree.is_absent)
 
 
 def _is_nothing(x: Any) -> bool:
@@ -219,7 +269,7 @@ def _free(name: str, taken: Mapping[str, Any]) -> str:
     return free
 
 
-def _value(name: str, leaf: Any) -> np.ndarray:
+def _on_host(name: str, leaf: Any) -> np.ndarray:
     """The values of a leaf on the host, in the byte order of files."""
     if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         raise TypeError(
@@ -249,7 +299,7 @@ def _placed(value: np.ndarray, like: Any) -> jax.Array:
     return _host.to_jax(value, like) if sharding is None else jax.device_put(value, sharding)
 
 
-def _to_jax(value: Any) -> Any:
+def to_jax(value: Any) -> Any:
     """The value as JAX array, if JAX has its type."""
     if isinstance(value, np.ndarray) and jax.dtypes.canonicalize_dtype(value.dtype) == value.dtype:
         return jax.device_put(value)

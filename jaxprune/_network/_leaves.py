@@ -40,6 +40,9 @@ class Leaf(NamedTuple):
       shape: its shape.
       mask: the name of the tensor of its packed mask; `None` where it is not prunable.
       number: whether it is a number of Python.
+      full: its shape before channels were cut out of it; `None` where none were.
+      kept: the name of the tensor that says which positions are left on each of its axes, one bit
+        each, the bits of all axes one after the other.
     """
 
     path: tuple[Any, ...]
@@ -48,6 +51,13 @@ class Leaf(NamedTuple):
     shape: tuple[int, ...] = ()
     mask: str | None = None
     number: bool = False
+    full: tuple[int, ...] | None = None
+    kept: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As the metadata hold it."""
+        said = self._asdict()
+        return said if self.kept is not None else {k: said[k] for k in list(said)[:-2]}
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -60,9 +70,26 @@ class Leaf(NamedTuple):
         return "/".join(self.keys)
 
 
+class Cut(NamedTuple):
+    """What a leaf was before channels were removed.
+
+    Attributes:
+      shape: its shape.
+      alive: for each axis which of its positions are left, bool ``[size]``.
+    """
+
+    shape: tuple[int, ...]
+    alive: tuple[np.ndarray, ...]
+
+
 def path_of(keys: Iterable[Any]) -> tuple[Any, ...]:
     """A key path of JAX, as JSON can hold it."""
     return tuple(map(_part, keys))
+
+
+def keys_of(keys: Iterable[Any]) -> tuple[str, ...]:
+    """A key path of JAX as words, whatever the containers are."""
+    return Leaf(path_of(keys)).keys
 
 
 def _part(key: Any) -> Any:
@@ -110,8 +137,9 @@ def described(file: _safetensors.File) -> list[Leaf]:
     leaves: list[Leaf] = []
     try:
         for said in json.loads(file.metadata["leaves"]):
-            shape, path = tuple(said["shape"]), tuple(said["path"])
-            leaves.append(Leaf(**{**said, "path": path, "shape": shape}))
+            lists = ("path", "shape", "full")
+            lists = {k: tuple(said[k]) for k in lists if said.get(k) is not None}
+            leaves.append(Leaf(**{**said, **lists}))
         problem = _problem(leaves, file)
     except (KeyError, ValueError, TypeError, AttributeError, RecursionError):
         problem = "its list of leaves cannot be read"
@@ -135,7 +163,11 @@ def _problem(leaves: list[Leaf], file: _safetensors.File) -> str | None:
             own[leaf.tensor] = _safetensors.stored_as(DTYPES[leaf.dtype], sizes)
         if leaf.mask is not None:
             own[leaf.mask] = ("U8", (-(-math.prod(sizes) // 8),))
-        if len(own) < sum(name is not None for name in (leaf.tensor, leaf.mask)):
+        if (leaf.full is None) != (leaf.kept is None) or not _is_cut(leaf):
+            return f"{leaf.name!r} has another rank than before its channels were removed"
+        if leaf.kept is not None:
+            own[leaf.kept] = ("U8", (-(-sum(leaf.full or ()) // 8),))
+        if len(own) < sum(name is not None for name in (leaf.tensor, leaf.mask, leaf.kept)):
             return f"{leaf.name!r} is its own mask"
         if own.keys() & expected.keys():
             return f"{leaf.name!r} is another leaf, too"
@@ -153,11 +185,25 @@ def _problem(leaves: list[Leaf], file: _safetensors.File) -> str | None:
     return None
 
 
+def _is_cut(leaf: Leaf) -> bool:
+    """Whether the shape may be what is left of the full one."""
+    if leaf.full is None:
+        return True
+    if not _safetensors.is_shape(leaf.full) or len(leaf.full) != len(leaf.shape):
+        return False
+    return all(now <= before for now, before in zip(leaf.shape, leaf.full, strict=True))
+
+
 def _is_part(part: Any) -> bool:
     if isinstance(part, dict):
         ((kind, key),) = part.items()
         return type(key) is {"attribute": str, "key": int}[kind]
     return isinstance(part, str) or (type(part) is int and part >= 0)
+
+
+def fits(leaves: list[Leaf], like: PyTree) -> bool:
+    """Whether the leaves of a file are those of a tree: their paths, shapes and types."""
+    return _described(leaves) == _described_tree(like)
 
 
 def check_like(leaves: list[Leaf], like: PyTree) -> None:
@@ -166,21 +212,7 @@ def check_like(leaves: list[Leaf], like: PyTree) -> None:
     Raises:
       ValueError: listing the first differences.
     """
-    ours = {
-        leaf.keys: NUMBERS[leaf.dtype].__name__
-        if leaf.number
-        else f"{leaf.dtype}{list(leaf.shape)}"
-        for leaf in leaves
-        if leaf.tensor is not None
-    }
-    theirs = {}
-    for keys, leaf in jax.tree_util.tree_leaves_with_path(like, is_leaf=_tree.is_absent):
-        if not _tree.is_absent(leaf):
-            is_array = hasattr(leaf, "dtype")
-            shown = type(leaf).__name__
-            if is_array:  # by its name: the byte order of an array of NumPy does not matter
-                shown = f"{getattr(leaf.dtype, 'name', leaf.dtype)}{list(np.shape(leaf))}"
-            theirs[Leaf(path_of(keys)).keys] = shown
+    ours, theirs = _described(leaves), _described_tree(like)
     different = [k for k in {**ours, **theirs} if ours.get(k) != theirs.get(k)]
     if different:
         listed = "; ".join(
@@ -194,6 +226,28 @@ def check_like(leaves: list[Leaf], like: PyTree) -> None:
             + (f"; and {more} more" if more > 0 else "")
             + ". Pass as `like` parameters of the network that was saved."
         )
+
+
+def _described(leaves: list[Leaf]) -> dict[tuple[str, ...], str]:
+    return {
+        leaf.keys: NUMBERS[leaf.dtype].__name__
+        if leaf.number
+        else f"{leaf.dtype}{list(leaf.shape)}"
+        for leaf in leaves
+        if leaf.tensor is not None
+    }
+
+
+def _described_tree(like: PyTree) -> dict[tuple[str, ...], str]:
+    found = {}
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(like, is_leaf=_tree.is_absent):
+        if not _tree.is_absent(leaf):
+            is_array = hasattr(leaf, "dtype")
+            shown = type(leaf).__name__
+            if is_array:  # by its name: the byte order of an array of NumPy does not matter
+                shown = f"{getattr(leaf.dtype, 'name', leaf.dtype)}{list(np.shape(leaf))}"
+            found[Leaf(path_of(keys)).keys] = shown
+    return found
 
 
 def nested(leaves: list[tuple[tuple[Any, ...], Any]]) -> PyTree:

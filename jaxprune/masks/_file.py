@@ -144,7 +144,7 @@ def load(path: str | os.PathLike[str], *, like: PyTree | None = None) -> PyTree:
 
 
 def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Returns the settings that `save` or `jaxprune.save` was given, without reading more.
+    """Returns the settings that `save` or another of jaxprune was given, without reading more.
 
     Args:
       path: the file.
@@ -166,7 +166,7 @@ def read_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
       >>> jp.masks.read_settings(path)
       {'seed': 3}
     """
-    formats = {**_FORMATS, "jaxprune.network": ("2",)}
+    formats = {**_FORMATS, "jaxprune.network": ("2",), "jaxprune.shrunk": ("1",)}
     return _safetensors.open_file(path, formats, what="mask file").settings()
 
 

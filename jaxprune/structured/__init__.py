@@ -10,6 +10,8 @@ from jaxprune.structured._groups import Member as Member
 from jaxprune.structured._groups import Part as Part
 from jaxprune.structured._masks import kept_of as kept_of
 from jaxprune.structured._masks import masks as masks
+from jaxprune.structured._save import load as load
+from jaxprune.structured._save import save as save
 from jaxprune.structured._select import select as select
 from jaxprune.structured._selection import Selection as Selection
 from jaxprune.structured._shrink import shrink as shrink

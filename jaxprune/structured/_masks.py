@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -108,13 +108,29 @@ def kept_of(
       TypeError: if a mask is not bool, or traced.
     """
     leaves = _leaves(groups, masks)
-    alive_along: dict[tuple[str, int], np.ndarray] = {}
-    for path, shape in groups.shapes.items():
-        mask = leaves.get(path)
-        for axis, n in enumerate(shape):
-            others = tuple(a for a in range(len(shape)) if a != axis)
-            alive = np.ones(n, bool) if mask is None else mask.any(others)
-            alive_along[path, axis] = np.asarray(alive)
+    alive = {
+        (path, axis): positions
+        for path, shape in groups.shapes.items()
+        for axis, positions in enumerate(alive_along(leaves.get(path), shape))
+    }
+    return kept_along(groups, alive, role=role)
+
+
+def alive_along(mask: Any, shape: tuple[int, ...]) -> list[np.ndarray]:
+    """Of each axis which positions a mask keeps anything at, bool ``[size]``."""
+    if mask is None:
+        return [np.ones(n, bool) for n in shape]
+    axes = range(len(shape))
+    return [np.asarray(mask.any(tuple(a for a in axes if a != axis))) for axis in axes]
+
+
+def kept_along(
+    groups: ChannelGroups,
+    alive_along: Mapping[tuple[str, int], np.ndarray],
+    *,
+    role: Literal["out"] | None = None,
+) -> list[np.ndarray]:
+    """As `kept_of`, from `alive_along` of each axis, by (path, axis)."""
     # For each unit 1: some position of it is alive; 0: none is; -1: it has no position there.
     alive = [
         [(m, _alive(group, m.owners, alive_along[m.path, m.axis]))

@@ -37,7 +37,8 @@ def shrink(
     The small function can be compiled, differentiated, mapped, exported (`jax.export`) and trained
     like any other. It is traced anew from ``apply`` for every new shape of inputs, such as another
     batch size; symbolic shapes are not followed. Compile it (`jax.jit`): called as it is, it runs
-    one operation at a time.
+    one operation at a time. It can be copied, and pickled if ``apply`` can be: what was found is
+    left out, and found anew. `jaxprune.structured.save` writes a network to a file without pickle.
 
     Args:
       apply: a pure function of JAX operations.
@@ -83,19 +84,23 @@ def cut_out(
             lambda path, x: take(x, _tree.path_string(path), stays), masked
         )
     )
-    function = _SmallApply(apply, masked, stays)
+    function = SmallApply(apply, masked, stays)
     function.remember(inputs, small, graph)
     return function, small
 
 
-class _SmallApply:
+class SmallApply:
     """The small function. It keeps what it found for each shape of inputs."""
 
     def __init__(self, apply: Callable[..., Any], params: PyTree, stays: Stays) -> None:
         self._apply = apply
         self._stays = stays
-        self._full = jax.tree.map(struct, params)
+        self._full = jax.tree.map(_bare, params)
         self._found: dict[Any, tuple[Graph, Kept]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Programs of JAX do not pickle, and belong to the release of JAX that traced them.
+        return {**self.__dict__, "_found": {}}
 
     def __call__(self, params: PyTree, *inputs: Any) -> Any:
         key = _key(params, inputs)
@@ -143,6 +148,12 @@ class _SmallApply:
                     f"{path!r} has shape {np.shape(leaf)}, but what is left of it has {wanted}. "
                     "Pass the small parameters."
                 )
+
+
+def _bare(x: Any) -> Any:
+    """The abstract value of an array without its place, which no other process has."""
+    kind = struct(x)
+    return jax.ShapeDtypeStruct(kind.shape, kind.dtype, weak_type=kind.weak_type)
 
 
 def _key(params: PyTree, inputs: Any) -> Any:
