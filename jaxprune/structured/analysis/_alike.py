@@ -98,6 +98,7 @@ def operand_at(value: Tracked, held: Held, found: Mapping[int, int]) -> Any:
     labels = {axis: code for axis, code in found.items() if code not in (ITSELF, ZERO)}
     if ZERO not in found.values():
         return held.at(labels)
+    assert held.array is not None
     shape = [1 if a in found else n for a, n in enumerate(np.shape(held.array))]
     return jnp.zeros(shape, held.array.dtype)
 

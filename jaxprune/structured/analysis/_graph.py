@@ -110,7 +110,8 @@ def build(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> G
     closed, out_shape = _traced(apply, params, inputs)
     named = _tree.named_leaves(params)
     _tree.check_unique([path for path, _ in named])  # groups name parameters by their paths
-    best = graph = _followed(closed, out_shape, params, inputs, frozenset())
+    program = Program(apply, *jax.tree.map(struct, (params, tuple(inputs))))
+    best = graph = _followed(closed, out_shape, program, params, frozenset())
     spared: frozenset[tuple[int, int]] = frozenset()
     for _ in range(_MOST_TRIES):
         # What is divided by zero may vanish yet, with its parameters as they are, where others
@@ -118,7 +119,7 @@ def build(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> G
         if graph.units.singular <= spared:
             break
         spared |= graph.units.singular
-        graph = _followed(closed, out_shape, params, inputs, spared)
+        graph = _followed(closed, out_shape, program, params, spared)
         if _n_fixed(graph) < _n_fixed(best):
             best = graph
     return best
@@ -131,8 +132,8 @@ def _n_fixed(graph: Graph) -> int:
 def _followed(
     closed: Any,
     out_shape: Any,
+    program: Program,
     params: PyTree,
-    inputs: Sequence[Any],
     spared: frozenset[tuple[int, int]],
 ) -> Graph:
     """Follows a traced function; zeros along the spared (leaf, axis) are not relied on."""
@@ -140,7 +141,7 @@ def _followed(
     walk = Walk(units, CONTROL)
     named = _tree.named_leaves(params)
     leaves = {path: _leaf(units, i, leaf, spared) for i, (path, leaf) in enumerate(named)}
-    data = _tree.named_leaves(tuple(inputs))
+    data = _tree.named_leaves(program.inputs)
     entering = [_input(units, path, leaf) for path, leaf in data]
     trace = walk.run(closed, [*leaves.values(), *entering])
     units.now(None)
@@ -166,7 +167,6 @@ def _followed(
     found, atoms = _grouped(units, leaves, walk.roles.found(), spared)
     entries = tuple(_fixed(units, leaves, advice))
     shapes = {path: tuple(np.shape(leaf)) for path, leaf in named}
-    program = Program(apply, *jax.tree.map(struct, (params, tuple(inputs))))
     groups = ChannelGroups(tuple(found), entries, tuple(replaced), shapes, treedef, program)
     return Graph(trace, units, jax.tree.structure(out_shape), groups, atoms, leaves)
 
