@@ -93,8 +93,8 @@ def kept_of(
 ) -> list[np.ndarray]:
     """Reads off masks which units stay.
 
-    A unit goes if all its members that masks zero are masked at all its positions. Masks may hold other zeros
-    beside; where there is none (`None`) everything stays.
+    A unit goes if all its members that masks zero are masked at all its positions. Masks may hold
+    other zeros beside; where there is none (`None`) everything stays.
 
     Masks of filters alone, as patterns of channels and soft filter pruning make them, leave biases,
     norms and readers of the filter, so that the masked network is not yet the small one. Read with

@@ -190,8 +190,12 @@ WRITES = {
     "update, mapped": Case(cache_by_example, CACHE, STEP, {"k": 6}, export=True),
     "scatter, set": Case(cache_by_set, {"k": (3, 6), "q": (3, 6)}, STEP, {"k": 6}),
     "scatter, padding": Case(padded_buffer, CACHE, STEP, {"k": 6}),
-    "experts choose": Case(expert_choice, EXPERTS, (normal(5, 3),), {"up": 8}, export=True),
-    "experts choose, mapped": Case(expert_choice_batched, EXPERTS, (normal(2, 5, 3),), {"up": 8}),
+    "experts choose": Case(
+        expert_choice, EXPERTS, (normal(5, 3),), {"down": 2, "up": 8}, export=True
+    ),
+    "experts choose, mapped": Case(
+        expert_choice_batched, EXPERTS, (normal(2, 5, 3),), {"down": 2, "up": 8}
+    ),
     "experts' buffers": Case(expert_dispatch, DISPATCH, (normal(5, 3),), {"router": 6, "up": 8}),
 }
 
