@@ -269,11 +269,69 @@ def normalised_kernel(b, n):
     return m, lambda p, x: x @ (p[v] * norm(p[v]) * p[g])
 
 
+def centred(b, n):
+    """Norms in two passes without a scale: what is masked is not zero behind them."""
+    kind = b.draw(st.sampled_from(["layer", "group", "all", "deviation"]))
+    groups = b.draw(st.sampled_from([g for g in (2, 3) if n % g == 0] or [1]))
+
+    def apply(p, x):
+        axes = {"group": (1, 3), "all": (1, 2)}.get(kind, 2)
+        y = x.reshape(*x.shape[:2], groups, n // groups) if kind == "group" else x
+        y = y - y.mean(axes, keepdims=True)
+        spread = jnp.abs(y) if kind == "deviation" else jnp.square(y)
+        return (y * lax.rsqrt(spread.mean(axes, keepdims=True) + 0.5)).reshape(x.shape)
+
+    return n, apply
+
+
+def standardised_kernel(b, n):
+    m, axes = b.width(), b.draw(st.sampled_from([1, (0, 1), (0, 1, 2)]))
+    w = b.param(3, n, m)
+
+    def apply(p, x):
+        kernel = p[w] - p[w].mean(axes, keepdims=True)
+        kernel = kernel * lax.rsqrt(jnp.square(kernel).mean(axes, keepdims=True) + 0.1)
+        return lax.conv_general_dilated(
+            x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+        )
+
+    return m, apply
+
+
+def unit_kernel(b, n):
+    """Zeros of a filter would be divided by zero."""
+    m = b.width()
+    v, g = b.param(n, m), b.param(1, m)
+    has_scale = b.draw(st.booleans())
+
+    def apply(p, x):
+        kernel = p[v] / jnp.linalg.norm(p[v], axis=0, keepdims=True)
+        return x @ (kernel * p[g] if has_scale else kernel + 0.0 * p[g])
+
+    return m, apply
+
+
+def by_the_largest(b, n):
+    """The scales of quantisation, of which the rounding has no derivative to compare."""
+    kind = b.draw(st.sampled_from(["tokens", "positive tokens", "kernel", "whole kernel", "least"]))
+    w = b.param(n, n)
+
+    def apply(p, x):
+        if "kernel" in kind:
+            size = jnp.abs(p[w]).max(0 if kind == "kernel" else None, keepdims=True)
+            return x @ (p[w] / (0.1 + size))
+        y = jnp.tanh(x) if kind == "tokens" else jax.nn.relu(x)
+        size = y.min(-1, keepdims=True) if kind == "least" else y.max(-1, keepdims=True)
+        return x / (1.1 + size)
+
+    return n, apply
+
+
 LAYERS = [
     dense, dense, convolution, convolution, pointwise, pointwise, scaled, normalised, residual,
     branches, gated, shuffled, cut_out, padded, flattened, attention, recurrent, pooled,
     softmax, gathered, looked_up, written, ensemble, transformed, looping, experts,
-    normalised_kernel,
+    normalised_kernel, centred, centred, standardised_kernel, unit_kernel, by_the_largest,
 ]  # fmt: skip
 
 
