@@ -23,12 +23,15 @@ class Member(NamedTuple):
         running statistics).
       owners: the unit that each position belongs to, -1 where it belongs to none of this group,
         int64 ``[size of the axis]``.
+      zeroed: whether masks zero it. Not where it divides something, which would not be finite, and
+        other members make the channel zero: it is cut out with them all the same.
     """
 
     path: str
     axis: int
     role: str
     owners: np.ndarray
+    zeroed: bool = True
 
 
 class Group(NamedTuple):
@@ -60,12 +63,21 @@ class FixedAxis(NamedTuple):
       axis: the axis.
       positions: how many of its positions.
       reason: why, and which primitive did it.
+      line: the file and the line where it did, ``"model.py:12"``; "" where JAX knows none.
+      repair: what would free it, where that is known.
     """
 
     path: str
     axis: int
     positions: int
     reason: str
+    line: str = ""
+    repair: str = ""
+
+    @property
+    def why(self) -> str:
+        """The reason and the line."""
+        return f"{self.reason} ({self.line})" if self.line else self.reason
 
 
 @dataclass(frozen=True)
@@ -121,8 +133,12 @@ class ChannelGroups:
             raise ValueError(f"{name!r} makes the channels of several groups: {names}. Name one.")
         if name not in self.shapes:
             raise ValueError(f"there is no parameter {name!r}; groups: {self._names()}.")
-        reasons = sorted({f"axis {f.axis}: {f.reason}" for f in self.fixed if f.path == name})
-        raise ValueError(f"{name!r} makes no channels that can be removed: {'; '.join(reasons)}.")
+        ours = [f for f in self.fixed if f.path == name]
+        reasons = sorted({f"axis {f.axis}: {f.why}" for f in ours})
+        repairs = "".join(dict.fromkeys(f" {f.repair}" for f in ours if f.repair))
+        raise ValueError(
+            f"{name!r} makes no channels that can be removed: {'; '.join(reasons)}.{repairs}"
+        )
 
     def _names(self) -> list[str]:
         return [group.name for group in self.groups]
@@ -142,13 +158,15 @@ class ChannelGroups:
                 whole = "" if n == len(member.owners) else f" of {len(member.owners)}"
                 lines.append(
                     f"  {member.role:5} {member.path} axis {member.axis}, {n}{whole} positions"
+                    + ("" if member.zeroed else ", not zeroed by masks")
                 )
         if self.fixed:
             lines.append("fixed:")
         for entry in self.fixed:
             size = self.shapes[entry.path][entry.axis]
             n = str(size) if entry.positions == size else f"{entry.positions} of {size}"
-            lines.append(f"  {entry.path} axis {entry.axis}, {n} positions: {entry.reason}")
+            lines.append(f"  {entry.path} axis {entry.axis}, {n} positions: {entry.why}")
+        lines += dict.fromkeys(entry.repair for entry in self.fixed if entry.repair)
         if self.state:
             shown = [f"{result} with {path}" for result, path in self.state[:3]]
             more = f" and {len(self.state) - 3} more" if len(self.state) > 3 else ""

@@ -24,7 +24,8 @@ def masks(groups: ChannelGroups, kept: Sequence[Any]) -> PyTree:
 
     Returns:
       A tree like the parameters of bool arrays of their shapes, True = kept; `None` for parameters
-      that belong to no group.
+      that belong to no group, or whose zeros would divide something: what is left makes the
+      channel zero, see `Member`.
 
     Raises:
       ValueError: if an array has another size than its group, or keeps nothing of it or of a
@@ -40,7 +41,9 @@ def masks(groups: ChannelGroups, kept: Sequence[Any]) -> PyTree:
       >>> jp.structured.masks(groups, [jnp.array([True, False, True])])["a"]
       Array([[ True, False,  True]], dtype=bool)
     """
-    stays = kept_positions(groups, check_kept(groups, kept))
+    chosen = check_kept(groups, kept)
+    kept_positions(groups, chosen)  # raises
+    stays = kept_positions(groups, chosen, zeroed=True)
     leaves = []
     for path, shape in groups.shapes.items():
         mask = None
@@ -56,9 +59,14 @@ def masks(groups: ChannelGroups, kept: Sequence[Any]) -> PyTree:
 
 
 def kept_positions(
-    groups: ChannelGroups, kept: Sequence[np.ndarray]
+    groups: ChannelGroups, kept: Sequence[np.ndarray], *, zeroed: bool = False
 ) -> dict[tuple[str, int], np.ndarray]:
     """Which positions stay of each axis that a group has, bool ``[size]``, by (path, axis).
+
+    Args:
+      groups: the groups.
+      kept: which units stay.
+      zeroed: whether to look only at what masks zero.
 
     Raises:
       ValueError: if none stays.
@@ -66,6 +74,8 @@ def kept_positions(
     stays: dict[tuple[str, int], np.ndarray] = {}
     for group, chosen in zip(groups, kept, strict=True):
         for member in group.members:
+            if zeroed and not member.zeroed:
+                continue
             # The extra last entry is for positions of no unit of this group: they stay.
             ours = np.append(chosen, True)[member.owners]
             key = (member.path, member.axis)
@@ -83,8 +93,8 @@ def kept_of(
 ) -> list[np.ndarray]:
     """Reads off masks which units stay.
 
-    A unit goes if all its members are masked at all its positions. Masks may hold other zeros
-    beside; where there is none (`None`) everything stays.
+    A unit goes if all its members that masks zero are masked at all its positions. Masks may hold
+    other zeros beside; where there is none (`None`) everything stays.
 
     Masks of filters alone, as patterns of channels and soft filter pruning make them, leave biases,
     norms and readers of the filter, so that the masked network is not yet the small one. Read with
@@ -118,7 +128,7 @@ def kept_of(
     # For each unit 1: some position of it is alive; 0: none is; -1: it has no position there.
     alive = [
         [(m, _alive(group, m.owners, alive_along[m.path, m.axis]))
-         for m in group.members if role in (None, m.role)]
+         for m in group.members if (m.zeroed if role is None else m.role == role)]
         for group in groups
     ]  # fmt: skip
     kept = [

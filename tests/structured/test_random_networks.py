@@ -172,10 +172,166 @@ def pooled(b, n):
     )
 
 
+def looked_up(b, n):
+    """Positions in time by index: for all alike, for each example, by the data."""
+    kind = b.draw(st.sampled_from(["rows", "mapped", "argmax"]))
+    picked = b.rng.integers(0, LENGTH, size=(BATCH, LENGTH))
+
+    def apply(p, x):
+        if kind == "rows":
+            return x[:, picked[0]]
+        if kind == "mapped":
+            parts = jax.vmap(lambda x, i: lax.dynamic_slice(x, (i, 0), (2, n)))(x, picked[:, 0] % 3)
+            return jnp.concatenate([parts, x[:, :2]], 1)
+        best = jnp.argsort(x.sum(-1), axis=1)
+        return jnp.take_along_axis(x, best[..., None], axis=1)
+
+    return n, apply
+
+
+def written(b, n):
+    """Added up, put and written at positions in time."""
+    kind = b.draw(st.sampled_from(["segments", "set", "mapped", "max"]))
+    ends, starts = b.rng.integers(0, LENGTH, size=LENGTH), b.rng.integers(0, 3, size=BATCH)
+    w = b.param(n, n)
+
+    def apply(p, x):
+        h = jnp.tanh(x @ p[w])
+        if kind == "segments":
+            return jax.vmap(lambda h: jax.ops.segment_sum(h, ends, LENGTH))(h)
+        if kind == "set":
+            return x.at[:, jnp.array([2, 0])].set(h[:, :2])
+        if kind == "max":
+            return x.at[:, jnp.array([1, 3])].max(h[:, :2])
+        write = jax.vmap(lambda x, h, t: lax.dynamic_update_slice(x, h, (t, 0)))
+        return write(x, h[:, :2], starts)
+
+    return n, apply
+
+
+def ensemble(b, n):
+    members, m = b.draw(st.sampled_from([2, 3])), b.width()
+    w = b.param(members, 3, n, m)
+    mean = b.draw(st.booleans())
+
+    def apply(p, x):
+        one = lambda kernel: lax.conv_general_dilated(  # noqa: E731
+            x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+        )
+        y = jnp.tanh(jax.vmap(one, out_axes=2)(p[w]))
+        return y.mean(2) if mean else y.reshape(*x.shape[:2], members * m)
+
+    return m if mean else members * m, apply
+
+
+def transformed(b, n):
+    w = b.param(1, LENGTH, n)
+    return n, lambda p, x: jnp.fft.irfft(
+        jnp.fft.rfft(x, axis=1) * jnp.fft.rfft(p[w], axis=1), LENGTH, axis=1
+    )
+
+
+def looping(b, n):
+    """Until it is small. JAX pulls no gradients back through it."""
+    w = b.param(n, n)
+    mapped = b.draw(st.booleans())
+
+    def apply(p, x):
+        kernel = lax.stop_gradient(p[w])
+
+        def end(x):
+            step = lambda c: (0.5 * jnp.tanh(c[0] @ kernel), c[1] + 1)  # noqa: E731
+            large = lambda c: (jnp.square(c[0]).sum() > 0.5) & (c[1] < 4)  # noqa: E731
+            return lax.while_loop(large, step, (x, 0))[0]
+
+        y = lax.stop_gradient(x)
+        return x + (jax.vmap(end)(y) if mapped else end(y))
+
+    return n, apply
+
+
+def experts(b, n):
+    hidden, m = b.width(), b.width()
+    up, down = b.param(3, n, hidden), b.param(3, hidden, m)
+    counts = jnp.asarray(b.rng.multinomial(BATCH * LENGTH, [0.3, 0.3, 0.4]), jnp.int32)
+
+    def apply(p, x):
+        h = lax.ragged_dot(x.reshape(BATCH * LENGTH, n), p[up], counts)
+        return lax.ragged_dot(jnp.tanh(h), p[down], counts).reshape(BATCH, LENGTH, m)
+
+    return m, apply
+
+
+def normalised_kernel(b, n):
+    m = b.width()
+    v, g = b.param(n, m), b.param(1, m)
+    norm = lambda v: lax.rsqrt(jnp.square(v).sum(0, keepdims=True) + 0.1)  # noqa: E731
+    return m, lambda p, x: x @ (p[v] * norm(p[v]) * p[g])
+
+
+def centred(b, n):
+    """Norms in two passes without a scale: what is masked is not zero behind them."""
+    kind = b.draw(st.sampled_from(["layer", "group", "all", "deviation"]))
+    groups = b.draw(st.sampled_from([g for g in (2, 3) if n % g == 0] or [1]))
+
+    def apply(p, x):
+        axes = {"group": (1, 3), "all": (1, 2)}.get(kind, 2)
+        y = x.reshape(*x.shape[:2], groups, n // groups) if kind == "group" else x
+        y = y - y.mean(axes, keepdims=True)
+        spread = jnp.abs(y) if kind == "deviation" else jnp.square(y)
+        return (y * lax.rsqrt(spread.mean(axes, keepdims=True) + 0.5)).reshape(x.shape)
+
+    return n, apply
+
+
+def standardised_kernel(b, n):
+    m, axes = b.width(), b.draw(st.sampled_from([1, (0, 1), (0, 1, 2)]))
+    w = b.param(3, n, m)
+
+    def apply(p, x):
+        kernel = p[w] - p[w].mean(axes, keepdims=True)
+        kernel = kernel * lax.rsqrt(jnp.square(kernel).mean(axes, keepdims=True) + 0.1)
+        return lax.conv_general_dilated(
+            x, kernel, (1,), "SAME", dimension_numbers=("NWC", "WIO", "NWC")
+        )
+
+    return m, apply
+
+
+def unit_kernel(b, n):
+    """Zeros of a filter would be divided by zero."""
+    m = b.width()
+    v, g = b.param(n, m), b.param(1, m)
+    has_scale = b.draw(st.booleans())
+
+    def apply(p, x):
+        kernel = p[v] / jnp.linalg.norm(p[v], axis=0, keepdims=True)
+        return x @ (kernel * p[g] if has_scale else kernel + 0.0 * p[g])
+
+    return m, apply
+
+
+def by_the_largest(b, n):
+    """The scales of quantisation, of which the rounding has no derivative to compare."""
+    kind = b.draw(st.sampled_from(["tokens", "positive tokens", "kernel", "whole kernel", "least"]))
+    w = b.param(n, n)
+
+    def apply(p, x):
+        if "kernel" in kind:
+            size = jnp.abs(p[w]).max(0 if kind == "kernel" else None, keepdims=True)
+            return x @ (p[w] / (0.1 + size))
+        y = jnp.tanh(x) if kind == "tokens" else jax.nn.relu(x)
+        size = y.min(-1, keepdims=True) if kind == "least" else y.max(-1, keepdims=True)
+        return x / (1.1 + size)
+
+    return n, apply
+
+
 LAYERS = [
     dense, dense, convolution, convolution, pointwise, pointwise, scaled, normalised, residual,
     branches, gated, shuffled, cut_out, padded, flattened, attention, recurrent, pooled,
-    softmax, gathered,
+    softmax, gathered, looked_up, written, ensemble, transformed, looping, experts,
+    normalised_kernel, centred, centred, standardised_kernel, unit_kernel, by_the_largest,
 ]  # fmt: skip
 
 

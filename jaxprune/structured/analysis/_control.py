@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -14,18 +13,19 @@ from jax.extend.core import JaxprEqn
 from jaxprune._jaxpr import KINDS, bind, held, scan_counts
 from jaxprune.structured.analysis._rule import Kept, Step
 from jaxprune.structured.analysis._trace import Trace, Walk, evaluate
-from jaxprune.structured.analysis._tracked import Tracked, fixed
+from jaxprune.structured.analysis._tracked import NONE, Source, Tracked, fixed
 
 Operands = Sequence[Tracked]
 
 
 def _call(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
-    inner = walk.run(held(eqn), operands)
-    return Step(eqn, operands, inner.results, _evaluate_call, (inner,))
+    inner = walk.run(held(eqn), operands, inlined=True)
+    return Step(eqn, operands, inner.results, _evaluate_call, (inner,), inlined=True)
 
 
 def _remat(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
-    return replace(_call(walk, eqn, operands), evaluate=_evaluate_remat)
+    inner = walk.run(held(eqn), operands)
+    return Step(eqn, operands, inner.results, _evaluate_remat, (inner,))
 
 
 def _evaluate_call(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
@@ -49,12 +49,12 @@ def _evaluate_remat(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
 
 def _custom_jvp(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
     inner, moving = walk.run(held(eqn), operands), _floating(eqn.invars)
-    results = [value._replace(source=None) for value in inner.results]
+    results = list(inner.results)
     if walk.differentiating:
         return Step(eqn, operands, results, _evaluate_call, (inner,))
     tangents = [operands[i] for i in moving]
     jvp = _derivative(walk, eqn, _jvp_jaxpr, [*operands, *tangents])
-    walk.units.primitive = eqn.primitive.name
+    walk.units.now(eqn)
     for value, i in zip(jvp.results, [*range(len(results)), *_floating(eqn.outvars)], strict=True):
         _join(walk, value, results[i])
     return Step(eqn, operands, results, _evaluate_jvp, (inner, jvp))
@@ -62,12 +62,12 @@ def _custom_jvp(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
 
 def _custom_vjp(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
     inner, moving = walk.run(held(eqn), operands), _floating(eqn.invars)
-    results = [value._replace(source=None) for value in inner.results]
+    results = list(inner.results)
     if walk.differentiating:
         return Step(eqn, operands, results, _evaluate_call, (inner,))
     cotangents = [_nonzero(walk, results[i]) for i in _floating(eqn.outvars)]
     vjp = _derivative(walk, eqn, _vjp_jaxpr, [*operands, *cotangents])
-    walk.units.primitive = eqn.primitive.name
+    walk.units.now(eqn)
     for value, i in zip(vjp.results, moving, strict=True):
         _join(walk, value, operands[i])
     return Step(eqn, operands, results, _evaluate_vjp, (inner, vjp))
@@ -176,31 +176,54 @@ def _evaluate_vjp(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
 def _scan(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
     n_consts, n_carry = scan_counts(eqn.params)
     consts, xs = operands[:n_consts], operands[n_consts + n_carry :]
-    carry = [v._replace(number=None, source=None) for v in operands[n_consts:][:n_carry]]
+    carry = [v._replace(number=None) for v in operands[n_consts:][:n_carry]]
     for value in xs:
         walk.units.use(value.nodes[0])
         walk.units.fix_all(value.nodes[0], "it is scanned over")
     rows = [value.with_axes(range(1, len(value.nodes))) for value in xs]
-    while True:  # what is carried is zero only if every round leaves it so
-        inner = walk.run(eqn.params["jaxpr"], [*consts, *carry, *rows])
-        walk.units.primitive = eqn.primitive.name
-        after = inner.results[:n_carry]
-        for before, value in zip(carry, after, strict=True):
-            _join(walk, before, value)
-        both = [
-            v._replace(zeros=tuple(a & b for a, b in zip(v.zeros, w.zeros, strict=True)))
-            for v, w in zip(carry, after, strict=True)
-        ]
-        if all(np.array_equal(a, b) for v, w in zip(carry, both, strict=True)
-               for a, b in zip(v.zeros, w.zeros, strict=True)):  # fmt: skip
-            break
-        carry = both
-    length = fixed((eqn.params["length"],))
+    carry, inner = _carried(
+        walk, eqn, carry, lambda carry: walk.run(eqn.params["jaxpr"], [*consts, *carry, *rows])
+    )
+    length = fixed(walk.units, (eqn.params["length"],), "it is stacked by a loop")
     stacked = [
-        Tracked((*length.nodes, *v.nodes), (*length.zeros, *v.zeros))
+        Tracked(
+            (*length.nodes, *v.nodes),
+            (*length.zeros, *v.zeros),
+            None,
+            None if v.source is None else (NONE, *v.source),
+        )
         for v in inner.results[n_carry:]
     ]
     return Step(eqn, operands, [*carry, *stacked], _evaluate_scan, (inner,))
+
+
+def _carried(
+    walk: Walk, eqn: JaxprEqn, carry: list[Tracked], run: Callable[[Sequence[Tracked]], Trace]
+) -> tuple[list[Tracked], Trace]:
+    """What is known of the values that a loop carries: zero only if every round leaves them so."""
+    while True:
+        inner = run(carry)
+        walk.units.now(eqn)
+        both = []
+        for before, after in zip(carry, inner.results, strict=False):
+            _join(walk, before, after)
+            zeros = tuple(a & b for a, b in zip(before.zeros, after.zeros, strict=True))
+            both.append(Tracked(before.nodes, zeros, None, _either(before.source, after.source)))
+        same = all(
+            v.source == w.source
+            and all(np.array_equal(a, b) for a, b in zip(v.zeros, w.zeros, strict=True))
+            for v, w in zip(carry, both, strict=True)
+        )
+        if same:
+            return carry, inner
+        carry = both
+
+
+def _either(a: Source, b: Source) -> Source:
+    """The source of what is one of two values."""
+    if a is None or b is None:
+        return None
+    return tuple(x | y for x, y in zip(a, b, strict=True))
 
 
 def _evaluate_scan(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
@@ -223,16 +246,60 @@ def _evaluate_scan(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
     return [*carry, *ys]
 
 
+def _while(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
+    """How often it runs follows from what is kept: the test is evaluated with it, too."""
+    params = eqn.params
+    n_test, n_body = params["cond_nconsts"], params["body_nconsts"]
+    test_consts, consts = operands[:n_test], operands[n_test:][:n_body]
+    carry = [v._replace(number=None) for v in operands[n_test + n_body :]]
+    carry, inner = _carried(
+        walk, eqn, carry, lambda carry: walk.run(params["body_jaxpr"], [*consts, *carry])
+    )
+    test = walk.run(params["cond_jaxpr"], [*test_consts, *carry])
+    walk.units.now(eqn)
+    # Under `vmap` the loop goes on for some positions of the first axes only.
+    for value in carry:
+        for ours, theirs in zip(value.nodes, test.results[0].nodes, strict=False):
+            walk.units.join_all(ours, theirs)
+    return Step(eqn, operands, carry, _evaluate_while, (inner, test))
+
+
+def _evaluate_while(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
+    n_test, n_body = step.eqn.params["cond_nconsts"], step.eqn.params["body_nconsts"]
+    test_consts, consts = arrays[:n_test], arrays[n_test:][:n_body]
+    inner, test = step.inner
+
+    def goes_on(carry: Any) -> Any:
+        return evaluate(test, kept, [*test_consts, *carry])[0]
+
+    def body(carry: Any) -> Any:
+        after, on = evaluate(inner, kept, [*consts, *carry]), goes_on(carry)
+        if not np.ndim(on):
+            return tuple(after)
+        return tuple(
+            jax.lax.select(jax.lax.broadcast_in_dim(on, x.shape, range(on.ndim)), x, before)
+            for x, before in zip(after, carry, strict=True)
+        )
+
+    return list(
+        jax.lax.while_loop(lambda c: jnp.any(goes_on(c)), body, tuple(arrays[n_test + n_body :]))
+    )
+
+
 def _cond(walk: Walk, eqn: JaxprEqn, operands: Operands) -> Step:
     inner = tuple(walk.run(branch, operands[1:]) for branch in eqn.params["branches"])
-    walk.units.primitive = eqn.primitive.name
+    walk.units.now(eqn)
     results = []
     for first, *others in zip(*(branch.results for branch in inner), strict=True):
-        zeros = first.zeros
+        zeros, source = first.zeros, first.source
         for other in others:
             _join(walk, first, other)
             zeros = tuple(a & b for a, b in zip(zeros, other.zeros, strict=True))
-        results.append(Tracked(first.nodes, zeros))
+            source = _either(source, other.source)
+        # Data may choose between kernels; a vector that data chooses is data.
+        if operands[0].source is None and sum(n > 1 for n in first.shape) < 2:
+            source = None
+        results.append(Tracked(first.nodes, zeros, None, source))
     return Step(eqn, operands, results, _evaluate_cond, inner)
 
 
@@ -246,13 +313,13 @@ def _join(walk: Walk, a: Tracked, b: Tracked) -> None:
         walk.units.join_all(x, y)
 
 
-# A `while` is not followed: how often it runs, and so what vanishes, may depend on the data.
 _RULES: dict[str, Callable[[Walk, JaxprEqn, Operands], Step]] = {
     "call": _call,
     "remat": _remat,
     "custom_jvp": _custom_jvp,
     "custom_vjp": _custom_vjp,
     "scan": _scan,
+    "while": _while,
     "cond": _cond,
 }
 

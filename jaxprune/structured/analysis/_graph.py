@@ -14,10 +14,13 @@ from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.structured._groups import ChannelGroups, FixedAxis, Group, Member
 from jaxprune.structured.analysis._control import CONTROL
+from jaxprune.structured.analysis._hints import hints, meets, reaches
 from jaxprune.structured.analysis._pure import check_same_program
 from jaxprune.structured.analysis._trace import Trace, Walk
 from jaxprune.structured.analysis._tracked import Tracked, fixed, fresh
 from jaxprune.structured.analysis._units import Units
+
+_MOST_TRIES = 3
 
 
 @dataclass(frozen=True)
@@ -105,16 +108,47 @@ def build(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> G
     """Traces and follows a function; see `channel_groups`."""
     _tree.check_untied(params)
     closed, out_shape = _traced(apply, params, inputs)
+    named = _tree.named_leaves(params)
+    _tree.check_unique([path for path, _ in named])  # groups name parameters by their paths
+    best = graph = _followed(closed, out_shape, params, inputs, frozenset())
+    spared: frozenset[tuple[int, int]] = frozenset()
+    for _ in range(_MOST_TRIES):
+        # What is divided by zero may vanish yet, with its parameters as they are, where others
+        # make it zero.
+        if graph.units.singular <= spared:
+            break
+        spared |= graph.units.singular
+        graph = _followed(closed, out_shape, params, inputs, spared)
+        if _n_fixed(graph) < _n_fixed(best):
+            best = graph
+    return best
+
+
+def _n_fixed(graph: Graph) -> int:
+    return sum(entry.positions for entry in graph.groups.fixed)
+
+
+def _followed(
+    closed: Any,
+    out_shape: Any,
+    params: PyTree,
+    inputs: Sequence[Any],
+    spared: frozenset[tuple[int, int]],
+) -> Graph:
+    """Follows a traced function; zeros along the spared (leaf, axis) are not relied on."""
     units = Units()
     walk = Walk(units, CONTROL)
     named = _tree.named_leaves(params)
-    _tree.check_unique([path for path, _ in named])  # groups name parameters by their paths
-    leaves = {path: _leaf(units, i, leaf) for i, (path, leaf) in enumerate(named)}
-    data = [_input(units, path, leaf) for path, leaf in _tree.named_leaves(tuple(inputs))]
-    trace = walk.run(closed, [*leaves.values(), *data])
-    units.primitive = ""
+    leaves = {path: _leaf(units, i, leaf, spared) for i, (path, leaf) in enumerate(named)}
+    data = _tree.named_leaves(tuple(inputs))
+    entering = [_input(units, path, leaf) for path, leaf in data]
+    trace = walk.run(closed, [*leaves.values(), *entering])
+    units.now(None)
+    outputs = [(*pair, x) for pair, x in
+               zip(_tree.named_leaves(out_shape), trace.results, strict=True)]  # fmt: skip
+    advice = hints(units, data, outputs)
     replaced, places = [], _places(named)
-    for (path, leaf), value in zip(_tree.named_leaves(out_shape), trace.results, strict=True):
+    for path, leaf, value in outputs:
         state = _state_of(path, leaf, places)
         if state is not None:
             replaced.append((path, state))
@@ -123,14 +157,14 @@ def build(apply: Callable[..., Any], params: PyTree, inputs: Sequence[Any]) -> G
                 units.join_all(nodes, leaves[state].nodes[axis])
                 continue
             units.use(nodes)
-            where = f"of the result {path!r}" if path else "of the result"
-            units.fix_all(nodes, f"it reaches axis {axis} {where}")
+            units.fix_all(nodes, reaches(axis, path))
     axes = [nodes for value in leaves.values() for nodes in value.nodes]
     nodes = np.concatenate([np.zeros(0, np.int64), *axes])
     units.fix_all(nodes[units.unused(nodes)], "no result depends on it")
     treedef = jax.tree.structure(params)
-    found, atoms = _grouped(units, leaves, walk.roles)
-    entries = tuple(_fixed(units, leaves))
+    _fix_unzeroed(units, leaves, spared)
+    found, atoms = _grouped(units, leaves, walk.roles.found(), spared)
+    entries = tuple(_fixed(units, leaves, advice))
     shapes = {path: tuple(np.shape(leaf)) for path, leaf in named}
     groups = ChannelGroups(tuple(found), entries, tuple(replaced), shapes, treedef)
     return Graph(trace, units, jax.tree.structure(out_shape), groups, atoms, leaves)
@@ -192,19 +226,16 @@ def _check_arrays(params: PyTree, inputs: Sequence[Any]) -> None:
                 )
 
 
-def _leaf(units: Units, i: int, leaf: Any) -> Tracked:
+def _leaf(units: Units, i: int, leaf: Any, spared: frozenset[tuple[int, int]]) -> Tracked:
     if not jax.numpy.issubdtype(leaf.dtype, np.generic):
-        return fixed(np.shape(leaf))
-    axes = [fresh(units, n, zero=True) for n in np.shape(leaf)]
+        return fixed(units, np.shape(leaf), "it is an axis of random keys")
+    axes = [fresh(units, n, zero=(i, a) not in spared) for a, n in enumerate(np.shape(leaf))]
     source = tuple(frozenset({(i, axis)}) for axis in range(len(axes)))
     return Tracked(tuple(n for n, _ in axes), tuple(z for _, z in axes), None, source)
 
 
 def _input(units: Units, path: str, leaf: Any) -> Tracked:
-    nodes = tuple(
-        units.new_fixed(n, f"it meets axis {axis} of input {path}")
-        for axis, n in enumerate(np.shape(leaf))
-    )
+    nodes = tuple(units.new_fixed(n, meets(axis, path)) for axis, n in enumerate(np.shape(leaf)))
     return Tracked(nodes, tuple(np.ones(len(axis), bool) for axis in nodes))
 
 
@@ -243,18 +274,37 @@ def _parts(path: str) -> tuple[str, ...]:
     return tuple(path.split("/")) if path else ()
 
 
+def _fix_unzeroed(
+    units: Units, leaves: dict[str, Tracked], spared: frozenset[tuple[int, int]]
+) -> None:
+    """Something must be zeroed of every unit: else no mask could say that it is gone."""
+    zeroed, others = set(), []
+    for i, value in enumerate(leaves.values()):
+        for axis, nodes in enumerate(value.nodes):
+            if (i, axis) in spared:
+                others.append(nodes)
+            elif spared:
+                zeroed.update(atom for atoms in units.parts(nodes) for atom in atoms)
+    for nodes in others:
+        atoms = {atom for atoms in units.parts(nodes) for atom in atoms} - zeroed
+        units.fix_all(np.array(sorted(atoms), np.int64), "it is not finite where it is masked")
+
+
 def _grouped(
-    units: Units, leaves: dict[str, Tracked], roles: dict[tuple[int, int], str]
+    units: Units,
+    leaves: dict[str, Tracked],
+    roles: dict[tuple[int, int], str],
+    spared: frozenset[tuple[int, int]],
 ) -> tuple[list[Group], list[np.ndarray]]:
     """Units that share an axis, or the same part of one, are one group."""
-    columns = []  # (path, axis, role, atom of each position or -1)
+    columns = []  # (path, axis, role, whether it is zeroed, atom of each position or -1)
     for i, (path, value) in enumerate(leaves.items()):
         for axis, nodes in enumerate(value.nodes):
             parts = units.parts(nodes)
             role = roles.get((i, axis), "along")
             for part in range(max(map(len, parts), default=0)):
                 atoms = np.array([p[part] if part < len(p) else -1 for p in parts], np.int64)
-                columns.append((path, axis, role, atoms))
+                columns.append((path, axis, role, (i, axis) not in spared, atoms))
     parent: dict[int, int] = {}
 
     def root(atom: int) -> int:
@@ -269,10 +319,10 @@ def _grouped(
             parent[root(atom)] = root(first)
     by_group: dict[int, list[Any]] = defaultdict(list)
     for column in columns:
-        by_group[root(int(column[3].max()))].append(column)
+        by_group[root(int(column[4].max()))].append(column)
     groups, all_atoms = [], []
     for members in by_group.values():
-        made = sorted(members, key=lambda column: ("out", "along", "in").index(column[2]))
+        made = sorted(members, key=lambda column: _rank(column[2], leaves[column[0]]))
         order = dict.fromkeys(a for *_, atoms in made for a in atoms.tolist() if a >= 0)
         number = {atom: k for k, atom in enumerate(order)} | {-1: -1}
         if len(order) == 1:
@@ -284,13 +334,19 @@ def _grouped(
                 made[0][0],
                 len(order),
                 tuple(
-                    Member(path, axis, role, np.array([number[a] for a in atoms.tolist()]))
-                    for path, axis, role, atoms in made
+                    Member(path, axis, role, np.array([number[a] for a in atoms.tolist()]), zeroed)
+                    for path, axis, role, zeroed, atoms in made
                 ),
             )
         )
         all_atoms.append(np.array(list(order), np.int64))
     return _with_names(groups), all_atoms
+
+
+def _rank(role: str, value: Tracked) -> tuple[int, bool]:
+    """Where a member stands in its group: what makes the channels first, kernels before scales."""
+    vector = sum(n > 1 for n in value.shape) < 2
+    return ("out", "along", "in").index(role), role == "out" and vector
 
 
 def _with_names(groups: Sequence[Group]) -> list[Group]:
@@ -306,15 +362,14 @@ def _with_names(groups: Sequence[Group]) -> list[Group]:
     return named
 
 
-def _fixed(units: Units, leaves: dict[str, Tracked]) -> list[FixedAxis]:
+def _fixed(units: Units, leaves: dict[str, Tracked], advice: dict[str, str]) -> list[FixedAxis]:
     entries = []
     for path, value in leaves.items():
         for axis, nodes in enumerate(value.nodes):
             if len(nodes) == 1:
                 continue
             stuck = units.is_fixed(nodes)
-            counts: dict[str, int] = defaultdict(int)
-            for reason in units.reasons(nodes[stuck]):
-                counts[str(reason)] += 1
-            entries += [FixedAxis(path, axis, n, reason) for reason, n in counts.items()]
+            for reason, n in Counter(units.reasons(nodes[stuck])).items():
+                repair = advice.get(reason.text, "")
+                entries.append(FixedAxis(path, axis, n, str(reason), reason.line, repair))
     return entries

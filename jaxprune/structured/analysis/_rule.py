@@ -10,6 +10,7 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from jaxprune._jaxpr import bind
+from jaxprune.structured.analysis._alike import Held, Labels
 from jaxprune.structured.analysis._tracked import Tracked
 from jaxprune.structured.analysis._units import Units
 
@@ -52,6 +53,8 @@ class Step:
       evaluate: ``evaluate(kept, step, arrays)`` computes what is kept of the results from what is
         kept of the operands.
       inner: the functions that the equation holds, followed.
+      at: see `Rule`.
+      inlined: whether the results are those of the function that the equation holds.
     """
 
     eqn: JaxprEqn
@@ -59,11 +62,14 @@ class Step:
     results: Sequence[Tracked]
     evaluate: Evaluate
     inner: tuple[Any, ...] = ()
+    at: At | None = None
+    inlined: bool = False
 
 
 # follow(units, eqn, operands) joins what must vanish together and returns the results.
 Follow: TypeAlias = Callable[[Units, JaxprEqn, Sequence[Tracked]], list[Tracked]]
 Evaluate: TypeAlias = Callable[[Kept, Step, Sequence[Any]], list[Any]]
+At: TypeAlias = Callable[[Kept, Step, Sequence[Held], Labels], Any]
 
 
 def as_it_is(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
@@ -95,10 +101,14 @@ class Rule(NamedTuple):
       follow: ``follow(units, eqn, operands)`` joins the nodes of positions that must vanish
         together, fixes those that cannot, and returns what is known of the results.
       evaluate: see `Step`.
+      at: ``at(kept, step, operands, labels)`` computes the slice of the only result that masked
+        positions with these labels hold, and with no labels what is kept of it, in place of
+        ``evaluate``. Results of rules without it have no labels.
     """
 
     follow: Follow
     evaluate: Evaluate = as_it_is
+    at: At | None = None
 
 
 def shape_of(atom: Any) -> tuple[int, ...]:

@@ -14,6 +14,8 @@ from jaxprune.structured.analysis._units import FIXED, Units
 # value that depends on the data.
 Source: TypeAlias = tuple[frozenset[tuple[int, int]], ...] | None
 
+NONE: frozenset[tuple[int, int]] = frozenset()
+
 
 class Tracked(NamedTuple):
     """A value, axis by axis and position by position.
@@ -25,12 +27,15 @@ class Tracked(NamedTuple):
       number: the value of every entry, if that is known and one for all.
       source: the parameters' axes that the value's axes run over, for parameters that were only
         rearranged or combined with each other.
+      alike: for each axis labels above 0 for positions that hold the same slice once they are
+        masked, 0 where that is not known, int ``[size]``; see `_alike`. `None`: nowhere known.
     """
 
     nodes: tuple[np.ndarray, ...]
     zeros: tuple[np.ndarray, ...]
     number: Any = None
     source: Source = None
+    alike: tuple[np.ndarray, ...] | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -40,15 +45,15 @@ class Tracked(NamedTuple):
     def with_axes(self, axes: Sequence[int]) -> Tracked:
         """The value with only the given axes, in that order."""
         source = None if self.source is None else tuple(self.source[a] for a in axes)
-        return Tracked(
-            tuple(self.nodes[a] for a in axes), tuple(self.zeros[a] for a in axes), None, source
-        )
+        alike = None if self.alike is None else tuple(self.alike[a] for a in axes)
+        nodes, zeros = (tuple(x[a] for a in axes) for x in (self.nodes, self.zeros))
+        return Tracked(nodes, zeros, None, source, alike)
 
 
-def fixed(shape: Sequence[int]) -> Tracked:
-    """A value of which no position can vanish."""
+def fixed(units: Units, shape: Sequence[int], text: str) -> Tracked:
+    """A value of which no position can vanish, and why."""
     return Tracked(
-        tuple(np.full(n, FIXED, np.int64) for n in shape), tuple(np.ones(n, bool) for n in shape)
+        tuple(units.new_fixed(n, text) for n in shape), tuple(np.ones(n, bool) for n in shape)
     )
 
 
@@ -59,11 +64,19 @@ def fresh(units: Units, n: int, *, zero: bool) -> tuple[np.ndarray, np.ndarray]:
     return units.new(n), np.full(n, zero)
 
 
+def together(values: Sequence[Tracked]) -> Source:
+    """The source of what is made of values of one rank, axis by axis."""
+    if any(value.source is None for value in values):
+        return None
+    sources = [value.source or () for value in values]
+    return tuple(NONE.union(*axes) for axes in zip(*sources, strict=True))
+
+
 def constant(units: Units, value: Any) -> Tracked:
     """A captured constant: its axes may vanish with whatever they meet."""
     shape = np.shape(value)
     if not hasattr(value, "dtype") or not np.issubdtype(value.dtype, np.generic):
-        return fixed(shape)  # keys of random numbers
+        return fixed(units, shape, "it is an axis of random keys")
     value = np.asarray(value)
     if value.ndim == 0:
         return Tracked((), (), value, ())
@@ -74,9 +87,12 @@ def constant(units: Units, value: Any) -> Tracked:
         others = tuple(i for i in range(value.ndim) if i != axis)
         nodes.append(axis_nodes)
         zeros.append(axis_zeros | (value == 0).all(others))
-    return Tracked(
-        tuple(nodes), tuple(zeros), value.flat[0] if same else None, (frozenset(),) * value.ndim
+    alike = tuple(
+        np.full(n, int(n > 0 and (value == value.take([0], axis)).all()))
+        for axis, n in enumerate(shape)
     )
+    number = value.flat[0] if same else None
+    return Tracked(tuple(nodes), tuple(zeros), number, (frozenset(),) * value.ndim, alike)
 
 
 def merged(units: Units, value: Tracked, axes: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -97,8 +113,9 @@ def split(
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The axes into which a row-major reshape cuts one."""
     if units.is_fixed(nodes).all():
-        parts = fixed(sizes)
-        return list(parts.nodes), list(parts.zeros)
+        first = max(nodes.tolist())  # not `FIXED` if another says more
+        parts = [np.full(n, first if n > 1 else FIXED, np.int64) for n in sizes]
+        return parts, [np.ones(n, bool) for n in sizes]
     axes = [fresh(units, n, zero=True)[0] for n in sizes]
     grid = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(math.prod(sizes), -1)
     rows = np.array([units.merge(row) for row in grid.tolist()], np.int64)

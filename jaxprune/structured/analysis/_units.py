@@ -10,9 +10,11 @@ is found is always safe to remove, though not always all that could be.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from jaxprune.structured.analysis._lines import line_of
 
 FIXED = 0  # the node of positions that never vanish, for a reason that is not worth a word
 
@@ -23,10 +25,12 @@ class Reason(NamedTuple):
     Attributes:
       text: what it meets, or what happens to it.
       primitive: the JAX primitive that did it; "" where none did.
+      line: the file and the line that it stands in; "" where that is not known.
     """
 
     text: str
     primitive: str = ""
+    line: str = ""
 
     def __str__(self) -> str:
         return f"{self.text}, in {self.primitive}" if self.primitive else self.text
@@ -36,7 +40,7 @@ class Units:
     """Nodes, numbered from 1; node `FIXED` never vanishes.
 
     Attributes:
-      primitive: the primitive that is being followed, for the reasons.
+      singular: axes of parameters whose zeros make something infinite or no number.
     """
 
     def __init__(self) -> None:
@@ -44,13 +48,27 @@ class Units:
         self._parent = np.zeros(1024, np.int64)
         self._why = np.zeros(1024, np.int32)  # of a root that is fixed: 1 + index of its reason
         self._is_composite = np.zeros(1024, bool)
-        self._reasons: list[Reason] = [Reason("it has one position only")]
+        self._reasons: list[Reason] = [Reason("it meets an axis of one position")]
         self._codes: dict[Reason, int] = {self._reasons[0]: 1}
         self._parts: dict[int, tuple[int, ...]] = {}
         self._merged: dict[tuple[int, ...], int] = {}
         self._used: list[np.ndarray] = []
         self._why[FIXED] = 1
-        self.primitive = ""
+        self.singular: set[tuple[int, int]] = set()
+        self._eqn: Any = None
+        self._line: str | None = None
+
+    def now(self, eqn: Any) -> None:
+        """Notes which equation is being followed, `None` for none: the reasons name it."""
+        self._eqn, self._line = eqn, None
+
+    def _here(self, text: str) -> Reason:
+        """A reason that names the equation that is being followed."""
+        if self._eqn is None:
+            return Reason(text)
+        if self._line is None:
+            self._line = line_of(self._eqn.source_info)
+        return Reason(text, self._eqn.primitive.name, self._line)
 
     def new(self, n: int) -> np.ndarray:
         """``n`` atoms, int64 ``[n]``."""
@@ -66,8 +84,10 @@ class Units:
 
     def new_fixed(self, n: int, text: str) -> np.ndarray:
         """``n`` times one node that is fixed from the start."""
+        if n == 1:
+            return np.full(1, FIXED, np.int64)
         node = self.new(1)
-        self._why[node] = self._code(Reason(text))
+        self._why[node] = self._code(self._here(text))
         return np.repeat(node, n)
 
     def roots(self, nodes: np.ndarray) -> np.ndarray:
@@ -93,7 +113,7 @@ class Units:
         distinct = dict.fromkeys(self._root(part) for part in parts)
         roots = tuple(root for root in distinct if not self._never(root))
         if len(roots) < 2:
-            return roots[0] if roots else FIXED
+            return roots[0] if roots else max(distinct)  # not `FIXED` if another says more
         if roots not in self._merged:
             node = int(self.new(1)[0])
             self._parts[node] = roots
@@ -159,7 +179,7 @@ class Units:
         To make them one with the atom would do, too, but they run across many atoms, which would
         all become one.
         """
-        code = self._code(Reason("it runs across channels that vanish without it", self.primitive))
+        code = self._code(self._here("it runs across channels that vanish without it"))
         for part in parts:
             if part == atom:
                 continue
@@ -173,7 +193,7 @@ class Units:
         roots = self.roots(nodes)
         open_ = np.unique(roots[self._why[roots] == 0])
         if len(open_):
-            code = self._code(Reason(text, self.primitive))
+            code = self._code(self._here(text))
             for root in open_.tolist():
                 self._fix(root, code)
 
@@ -248,8 +268,8 @@ class Units:
         return root in self._parts and all(self._why[atom] for atom in self._atoms(root))
 
     def _fix(self, root: int, code: int) -> None:
-        if not self._reasons[code - 1].primitive and self.primitive:
-            code = self._code(self._reasons[code - 1]._replace(primitive=self.primitive))
+        if not self._reasons[code - 1].primitive:
+            code = self._code(self._here(self._reasons[code - 1].text))
         for atom in self._atoms(root):
             if not self._why[atom]:
                 self._why[atom] = code

@@ -11,8 +11,16 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from jaxprune._jaxpr import aval, bind
-from jaxprune.structured.analysis._rule import Rule, shape_of
-from jaxprune.structured.analysis._tracked import Source, Tracked, fixed
+from jaxprune.structured.analysis._alike import (
+    Held,
+    Labels,
+    codes,
+    operand_at,
+    patterns,
+    position_of,
+)
+from jaxprune.structured.analysis._rule import Kept, Rule, Step, shape_of
+from jaxprune.structured.analysis._tracked import Source, Tracked, fixed, together
 from jaxprune.structured.analysis._units import Units
 
 NAMES = frozenset(
@@ -36,14 +44,15 @@ NAMES = frozenset(
 def _follow(units: Units, eqn: JaxprEqn, operands: Sequence[Tracked]) -> list[Tracked]:
     """Positions of all operands vanish together; a result is zero where the operation says so."""
     if eqn.primitive.name in ("optimization_barrier", "device_put"):
-        return list(operands)
+        return [value._replace(alike=None) for value in operands]
     shape = shape_of(eqn.outvars[0])
     if len(eqn.outvars) > 1 or any(len(x.nodes) not in (0, len(shape)) for x in operands):
+        text = "it is not followed through"
         for value in operands:  # bits of another width, or what a later JAX makes of a name
             for nodes in value.nodes:
                 units.use(nodes)
-                units.fix_all(nodes, "it is not followed through")
-        return [fixed(shape_of(var)) for var in eqn.outvars]
+                units.fix_all(nodes, text)
+        return [fixed(units, shape_of(var), text) for var in eqn.outvars]
     ranked = [value for value in operands if value.nodes]
     nodes = []
     for axis, n in enumerate(shape):
@@ -61,15 +70,34 @@ def _follow(units: Units, eqn: JaxprEqn, operands: Sequence[Tracked]) -> list[Tr
         axis_zeros, infinite = _at_zero(eqn, operands, axis, n)
         zeros.append(axis_zeros)
         if infinite.any():
+            at_zero = operands[1:2] if eqn.primitive.name in ("div", "rem") else operands
+            for value in at_zero:
+                if value.source:
+                    units.singular.update(value.source[axis])
             units.fix_all(nodes[axis][infinite], "it is not finite where it is masked")
-    return [Tracked(tuple(nodes), tuple(zeros), number, _source(operands, len(shape)))]
+    alike = None
+    if eqn.primitive.name != "sharding_constraint":  # whose axes have the sizes of the whole
+        columns = [[codes(value, axis, n) for value in operands] for axis, n in enumerate(shape)]
+        alike = tuple(map(patterns, columns))
+    return [Tracked(tuple(nodes), tuple(zeros), number, _source(operands, len(shape)), alike)]
+
+
+def _at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
+    result = step.results[0]
+    places = {axis: position_of(result, axis, label) for axis, label in labels.items()}
+    arrays = []
+    for value, held in zip(step.operands, operands, strict=True):
+        found = {
+            axis: int(codes(value, axis, len(result.nodes[axis]))[place])
+            for axis, place in places.items()
+        }
+        arrays.append(operand_at(value, held, found))
+    return bind(step.eqn, arrays)[0]
 
 
 def _source(operands: Sequence[Tracked], rank: int) -> Source:
-    if any(value.source is None for value in operands):
-        return None
-    full = [value.source for value in operands if value.source and len(value.nodes) == rank]
-    return tuple(frozenset().union(*axes) for axes in zip(*full, strict=True))
+    """A number from the data, as a temperature, does not make data of a kernel."""
+    return together([value for value in operands if len(value.nodes) == rank])
 
 
 def _at_zero(
@@ -124,4 +152,4 @@ def _on_numbers(eqn: JaxprEqn, numbers: Sequence[Any]) -> Any:
     return _known[key]
 
 
-RULES = {name: Rule(_follow) for name in NAMES}
+RULES = {name: Rule(_follow, at=_at) for name in NAMES}

@@ -12,6 +12,15 @@ import jax
 import numpy as np
 from jax.extend.core import JaxprEqn
 
+from jaxprune._jaxpr import bind
+from jaxprune.structured.analysis._alike import (
+    Held,
+    Labels,
+    codes,
+    operand_at,
+    patterns,
+    position_of,
+)
 from jaxprune.structured.analysis._rule import (
     Kept,
     Rule,
@@ -20,21 +29,29 @@ from jaxprune.structured.analysis._rule import (
     whole_then_taken,
     with_params,
 )
-from jaxprune.structured.analysis._tracked import Tracked, fixed, fresh, merged, split
+from jaxprune.structured.analysis._tracked import (
+    NONE,
+    Tracked,
+    fixed,
+    fresh,
+    merged,
+    split,
+    together,
+)
 from jaxprune.structured.analysis._units import FIXED, Units
 
 Operands = Sequence[Tracked]
-NONE: frozenset[tuple[int, int]] = frozenset()
 
 
 def _broadcast(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     value, shape = operands[0], eqn.params["shape"]
     place = {new: old for old, new in enumerate(eqn.params["broadcast_dimensions"])}
     zero = value.number is not None and not np.any(value.number)
-    nodes, zeros, source = [], [], []
+    nodes, zeros, source, alike = [], [], [], []
     for axis, n in enumerate(shape):
         old = place.get(axis)
         if old is not None and len(value.nodes[old]) == n:
+            alike.append(_labels(value, old))
             nodes.append(value.nodes[old])
             zeros.append(value.zeros[old])
             source.append(NONE if value.source is None else value.source[old])
@@ -45,29 +62,67 @@ def _broadcast(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]
         nodes.append(axis_nodes)
         zeros.append(axis_zeros)
         source.append(NONE)
+        alike.append(np.ones(n, np.int64))
     sources = None if value.source is None else tuple(source)
-    return [Tracked(tuple(nodes), tuple(zeros), value.number, sources)]
+    return [Tracked(tuple(nodes), tuple(zeros), value.number, sources, tuple(alike))]
+
+
+def _labels(value: Tracked, axis: int) -> np.ndarray:
+    return np.zeros(len(value.nodes[axis]), np.int64) if value.alike is None else value.alike[axis]
+
+
+def _sizes(kept: Kept, step: Step, labels: Labels) -> tuple[int, ...]:
+    """Of what is kept of the result, or of what masked positions of it hold."""
+    shape = enumerate(kept.shape(step.results[0]))
+    return tuple(1 if axis in labels else n for axis, n in shape)
+
+
+def _broadcast_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
+    sizes = [len(nodes) for nodes in step.results[0].nodes]
+    ours = {
+        old: labels[new]
+        for old, new in enumerate(step.eqn.params["broadcast_dimensions"])
+        if new in labels and len(step.operands[0].nodes[old]) == sizes[new]
+    }
+    params = {**step.eqn.params, "shape": _sizes(kept, step, labels)}
+    return bind(step.eqn.replace(params=params), [operands[0].at(ours)])[0]
 
 
 def _reshape(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     value, new = operands[0], shape_of(eqn.outvars[0])
-    if math.prod(new) == 0 or eqn.params.get("dimensions") is not None:
+    if (order := eqn.params.get("dimensions")) is not None:  # transposed first
+        value = value.with_axes(order)._replace(number=value.number)
+    if math.prod(new) == 0:
+        text = "it is an axis of no entries"
         for old in value.nodes:
-            units.fix_all(old, "it is rearranged in a way that is not followed")
-        return [fixed(new)]
+            units.fix_all(old, text)
+        return [fixed(units, new, text)]
     for old in value.nodes:
         if len(old) == 1:
             units.fix_all(old, "it is dropped as an axis of size one")
     nodes: list[np.ndarray] = [np.full(1, FIXED, np.int64)] * len(new)
     zeros: list[np.ndarray] = [np.ones(1, bool)] * len(new)
     source = [NONE] * len(new)
+    alike = [np.zeros(n, np.int64) for n in new]
     for old_axes, new_axes in _runs(value.shape, new):
         recut = _recut(units, value.with_axes(old_axes), [new[a] for a in new_axes])
         for i, axis in enumerate(new_axes):
             nodes[axis], zeros[axis] = recut.nodes[i], recut.zeros[i]
             source[axis] = NONE if recut.source is None else recut.source[i]
+        if len(old_axes) == len(new_axes) == 1:
+            alike[new_axes[0]] = _labels(value, old_axes[0])
     sources = None if value.source is None else tuple(source)
-    return [Tracked(tuple(nodes), tuple(zeros), value.number, sources)]
+    return [Tracked(tuple(nodes), tuple(zeros), value.number, sources, tuple(alike))]
+
+
+def _reshape_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
+    value, result = step.operands[0], step.results[0]
+    order = step.eqn.params.get("dimensions")
+    order = tuple(range(len(value.nodes))) if order is None else tuple(order)
+    runs = _runs([value.shape[axis] for axis in order], result.shape)
+    ours = {order[old[0]]: labels[new[0]] for old, new in runs if new[0] in labels}
+    params = {**step.eqn.params, "new_sizes": _sizes(kept, step, labels)}
+    return bind(step.eqn.replace(params=params), [operands[0].at(ours)])[0]
 
 
 def _recut(units: Units, value: Tracked, sizes: Sequence[int]) -> Tracked:
@@ -128,16 +183,33 @@ def _squeeze(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     return [value.with_axes(rest)._replace(number=value.number)]
 
 
+def _squeeze_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
+    del kept
+    rank = len(step.operands[0].nodes)
+    dropped = {d % rank for d in step.eqn.params["dimensions"]}
+    rest = [a for a in range(rank) if a not in dropped]
+    return bind(step.eqn, [operands[0].at({rest[a]: label for a, label in labels.items()})])[0]
+
+
 def _transpose(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     del units
     value = operands[0]
     return [value.with_axes(eqn.params["permutation"])._replace(number=value.number)]
 
 
+def _transpose_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
+    del kept
+    order = step.eqn.params["permutation"]
+    return bind(step.eqn, [operands[0].at({order[a]: label for a, label in labels.items()})])[0]
+
+
 def _picked(value: Tracked, axis: int, positions: np.ndarray) -> Tracked:
     nodes, zeros = list(value.nodes), list(value.zeros)
     nodes[axis], zeros[axis] = nodes[axis][positions], zeros[axis][positions]
-    return value._replace(nodes=tuple(nodes), zeros=tuple(zeros))
+    alike = value.alike
+    if alike is not None:
+        alike = (*alike[:axis], alike[axis][positions], *alike[axis + 1 :])
+    return value._replace(nodes=tuple(nodes), zeros=tuple(zeros), alike=alike)
 
 
 def _slices(eqn: JaxprEqn) -> list[np.ndarray]:
@@ -155,9 +227,11 @@ def _slice(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     return [value]
 
 
-def _evaluate_slice(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
-    array = arrays[0]
+def _slice_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
+    array = operands[0].at(labels)
     for axis, positions in enumerate(_slices(step.eqn)):
+        if axis in labels:
+            continue
         stays = kept.positions(step.operands[0].nodes[axis])
         wanted = (np.cumsum(stays) - 1)[positions[stays[positions]]]
         if len(wanted) == array.shape[axis]:
@@ -169,7 +243,7 @@ def _evaluate_slice(kept: Kept, step: Step, arrays: Sequence[Any]) -> list[Any]:
             array = jax.lax.slice_in_dim(array, start, stop, stride, axis)
         else:
             array = array.take(wanted, axis=axis)
-    return [array]
+    return array
 
 
 def _rev(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
@@ -181,10 +255,12 @@ def _rev(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
 
 
 def _tile(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
-    del units
     value = operands[0]
     for axis, times in enumerate(eqn.params["reps"]):
         value = _picked(value, axis, np.tile(np.arange(len(value.nodes[axis])), times))
+        if (value.nodes[axis] == FIXED).all():
+            repeated = units.new_fixed(len(value.nodes[axis]), "it is an axis of repetitions")
+            value = value._replace(nodes=(*value.nodes[:axis], repeated, *value.nodes[axis + 1 :]))
     return [value]
 
 
@@ -194,19 +270,42 @@ def _concatenate(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracke
     for axis in range(len(nodes)):
         if axis == along:
             nodes[axis] = np.concatenate([value.nodes[axis] for value in operands])
+            alone = nodes[axis] == FIXED
+            if alone.any():
+                text = "it is put together from axes of one position"
+                nodes[axis] = np.where(alone, units.new_fixed(len(alone), text), nodes[axis])
             zeros[axis] = np.concatenate([value.zeros[axis] for value in operands])
             continue
         for value in operands[1:]:
             units.join_all(nodes[axis], value.nodes[axis])
         zeros[axis] = np.logical_and.reduce([value.zeros[axis] for value in operands])
-    return [Tracked(tuple(nodes), tuple(zeros), None, _all_sources(operands))]
+    alike = []
+    for axis, all_nodes in enumerate(nodes):
+        if axis != along:
+            alike.append(patterns([codes(value, axis, len(all_nodes)) for value in operands]))
+            continue
+        whose = np.repeat(1 + np.arange(len(operands)), [value.shape[axis] for value in operands])
+        theirs = [codes(value, axis, value.shape[axis]) for value in operands]
+        alike.append(patterns([whose, np.concatenate(theirs)]))
+    return [Tracked(tuple(nodes), tuple(zeros), None, together(operands), tuple(alike))]
 
 
-def _all_sources(operands: Operands) -> Any:
-    if any(value.source is None for value in operands):
-        return None
-    sources = [value.source for value in operands if value.source is not None]
-    return tuple(NONE.union(*axes) for axes in zip(*sources, strict=True))
+def _concatenate_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
+    del kept
+    along, result = step.eqn.params["dimension"], step.results[0]
+    places = {axis: position_of(result, axis, label) for axis, label in labels.items()}
+    chosen = list(zip(step.operands, operands, strict=True))
+    if along in places:
+        ends = np.cumsum([value.shape[along] for value in step.operands])
+        i = int(np.searchsorted(ends, places[along], side="right"))
+        places[along] -= int(ends[i]) - step.operands[i].shape[along]
+        chosen = [chosen[i]]
+    arrays = []
+    for value, held in chosen:
+        found = {axis: int(codes(value, axis, value.shape[axis])[place])
+                 for axis, place in places.items()}  # fmt: skip
+        arrays.append(operand_at(value, held, found))
+    return arrays[0] if along in places else bind(step.eqn, arrays)[0]
 
 
 def _stack(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
@@ -216,9 +315,9 @@ def _stack(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
         for value in operands[1:]:
             units.join_all(nodes[axis], value.nodes[axis])
         zeros[axis] = np.logical_and.reduce([value.zeros[axis] for value in operands])
-    nodes.insert(at, np.full(len(operands), FIXED, np.int64))
+    nodes.insert(at, units.new_fixed(len(operands), "it is an axis of stacked values"))
     zeros.insert(at, np.ones(len(operands), bool))
-    source = _all_sources(operands)
+    source = together(operands)
     if source is not None:
         source = (*source[:at], NONE, *source[at:])
     return [Tracked(tuple(nodes), tuple(zeros), None, source)]
@@ -249,8 +348,9 @@ def _pad(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
         if any(any(c) for a, c in enumerate(config) if a != axis):
             old_zeros = old_zeros & (padded_with_zero | units.is_fixed(old))
         if interior:
-            units.fix_all(old, "it is padded between its positions")
-            result = fixed((shape_of(eqn.outvars[0])[axis],))
+            text = "it is padded between its positions"
+            units.fix_all(old, text)
+            result = fixed(units, (shape_of(eqn.outvars[0])[axis],), text)
             nodes.append(result.nodes[0])
             zeros.append(result.zeros[0])
             continue
@@ -288,11 +388,8 @@ def _iota(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
 def _random_bits(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     for nodes in operands[0].nodes:
         units.fix_all(nodes, "it is an axis of random keys")
-    return [_iota(units, eqn, ())[0]._replace(source=None)]
-
-
-def _new_shape(name: str) -> Any:
-    return with_params(lambda kept, step: {name: kept.shape(step.results[0])})
+    # Random numbers are no data: weights with noise are weights.
+    return _iota(units, eqn, ())
 
 
 def _split_params(kept: Kept, step: Step) -> dict[str, Any]:
@@ -301,14 +398,14 @@ def _split_params(kept: Kept, step: Step) -> dict[str, Any]:
 
 
 RULES = {
-    "broadcast_in_dim": Rule(_broadcast, _new_shape("shape")),
-    "reshape": Rule(_reshape, _new_shape("new_sizes")),
-    "squeeze": Rule(_squeeze),
-    "transpose": Rule(_transpose),
-    "slice": Rule(_slice, _evaluate_slice),
+    "broadcast_in_dim": Rule(_broadcast, at=_broadcast_at),
+    "reshape": Rule(_reshape, at=_reshape_at),
+    "squeeze": Rule(_squeeze, at=_squeeze_at),
+    "transpose": Rule(_transpose, at=_transpose_at),
+    "slice": Rule(_slice, at=_slice_at),
     "rev": Rule(_rev),
     "tile": Rule(_tile),
-    "concatenate": Rule(_concatenate),
+    "concatenate": Rule(_concatenate, at=_concatenate_at),
     "stack": Rule(_stack),
     "unstack": Rule(_unstack),
     "split": Rule(_split, with_params(_split_params)),

@@ -1,4 +1,4 @@
-"""Following axes through operations that take or write positions by index."""
+"""Following axes through operations that take positions by index."""
 
 from __future__ import annotations
 
@@ -9,24 +9,27 @@ import numpy as np
 from jax.extend.core import JaxprEqn
 
 from jaxprune.structured.analysis._rule import Kept, Rule, Step, shape_of, with_params
-from jaxprune.structured.analysis._tracked import Tracked, fixed
-from jaxprune.structured.analysis._units import FIXED, Units
+from jaxprune.structured.analysis._tracked import NONE, Source, Tracked, fixed
+from jaxprune.structured.analysis._units import Units
 
 Operands = Sequence[Tracked]
 
-_TEXT = "positions on it are looked up by index"
+TEXT = "positions on it are looked up by index"
 
 
-def _fix(units: Units, nodes: np.ndarray) -> None:
+def fix(units: Units, nodes: np.ndarray) -> None:
+    """Positions that an index may name stay where they are."""
     units.use(nodes)
-    units.fix_all(nodes, _TEXT)
+    units.fix_all(nodes, TEXT)
 
 
 def _gather(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     value, indices = operands
     numbers, sizes = eqn.params["dimension_numbers"], eqn.params["slice_sizes"]
     shape = shape_of(eqn.outvars[0])
-    nodes, zeros = list(fixed(shape).nodes), list(fixed(shape).zeros)
+    nodes, zeros = map(list, fixed(units, shape, TEXT)[:2])
+    # Of which axis of the operand an axis of the result is.
+    origin: dict[int, int] = {}
     inside = [
         axis
         for axis in range(len(sizes))
@@ -42,23 +45,37 @@ def _gather(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     for axis, old in enumerate(value.nodes):
         if axis in in_step.values():
             continue
-        whole = sizes[axis] == len(old) and axis not in numbers.start_index_map
-        if axis in places and whole:
+        # A slice as long as its axis starts at 0, or is out of range whatever is left of the axis.
+        if axis in places and sizes[axis] == len(old):
             nodes[places[axis]], zeros[places[axis]] = old, value.zeros[axis]
+            origin[places[axis]] = axis
         else:
-            _fix(units, old)
+            fix(units, old)
+    *batch, vector = indices.nodes
+    units.fix_all(vector, TEXT)
+    rest = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]
+    for i, (axis, old) in enumerate(zip(rest, batch, strict=True)):
+        zero = value.zeros[in_step[i]] if i in in_step else np.zeros(len(old), bool)
+        nodes[axis], zeros[axis] = old, zero | units.is_fixed(old)
+        if i in in_step:
+            origin[axis] = in_step[i]
     # An index out of range gives the filling, also where the looked-up slice would be zero. NaN,
     # the usual one, is in every channel alike and needs no care.
     filling = eqn.params.get("fill_value")
     if filling is not None and np.isfinite(filling) and filling != 0:
         zeros = [zero & units.is_fixed(x) for zero, x in zip(zeros, nodes, strict=True)]
-    *batch, vector = indices.nodes
-    units.fix_all(vector, _TEXT)
-    rest = [axis for axis in range(len(shape)) if axis not in numbers.offset_dims]
-    for i, (axis, old) in enumerate(zip(rest, batch, strict=True)):
-        zero = value.zeros[in_step[i]] if i in in_step else np.zeros(len(old), bool)
-        nodes[axis], zeros[axis] = old, zero | units.is_fixed(old)
-    return [Tracked(tuple(nodes), tuple(zeros))]
+    source = _looked_up(value, indices.source, len(shape), origin, shape)
+    return [Tracked(tuple(nodes), tuple(zeros), None, source)]
+
+
+def _looked_up(
+    value: Tracked, index: Source, rank: int, origin: dict[int, int], shape: Sequence[int]
+) -> Source:
+    """Data may say which of several kernels it is; a vector that data looks up is data."""
+    window = [axis for axis in origin if shape[axis] > 1]
+    if value.source is None or (index is None and len(window) < 2):
+        return None
+    return tuple(value.source[origin[a]] if a in origin else NONE for a in range(rank))
 
 
 def _sizes(kept: Kept, step: Step) -> dict[str, Any]:
@@ -71,30 +88,15 @@ def _dynamic_slice(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Trac
     nodes, zeros = list(value.nodes), list(value.zeros)
     for axis, n in enumerate(sizes):
         if n != len(nodes[axis]):
-            _fix(units, nodes[axis])
-            nodes[axis], zeros[axis] = np.full(n, FIXED, np.int64), np.ones(n, bool)
+            fix(units, nodes[axis])
+            nodes[axis], zeros[axis] = units.new_fixed(n, TEXT), np.ones(n, bool)
     data = any(index.source is None for index in operands[1:])
-    return [Tracked(tuple(nodes), tuple(zeros), value.number, None if data else value.source)]
-
-
-def _dynamic_update_slice(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
-    del eqn
-    value, update = operands[:2]
-    zeros = []
-    for axis, old in enumerate(value.nodes):
-        new = update.nodes[axis]
-        if len(old) == len(new):
-            units.join_all(old, new)
-            zeros.append(value.zeros[axis] & update.zeros[axis])
-        else:
-            _fix(units, old)
-            _fix(units, new)
-            zeros.append(value.zeros[axis])
-    return [Tracked(value.nodes, tuple(zeros))]
+    whole = {axis: axis for axis, n in enumerate(sizes) if n == len(value.nodes[axis])}
+    source = _looked_up(value, None if data else (), len(sizes), whole, sizes)
+    return [Tracked(tuple(nodes), tuple(zeros), value.number, source)]
 
 
 RULES = {
     "gather": Rule(_gather, with_params(_sizes)),
     "dynamic_slice": Rule(_dynamic_slice, with_params(_sizes)),
-    "dynamic_update_slice": Rule(_dynamic_update_slice),
 }
