@@ -56,6 +56,21 @@ def test_normalisers(groups, how):
     assert all((s == 0).all() for s in st.magnitude(groups, same, normalize=how))
 
 
+@pytest.mark.parametrize("how", ["sum", "mean", "max", "standardised"])
+def test_layers_that_are_put_side_by_side_are_normalised_alone(how):
+    def apply(params, x):
+        first, last = jnp.tanh(x @ params["a"]), jnp.tanh(x @ params["b"])
+        return jnp.concatenate([first[:, :2], last, first[:, 2:]], -1) @ params["z"]
+
+    params = {"a": 100 * PARAMS["a"], "b": PARAMS["b"], "z": normal(10, 2)}
+    groups = st.channel_groups(apply, params, X)
+    (scores,) = st.magnitude(groups, params, normalize=how)
+    for part in groups.parts:
+        x = np.abs(np.asarray(params[part.name], np.float64)).sum(0)
+        want = (x - x.mean()) / x.std() if how == "standardised" else x / getattr(np, how)(x)
+        np.testing.assert_allclose(np.asarray(scores)[part.units], want, rtol=1e-4, atol=1e-5)
+
+
 def test_unknown_names(groups):
     with pytest.raises(ValueError, match=r"over_members is one of 'sum', .*; got 'median'"):
         st.magnitude(groups, PARAMS, over_members="median")

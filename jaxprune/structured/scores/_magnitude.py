@@ -63,9 +63,10 @@ def magnitude(
         ``lambda m: m.role != "along" or m.path.endswith("scale")``.
       over_members: how the norms of several members become one score: "sum", "mean", "max",
         "product" or "l2" (the root of the sum of squares), over the members that hold the unit.
-      normalize: so that groups can be compared (`globally`): "sum", "mean" or "max" divides the
-        scores of each group by their sum, mean or largest, "standardised" takes their mean away and
-        divides by their standard deviation; groups of zeros stay.
+      normalize: so that layers can be compared (`globally`): "sum", "mean" or "max" divides the
+        scores of each layer by their sum, mean or largest, "standardised" takes their mean away and
+        divides by their standard deviation; layers of zeros stay. Where layers share channels, each
+        part that the same layers make is one.
       scales: of weights quantised to integers of 8 bits or fewer: ``{path: scale}``, a path of the
         parameters or an array that broadcasts against the weights (in tiles, if it is smaller by a
         factor). A ``scale`` (and ``zero_point``) beside a ``qvalue`` is found without. Integers

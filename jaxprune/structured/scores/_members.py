@@ -28,11 +28,13 @@ class Counted(NamedTuple):
       present: for each group which of them count for which units, bool ``[members, size]``;
         `None` for one that is skipped whole.
       skipped: which units are skipped, bool ``[size]``.
+      parts: for each group the units of each of its parts.
     """
 
     members: list[list[Member]]
     present: list[np.ndarray | None]
     skipped: list[np.ndarray]
+    parts: list[list[np.ndarray]]
 
 
 def check_combination(members: Members, over_members: str, normalize: str | None) -> None:
@@ -62,7 +64,10 @@ def counted(groups: ChannelGroups, members: Members, skip: Sequence[str]) -> Cou
         None if skipped[i].all() else _present(groups, i, chosen[i], members, skipped[i])
         for i in range(len(groups))
     ]
-    return Counted(chosen, present, skipped)
+    parts: list[list[np.ndarray]] = [[] for _ in groups]
+    for part in groups.parts:
+        parts[part.group].append(part.units)
+    return Counted(chosen, present, skipped, parts)
 
 
 def combined(
@@ -77,37 +82,40 @@ def combined(
       found: the members that count.
       one: the numbers of one member of the group of a number, ``[size of the group]``.
       over_members: how those of several members become one.
-      normalize: how groups are made to compare.
+      normalize: how layers are made to compare.
 
     Returns:
       ``[size]`` for each group, infinity for skipped units; `None` where all of them are.
     """
     scores: list[jax.Array | None] = []
-    for i, (ours, there, out) in enumerate(zip(*found, strict=True)):
+    for i, (ours, there, out, parts) in enumerate(zip(*found, strict=True)):
         if there is None:
             scores.append(None)
             continue
-        score = normalized(_over([one(i, m) for m in ours], there, over_members), normalize, out)
+        score = normalized(_over([one(i, m) for m in ours], there, over_members), normalize, parts)
         scores.append(jnp.where(out, jnp.inf, score) if out.any() else score)
     return tuple(scores)
 
 
-def normalized(scores: jax.Array, how: str | None, skipped: np.ndarray) -> jax.Array:
+def normalized(scores: jax.Array, how: str | None, parts: Sequence[np.ndarray]) -> jax.Array:
     """Scores of a group that compare with those of other groups; zeros stay zeros.
 
     Args:
       scores: ``[size of the group]``.
       how: "sum", "mean" or "max" divides by that; "standardised" takes the mean away and divides by
         the standard deviation; `None` does nothing.
-      skipped: units that do not count.
+      parts: the units of each part; each is compared by itself, as layers are that a concatenation
+        puts side by side.
     """
     if how is None:
         return scores
-    ours = scores[np.flatnonzero(~skipped)] if skipped.any() else scores
+    if len(parts) > 1:
+        ours = [normalized(scores[units], how, [units]) for units in parts]
+        return jnp.concatenate(ours)[np.argsort(np.concatenate(parts))]
     if how == "standardised":
-        scores, unit = scores - jnp.mean(ours), jnp.std(ours)
+        scores, unit = scores - jnp.mean(scores), jnp.std(scores)
     else:
-        unit = {"sum": jnp.sum, "mean": jnp.mean, "max": _tree.largest}[how](ours)
+        unit = {"sum": jnp.sum, "mean": jnp.mean, "max": _tree.largest}[how](scores)
     return scores / jnp.where(unit > 0, unit, jnp.ones_like(unit))
 
 
