@@ -328,3 +328,16 @@ def test_more_positions_than_are_there(path, network):
     _network.write(path, small, cuts=cuts)
     with pytest.raises(ValueError, match="'a' is smaller than what is left of it"):
         jp.structured.load(path, apply, X)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of packages that are not ours
+def test_onnx(tmp_path, network):
+    jax2onnx, onnx = pytest.importorskip("jax2onnx"), pytest.importorskip("onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    small_apply, small, _ = network
+    model = jax2onnx.to_onnx(lambda x: small_apply(small, x), [X.shape])
+    onnx.save(model, tmp_path / "small.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "small.onnx")
+    (result,) = session.run(None, {session.get_inputs()[0].name: X})
+    np.testing.assert_allclose(result, by_hand(X), rtol=1e-5)
