@@ -20,22 +20,13 @@ from jax.extend.core import JaxprEqn
 
 from jaxprune import _tree
 from jaxprune._jaxpr._labels import DATA, Labels, in_loop, parameters, reaching, unchanged
+from jaxprune._jaxpr._opaque import PRODUCTS, multiplies
 from jaxprune._jaxpr._rearrangement import Origin, Value, rearranged, strays
 from jaxprune._jaxpr._rounds import folded, rounds
 from jaxprune._jaxpr._walk import KINDS, aval, bind, held, opened, scan_counts, walk
 from jaxprune._tree import PyTree
 
-_PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
 _RAGGED = "ragged_dot_general"
-
-# What may multiply matrices in a way that nobody can look into. A primitive that holds a function
-# (pallas_call, shard_map, custom_partitioning) does so if there is a product in it.
-_OPAQUE = frozenset(
-    {
-        "ffi_call", "custom_call", "tpu_custom_call", "triton_kernel_call", "mosaic_gpu_call",
-        "pure_callback", "io_callback", "rnn",
-    }
-)  # fmt: skip
 
 
 class Product(NamedTuple):
@@ -221,7 +212,7 @@ class _Walk:
     ) -> list[Value]:
         loops = {"scan": self._scan, "while": self._while, "cond": self._cond}
         rules = {name: loops.get(kind, self._call) for name, kind in KINDS.items()}
-        rules |= dict.fromkeys(_PRODUCTS, self._product)
+        rules |= dict.fromkeys(PRODUCTS, self._product)
 
         def apply(i: int, eqn: JaxprEqn, operands: list[Value]) -> list[Value]:
             rule = rules.get(eqn.primitive.name, self._plain)
@@ -235,7 +226,7 @@ class _Walk:
         if eqn.primitive.name == "optimization_barrier":
             return [replace(v, array=x) for v, x in zip(operands, results, strict=True)]
         data = any(v.data for v in operands)
-        if _multiplies(eqn):
+        if multiplies(eqn):
             paths = tuple(map(scope.leaves, operands))
             if eqn.primitive.name == _RAGGED:
                 found = Product(eqn, paths[:2], repeats, group_sizes=_group_sizes(operands))
@@ -425,18 +416,3 @@ def _group_sizes(operands: Sequence[Value]) -> np.ndarray | None:
     if origin is None or origin.axes != own or _tree.is_traced(array):
         return None
     return np.asarray(array)
-
-
-def _multiplies(eqn: JaxprEqn) -> bool:
-    """Whether an equation that is not followed may multiply matrices."""
-    name, params = eqn.primitive.name, eqn.params
-    if name in _PRODUCTS | _OPAQUE or "dot" in name or "matmul" in name:
-        return True
-    if name == "custom_linear_solve":  # its other functions are for derivatives
-        params = {"solve": params["jaxprs"].solve}
-    return any(
-        _multiplies(inner)
-        for param in jax.tree.leaves(params, is_leaf=lambda x: hasattr(x, "eqns"))
-        if hasattr(param, "eqns")
-        for inner in opened(param)[0].eqns
-    )
