@@ -2,6 +2,7 @@
 
 from jaxprune.structured._cut import cut as cut
 from jaxprune.structured._cut import widths as widths
+from jaxprune.structured._expand import expand as expand
 from jaxprune.structured._groups import ChannelGroups as ChannelGroups
 from jaxprune.structured._groups import FixedAxis as FixedAxis
 from jaxprune.structured._groups import Group as Group
@@ -10,6 +11,8 @@ from jaxprune.structured._groups import Member as Member
 from jaxprune.structured._groups import Part as Part
 from jaxprune.structured._masks import kept_of as kept_of
 from jaxprune.structured._masks import masks as masks
+from jaxprune.structured._remaining import remaining as remaining
+from jaxprune.structured._remaining import small_function as small_function
 from jaxprune.structured._save import load as load
 from jaxprune.structured._save import save as save
 from jaxprune.structured._select import select as select
