@@ -105,7 +105,9 @@ def test_what_is_returned_is_the_masked_network(undisturbed):
     whole = jp.structured.expand(variables, result.groups, result.masks)
     assert whole["params"]["first"]["kernel"].shape == (6, 16)
     batch, key = problem.batch_at(3), jax.random.key(2)
-    small = result.shrink(loss_fn)(result.state.params, result.state.model_state, batch, key)
+    small = jax.jit(result.shrink(loss_fn))(
+        result.state.params, result.state.model_state, batch, key
+    )
     masked = loss_fn(whole["params"], whole["model_state"], batch, key)
     np.testing.assert_allclose(small[0], masked[0], rtol=1e-6)
     mean = masked[1][0]["stats"]["mean"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
@@ -239,7 +240,8 @@ class _Result:
         return cls(rest, [first, *more] if any(treedef[1]) else [], treedef)
 
 
-class _Joined(NamedTuple):
+@dataclasses.dataclass(frozen=True)  # `jax.jit` refers weakly to functions: no NamedTuple
+class _Joined:
     """A function of parameters and model state as one of both in one tree."""
 
     function: Function
@@ -249,7 +251,8 @@ class _Joined(NamedTuple):
         return _Result.of(self.function(variables["params"], state, *inputs), state)
 
 
-class _Apart(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Apart:
     """The way back."""
 
     function: Function
