@@ -33,6 +33,11 @@ from jaxprune.structured.budgets import bytes as bytes
 from jaxprune.structured.budgets import latency as latency
 from jaxprune.structured.budgets import macs as macs
 from jaxprune.structured.budgets import parameters as parameters
+from jaxprune.structured.regularizers import add_penalty as add_penalty
+from jaxprune.structured.regularizers import group_decay as group_decay
+from jaxprune.structured.regularizers import group_lasso as group_lasso
+from jaxprune.structured.regularizers import removed_decay as removed_decay
+from jaxprune.structured.regularizers import scale_l1 as scale_l1
 from jaxprune.structured.scores import average as average
 from jaxprune.structured.scores import geometric_median as geometric_median
 from jaxprune.structured.scores import hessian as hessian
