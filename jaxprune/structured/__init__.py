@@ -1,5 +1,7 @@
 """Structured pruning: channels removed for good, from any JAX model."""
 
+from jaxprune.structured._blocks import block_influence as block_influence
+from jaxprune.structured._blocks import keep_blocks as keep_blocks
 from jaxprune.structured._cut import cut as cut
 from jaxprune.structured._cut import widths as widths
 from jaxprune.structured._expand import expand as expand
