@@ -66,6 +66,7 @@ def run(
 
     def network(shrink: jp.training.Shrink) -> jp.training.Network:
         assert remade is not None
+        report.parts.train.close()  # what a stream has opened
         now = report.parts = remade(shrink)
         train = now.train._replace(run=report.train)
         return jp.training.Network(train, now.evaluate, now.options["recalibrate"])

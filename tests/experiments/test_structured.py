@@ -48,6 +48,7 @@ def test_a_run_ends_in_a_small_network_with_its_speedup(tmp_path, capsys):
     assert np.isfinite(small_apply(small, x)).all()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on(tmp_path):
     whole = job.run(Config(**SMALL, run_dir=tmp_path / "whole"))
     chunks = iter(range(100))
