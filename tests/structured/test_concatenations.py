@@ -236,6 +236,44 @@ def test_counts_of_layers_that_make_channels_of_another(net):
     assert left == {"a": 2, "b": 5 - 0}
 
 
+def test_expressions_mean_what_no_earlier_rule_has_named(net):
+    groups, scores = net("added")
+    left = _left(net, "added", allocation=st.ratios({"a": 0.25, ".": 0.5}))
+    assert left == {"a": 6, "b": 8, "c": 14}
+    left = _left(net, "added", allocation=st.ratios({"c": 0.25, ".": 0.5}))
+    assert left["c"] == 18
+    with pytest.raises(ValueError, match=r"takes 6 of 24 channels of 'c', but 'a', 'b' make some"):
+        st.select(groups, scores, allocation=st.ratios({"a|b": 0.5, "c": 0.25}))
+
+
+def _crossing(params, x):
+    """Of twelve channels a makes the first eight, and b the last eight."""
+    left = jnp.pad(jnp.tanh(x @ params["a"]), ((0, 0), (0, 4)))
+    return jnp.tanh(left + jnp.pad(jnp.tanh(x @ params["b"]), ((0, 0), (4, 0)))) @ params["z"]
+
+
+def test_layers_that_share_some_channels():
+    params = _matrices(a=(3, 8), b=(3, 8), z=(12, 2))
+    groups = st.channel_groups(_crossing, params, X)
+    assert [(part.name, part.units.tolist()) for part in groups.parts] == [
+        ("a", [0, 1, 2, 3]), ("a", [4, 5, 6, 7]), ("b", [8, 9, 10, 11])
+    ]  # fmt: skip
+    scores = [np.arange(12.0)]
+    half = [False, False, True, True] * 3
+    for rules in ({".": 0.5}, {"a": 0.5, "b": 0.5}):
+        kept = st.select(groups, scores, allocation=st.ratios(rules))
+        assert kept[0].tolist() == half
+    assert st.select(groups, scores, 0.5)[0].tolist() == half
+    kept = st.select(groups, scores, allocation=st.ratios({"a": 0.5, ".": 0.25}))
+    assert kept[0].tolist() == [False] * 4 + [True] * 4 + [False] + [True] * 3
+    kept = st.select(groups, scores, 0.9, allocation=st.globally(), max_sparsity={"b": 0.25})
+    assert kept[0].tolist() == [False] * 6 + [True] * 6
+    with pytest.raises(
+        ValueError, match=r"gives 0.5 for 'a' and 0.25 for 'b', but these make some"
+    ):
+        st.select(groups, scores, allocation=st.ratios({"a": 0.5, "b": 0.25}))
+
+
 def test_reports_name_what_shares_a_count(net):
     report = net("added")[0].report()
     assert "  layer a: 8 channels" in report

@@ -157,7 +157,7 @@ def test_what_shrinks_with_a_parameter_is_reported():
 
 def test_groups_without_a_norm_can_be_left_out():
     groups = st.channel_groups(biased, {**PARAMS, "b": jnp.ones(6)}, X)
-    with pytest.raises(ValueError, match=r"Leave the group out, skip=\['w'\]"):
+    with pytest.raises(ValueError, match=r"Leave the layer out, skip=\['w'\]"):
         st.norm_scale(groups, {**PARAMS, "b": jnp.ones(6)})
     assert st.norm_scale(groups, {**PARAMS, "b": jnp.ones(6)}, skip=["w"]) == (None,)
 

@@ -274,3 +274,31 @@ def test_the_grammar_finds_channels():
 
     count()
     assert np.mean(np.array(counts) > 1) > 0.5
+
+
+@settings(max_examples=25)
+@given(networks(), st.floats(0, 0.99), st.floats(0, 1), st.booleans())
+def test_selections_hold_for_every_layer(network, sparsity, most, together):
+    apply, params, rng = network
+    groups = jp.structured.channel_groups(apply, params, jnp.ones((BATCH, LENGTH, 3)))
+    for i, group in enumerate(groups):
+        units = [part.units for part in groups.parts if part.group == i]
+        assert sorted(np.concatenate(units)) == list(range(group.size))
+    scores = [rng.normal(size=group.size) for group in groups]
+    skipped = [groups.layers[rng.integers(len(groups.layers))]] if len(groups) else []
+    allocation = jp.structured.globally() if together else jp.structured.uniform()
+    options = {
+        "allocation": allocation,
+        "max_sparsity": most,
+        "skip": [layer.names[0] for layer in skipped],
+    }
+    kept = jp.structured.select(groups, scores, sparsity, **options)
+    jp.structured.masks(groups, kept)
+    for i, (group, stays) in enumerate(zip(groups, kept, strict=True)):
+        for member in group.role("out"):
+            ours = np.unique(member.owners[member.owners >= 0])
+            gone = (~stays[ours]).sum()
+            assert gone <= min(round(most * len(ours)), len(ours) - 1)
+            # The axis of one kernel may make the channels of several groups.
+            if any(k.group == i and (member.path, member.axis) in k.kernels for k in skipped):
+                assert gone == 0

@@ -245,3 +245,18 @@ def test_a_selection_is_a_tuple_with_notes(groups):
         assert other.notes == kept.notes
         for a, b in zip(other, kept, strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_readers_of_slices_keep_a_channel_each():
+    def apply(params, x):
+        h = jnp.tanh(x @ params["a"])
+        return h[:, :2] @ params["y"] + h[:, 2:] @ params["z"]
+
+    params = {"a": jnp.ones((2, 4)), "y": jnp.ones((2, 1)), "z": jnp.ones((2, 1))}
+    groups = st.channel_groups(apply, params, jnp.ones((1, 2)))
+    kept = st.select(groups, [np.arange(4.0)], 0.75)
+    assert kept[0].tolist() == [False, True, False, True]
+    assert kept.notes == ("3 of 4 channels of [a] would go, but at most 2 may",)
+    st.masks(groups, kept)
+    with pytest.raises(ValueError, match=r"3 of 4 channels of \[a\] would go, but at most 2 may:"):
+        st.select(groups, [np.arange(4.0)], 0.75, on_limit="error")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from jaxprune.structured._groups import ChannelGroups
@@ -19,6 +19,8 @@ class Claim(NamedTuple):
       parts: the parts of the layers.
       size: how many channels they have.
       name: of the layers, for errors.
+      order: the number of the rule.
+      is_path: whether the rule is a path, and no expression.
     """
 
     rule: str | tuple[str, ...]
@@ -26,6 +28,8 @@ class Claim(NamedTuple):
     parts: frozenset[int]
     size: int
     name: str
+    order: int
+    is_path: bool
 
 
 def claims(groups: ChannelGroups, rules: Mapping[Any, Any], *, what: str) -> list[Claim]:
@@ -34,19 +38,58 @@ def claims(groups: ChannelGroups, rules: Mapping[Any, Any], *, what: str) -> lis
     Raises:
       ValueError: if a rule matches no layer, or two say different things of one.
     """
+    order = {rule: n for n, rule in enumerate(rules)}
     alone = {rule: value for rule, value in rules.items() if isinstance(rule, str)}
+    is_path = {rule: layers_named(groups, rule)[1] for rule in alone}
     found = []
     for k, (rule, value) in numbers_by_layer(groups, alone, what=what).items():
         layer = groups.layers[k]
-        found.append(Claim(rule, value, frozenset(layer.parts), layer.size, layer.names[0]))
+        parts, name = frozenset(layer.parts), layer.names[0]
+        found.append(Claim(rule, value, parts, layer.size, name, order[rule], is_path[rule]))
     for rule, value in rules.items():
         if isinstance(rule, str):
             continue
         layers = {k for path in rule for k in layers_named(groups, path)[0]}
         parts = frozenset(part for k in layers for part in groups.layers[k].parts)
-        size = sum(groups.parts[part].size for part in parts)
-        found.append(Claim(rule, value, parts, size, ", ".join(rule)))
+        size = _size(groups, parts)
+        found.append(Claim(rule, value, parts, size, ", ".join(rule), order[rule], True))
     return found
+
+
+def agreed(groups: ChannelGroups, found: Sequence[Claim]) -> list[Claim]:
+    """Claims of fractions, which agree more often than counts do.
+
+    An expression means what no earlier rule has spoken of. Where the same fraction is asked for of
+    layers that share some of their channels only, each part loses it.
+    """
+    claimed = []
+    for claim in found:
+        if not claim.is_path:
+            earlier = {k for other in found if other.order < claim.order for k in other.parts}
+            parts = claim.parts - earlier
+            claim = claim._replace(parts=parts, size=_size(groups, parts))
+        if claim.parts:
+            claimed.append(claim)
+    split = {
+        n
+        for n, claim in enumerate(claimed)
+        for other in claimed
+        if isinstance(claim.rule, str) and isinstance(other.rule, str)
+        if claim.value == other.value and claim.parts & other.parts
+        if not (claim.parts <= other.parts or other.parts <= claim.parts)
+    }
+    by_part = {
+        (k, claimed[n].value): claimed[n]._replace(
+            parts=frozenset({k}), size=groups.parts[k].size, name=groups.parts[k].name
+        )
+        for n in split
+        for k in claimed[n].parts
+    }
+    return [claim for n, claim in enumerate(claimed) if n not in split] + list(by_part.values())
+
+
+def _size(groups: ChannelGroups, parts: Iterable[int]) -> int:
+    return sum(groups.parts[k].size for k in parts)
 
 
 def pools_of(
@@ -72,6 +115,8 @@ def pools_of(
     Raises:
       ValueError: if the counts of layers that share channels contradict each other.
     """
+    if fractions:
+        found = agreed(groups, found)
     done: list[tuple[Claim, frozenset[int], int]] = []
     for claim in sorted(found, key=lambda c: len(c.parts)):
         parts = claim.parts & frozenset(open_)
@@ -85,12 +130,11 @@ def pools_of(
                     f"{claim.rule!r}, but these make some of the same channels. Name one of them."
                 )
         rest = parts - frozenset(part for _, counted, _ in inside for part in counted)
-        room = sum(groups.parts[part].size for part in rest)
+        room = _size(groups, rest)
         if fractions and inside and all(other.value == claim.value for other, _, _ in inside):
             count = removed(claim.value, room, room)
         else:
-            size = sum(groups.parts[part].size for part in parts)
-            count = removed(claim.value, size, claim.size) if parts else 0
+            count = removed(claim.value, _size(groups, parts), claim.size) if parts else 0
             within = sum(gone for _, _, gone in inside)
             if inside and not within <= count <= within + room:
                 names = ", ".join(repr(other.name) for other, _, _ in inside)

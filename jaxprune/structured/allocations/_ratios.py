@@ -22,7 +22,8 @@ def ratios(fractions: Fractions, *, count: Count = "round") -> Allocation:
     Args:
       fractions: ``{path: fraction removed}``; a path of a kernel that makes the channels, or a
         regular expression of whole paths, each match a count of its own. The first that matches a
-        layer counts. A tuple of paths shares one budget: ``{("a", "b"): 0.5}`` removes the lowest
+        layer counts; of a layer that shares channels with one named before, an expression means the
+        others. A tuple of paths shares one budget: ``{("a", "b"): 0.5}`` removes the lowest
         half of the channels of both together.
       count: see `uniform`.
 

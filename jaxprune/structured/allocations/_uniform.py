@@ -13,7 +13,8 @@ def uniform(*, count: Count = "round") -> Allocation:
     """Removes the same fraction of the channels of every layer.
 
     Layers that make the same channels (residual sums) have one count; those whose channels a
-    concatenation puts side by side are counted one by one.
+    concatenation puts side by side are counted one by one. Where layers share some of their
+    channels only, these are counted by themselves.
 
     Args:
       count: "round" removes ``round(sparsity * n)`` of a layer's n channels; "floor_kept" keeps
