@@ -1,5 +1,6 @@
 """The cells of the table of filter pruning: a network loses filters and is retrained."""
 
+import pathlib
 import time
 from typing import Any, NamedTuple
 
@@ -71,9 +72,18 @@ def _macs(model: Any, variables: Any, x: jax.Array) -> int:
 
 
 def run_cell(
-    config: Config, cell: Cell, dense: Dense, dataset: data.Dataset, *, epochs: int
+    config: Config,
+    cell: Cell,
+    dense: Dense,
+    dataset: data.Dataset,
+    *,
+    epochs: int,
+    folder: pathlib.Path | None = None,
 ) -> Cell:
-    """Removes filters from a trained network and retrains what is left for some epochs."""
+    """Removes filters from a trained network and retrains what is left for some epochs.
+
+    The network is written to the folder, see `jaxprune.structured.load`.
+    """
     start, parts, groups = time.perf_counter(), dense.parts, dense.groups
     key = jax.random.fold_in(jax.random.key(cell["seed"]), 1)
     if cell["score"] == "random":
@@ -97,6 +107,11 @@ def run_cell(
     pruned = evaluate(state)["accuracy"]
     rates = _rates(cell, dense, masks, epochs * parts.epoch_steps)
     state, _ = train(state, rates)
+    if folder is not None:
+        name = "-".join(str(cell[k]) for k in ("seed", "fraction", "score", "schedule"))
+        trained = {"params": state.params, **(state.model_state or {})}
+        settings = {**cell, "model": config.model, "data": config.data}
+        jp.structured.save(folder / f"small-{name}.safetensors", trained, masks, settings=settings)
     return {
         **cell,
         "dense_accuracy": dense.accuracy,

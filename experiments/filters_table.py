@@ -63,7 +63,7 @@ class Grid(_cells.Settings):
     """Retraining schedules."""
 
     out: pathlib.Path = pathlib.Path("runs/filters_table")
-    """Folder for results.jsonl and table.md."""
+    """Folder for results.jsonl, table.md and the small networks."""
 
 
 def cells(grid: Grid, seed: int) -> Iterator[Cell]:
@@ -146,7 +146,9 @@ def run(grid: Grid, console: Console) -> str:
 
         config, epochs = config_of(grid, seed), grid.retrain_epochs
         dense = _filters.train_dense(config, dataset)
-        return lambda cell: _filters.run_cell(config, cell, dense, dataset, epochs=epochs)
+        return lambda cell: _filters.run_cell(
+            config, cell, dense, dataset, epochs=epochs, folder=grid.out
+        )
 
     return _cells.fill(
         grid,

@@ -20,32 +20,35 @@ from jax.extend.core import JaxprEqn
 
 from jaxprune import _tree
 from jaxprune._jaxpr._labels import DATA, Labels, in_loop, parameters, reaching, unchanged
+from jaxprune._jaxpr._opaque import PRODUCTS, multiplies
 from jaxprune._jaxpr._rearrangement import Origin, Value, rearranged, strays
+from jaxprune._jaxpr._rounds import folded, rounds
 from jaxprune._jaxpr._walk import KINDS, aval, bind, held, opened, scan_counts, walk
 from jaxprune._tree import PyTree
 
-_PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
-
-# What multiplies matrices in a way that is not followed. Any primitive that holds a function with
-# a product in it does so, too.
-_UNFOLLOWED = frozenset({"pallas_call", "ffi_call", "rnn", "custom_partitioning"})
+_RAGGED = "ragged_dot_general"
 
 
 class Product(NamedTuple):
     """A matrix product or a convolution.
 
     Attributes:
-      eqn: its equation; ``eqn.primitive.name`` is ``dot_general`` or ``conv_general_dilated``, and
-        ``eqn.invars`` and ``eqn.outvars`` have the shapes.
-      leaves: for each of the two operands the paths of the parameters that it rearranges; empty
-        for an activation.
-      repeats: how often it is executed, by the loops around it; `None` inside a `while`. Each
-        branch of a `cond` counts as executed.
+      eqn: its equation; ``eqn.primitive.name`` is ``dot_general``, ``conv_general_dilated`` or
+        ``ragged_dot_general``, or that of a primitive that is not followed and may multiply
+        matrices; ``eqn.invars`` and ``eqn.outvars`` have the shapes.
+      leaves: for each operand the paths of the parameters that it rearranges; empty for an
+        activation.
+      repeats: how often it is executed, by the loops around it; `None` inside a `while` whose
+        rounds are not known. Each branch of a `cond` counts as executed.
+      is_followed: whether it is known to be a product.
+      group_sizes: of a ``ragged_dot_general`` of a parameter as it is, if they are known.
     """
 
     eqn: JaxprEqn
-    leaves: tuple[tuple[str, ...], tuple[str, ...]]
+    leaves: tuple[tuple[str, ...], ...]
     repeats: int | None
+    is_followed: bool = True
+    group_sizes: np.ndarray | None = None
 
 
 class Contribution(NamedTuple):
@@ -74,7 +77,8 @@ def products(f: Callable[..., Any], params: PyTree, *args: Any) -> list[Product]
       *args: pytrees of arrays.
 
     Returns:
-      One `Product` for each equation, also those of two activations.
+      One `Product` for each equation, also those of two activations, and for each that may hide
+      products.
 
     Example:
       >>> import jax.numpy as jnp
@@ -182,12 +186,17 @@ class _Walk:
     # The paths of the parameters with a use in a product that is not followed.
     lost: set[str] = field(default_factory=set)
 
+    @property
+    def kinds(self) -> Callable[[Any], bool]:
+        """Which arrays are followed: totals are of real numbers only."""
+        return _tree.is_floating if self.tap else _tree.has_norm
+
     def whole(self, f: Callable[..., Any], params: PyTree, args: Any) -> tuple[list[Any], _Scope]:
         jaxpr = jax.make_jaxpr(f)(params, *args)
         named = _tree.named_leaves(params)
         scope = _Scope([jnp.shape(leaf) for _, leaf in named], [(path,) for path, _ in named])
         values = [
-            Value(leaf, False, scope.origin(root) if _tree.is_floating(leaf) else None)
+            Value(leaf, False, scope.origin(root) if self.kinds(leaf) else None)
             for root, (_, leaf) in enumerate(named)
         ]
         values += [Value(leaf, True) for leaf in jax.tree.leaves(args)]
@@ -203,7 +212,7 @@ class _Walk:
     ) -> list[Value]:
         loops = {"scan": self._scan, "while": self._while, "cond": self._cond}
         rules = {name: loops.get(kind, self._call) for name, kind in KINDS.items()}
-        rules |= dict.fromkeys(_PRODUCTS, self._product)
+        rules |= dict.fromkeys(PRODUCTS, self._product)
 
         def apply(i: int, eqn: JaxprEqn, operands: list[Value]) -> list[Value]:
             rule = rules.get(eqn.primitive.name, self._plain)
@@ -212,15 +221,23 @@ class _Walk:
         return walk(jaxpr, values, apply, lambda x, aval: Value(x))
 
     def _plain(self, eqn, operands, scope, at, repeats) -> list[Value]:
-        results = bind(eqn, [v.array for v in operands])
+        arrays = [v.array for v in operands]
+        results = folded(eqn, arrays) or bind(eqn, arrays)
         if eqn.primitive.name == "optimization_barrier":
             return [replace(v, array=x) for v, x in zip(operands, results, strict=True)]
         data = any(v.data for v in operands)
-        if data and _multiplies(eqn):
-            self.lost.update(*map(scope.made_of, operands))
+        if multiplies(eqn):
+            paths = tuple(map(scope.leaves, operands))
+            if eqn.primitive.name == _RAGGED:
+                found = Product(eqn, paths[:2], repeats, group_sizes=_group_sizes(operands))
+            else:
+                found = Product(eqn, paths, repeats, is_followed=False)
+            self.products[at] = found
+            if data:
+                self.lost.update(*map(scope.made_of, operands))
         origins: list[Origin | None] = [None] * len(results)
         if any(v.origin for v in operands):
-            origins = rearranged(eqn, operands, self.dtype)
+            origins = rearranged(eqn, operands, self.dtype, self.kinds)
 
         def leaves(value: Value) -> frozenset[str]:
             return frozenset(scope.leaves(value))
@@ -318,10 +335,12 @@ class _Walk:
         fixed = unchanged(body, n_body, n_carry)
         once = {k: np.shape(operands[k].array) for k in fixed if operands[k].origin}
         consts = [v.array for v in operands[:n_body]]
+        n = rounds(eqn, [v.array for v in (*test_consts, *operands)])
+        times = None if n is None or repeats is None else repeats * n
 
         def step(carry: Any) -> Any:
             state, sums = carry
-            results, totals = inner.run(body, [*consts, *state], once, at, None)
+            results, totals = inner.run(body, [*consts, *state], once, at, times)
             return results, {k: total + totals[k] for k, total in sums.items()}
 
         def proceed(carry: Any) -> Any:
@@ -389,14 +408,11 @@ class _Inner:
                 self.outer.add(origin, Contribution(totals[k], frozenset(varying)))
 
 
-def _multiplies(eqn: JaxprEqn) -> bool:
-    """Whether an equation that is not followed may multiply matrices."""
-    name = eqn.primitive.name
-    if name in _PRODUCTS | _UNFOLLOWED or "dot" in name or "matmul" in name:
-        return True
-    return any(
-        _multiplies(inner)
-        for param in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns"))
-        if hasattr(param, "eqns")
-        for inner in opened(param)[0].eqns
-    )
+def _group_sizes(operands: Sequence[Value]) -> np.ndarray | None:
+    """The sizes of the groups of a ragged product with a parameter as it is, if they are known."""
+    _, weight, sizes = operands
+    origin, array = weight.origin, sizes.array
+    own = tuple(frozenset({axis}) for axis in range(np.ndim(weight.array)))
+    if origin is None or origin.axes != own or _tree.is_traced(array):
+        return None
+    return np.asarray(array)

@@ -23,7 +23,7 @@ from jaxprune._jaxpr._walk import aval, bind
 _SAME = frozenset(
     {
         "convert_element_type", "copy", "copy_p", "reduce_precision", "sharding_constraint",
-        "device_put", "stop_gradient", "neg", "name", "mesh_cast", "reshard",
+        "device_put", "stop_gradient", "neg", "conj", "name", "mesh_cast", "reshard",
     }
 )  # fmt: skip
 
@@ -61,14 +61,23 @@ class Value:
         return self.lost | self.stopped
 
 
-def rearranged(eqn: JaxprEqn, operands: Sequence[Value], dtype: Any) -> list[Origin | None]:
-    """The origins of an equation's results, `None` where it is no rearrangement."""
+def rearranged(
+    eqn: JaxprEqn, operands: Sequence[Value], dtype: Any, kinds: Callable[[Any], bool]
+) -> list[Origin | None]:
+    """The origins of an equation's results, `None` where it is no rearrangement.
+
+    Args:
+      eqn: the equation.
+      operands: what is known of its operands.
+      dtype: of totals.
+      kinds: which results are followed.
+    """
     name, first = eqn.primitive.name, operands[0]
     unknown: list[Origin | None] = [None] * len(eqn.outvars)
     if any(v.data for v in operands) or (name == "stop_gradient" and first.strays):
         return unknown
     if name in _SAME:
-        return [first.origin if _tree.is_floating(aval(eqn.outvars[0])) else None]
+        return [first.origin if kinds(aval(eqn.outvars[0])) else None]
     if name in _MOVES:
         return [_moved(eqn, operands, dtype, i) for i in range(len(eqn.outvars))]
     if name in ("mul", "div", "add", "add_any", "sub"):
@@ -140,7 +149,9 @@ def _combined(eqn: JaxprEqn, operands: Sequence[Value], dtype: Any) -> Origin | 
         if len(tracked) > 1 or (name == "div" and operands[1].origin):
             return None
         constant = next(v.array for v in operands if not v.origin)
-        factor = jnp.square(jnp.asarray(constant).astype(dtype))
+        constant = jnp.asarray(constant)
+        constant = jnp.abs(constant) if jnp.iscomplexobj(constant) else constant
+        factor = jnp.square(constant.astype(dtype))
         factor = 1 / factor if name == "div" else factor
         axes = tracked[0].axes if factor.ndim == 0 else None
         return Origin(tracked[0].roots, lambda r: tracked[0].rebuild(r) * factor, axes)

@@ -34,7 +34,7 @@ def fake(monkeypatch):
     """Cells that cost nothing; returns the list of those that were run."""
     ran = []
 
-    def run_cell(config, cell, dense, dataset, epochs):
+    def run_cell(config, cell, dense, dataset, epochs, folder):
         ran.append(cell)
         found = 0.5 + 0.1 * cell["seed"] + 0.01 * (cell["schedule"] == "allr")
         fixed = {"dense_accuracy": 0.9, "accuracy_pruned": 0.2, "macs": 1500, "dense_macs": 4000}
@@ -74,7 +74,13 @@ def test_real_cells_train_what_is_left(tmp_path):
     dense = _filters.train_dense(config, dataset)
     assert dense.filters == ("params/Conv_0/kernel", "params/Conv_1/kernel")
     cell = {"seed": 0, "fraction": 0.5, "score": "l1", "schedule": "allr"}
-    found = _filters.run_cell(config, cell, dense, dataset, epochs=1)
+    found = _filters.run_cell(config, cell, dense, dataset, epochs=1, folder=tmp_path)
+    file = tmp_path / "small-0-0.5-l1-allr.safetensors"
+    assert jp.read_settings(file)["model"] == "small_cnn"
+    infer = lambda variables, x: dense.model.apply(variables, x, train=False)  # noqa: E731
+    small_apply, trained = jp.structured.load(file, infer, dense.x)
+    assert sum(x.size for x in jax.tree.leaves(trained["params"])) == found["weights"]
+    assert small_apply(trained, dense.x).shape == (2, 10)
     assert found["macs"] < 0.5 * found["dense_macs"]
     assert found["weights"] < found["dense_weights"]
     assert found["accuracy"] > found["accuracy_pruned"]

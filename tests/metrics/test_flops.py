@@ -3,7 +3,9 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from jax.experimental import pallas as pl
 
 import jaxprune as jp
 from experiments import models
@@ -132,7 +134,214 @@ def test_what_cannot_be_counted():
     def apply(params, x):
         return jax.lax.while_loop(lambda x: x.sum() < 9, lambda x: x @ params["w"], x)
 
-    with pytest.raises(ValueError, match=r"dot_general with 'w' stands inside a while loop"):
+    with pytest.raises(
+        ValueError, match=r"dot_general with 'w' at .*test_flops.py:\d+.* inside a while"
+    ):
         flops(apply, {"w": shape(2, 2)}, shape(1, 2))
     with pytest.raises(ValueError, match="mask"):
         flops(lambda p, x: x @ p["w"], {"w": shape(2, 2)}, shape(1, 2), mask={"v": jnp.ones(2) > 0})
+
+
+def test_a_layer_that_is_used_twice_counts_twice():
+    tied = jnp.ones((4, 4)).at[0].set(0)
+    found = flops(lambda p, x: jnp.tanh(x @ p["w"]) @ p["w"].T, {"w": tied}, shape(3, 4))
+    assert found.layers == (("w", 2 * 3 * 16, 2 * 3 * 12),)
+
+
+def ragged(params, x, sizes):
+    return jax.lax.ragged_dot(x, params["w"], sizes)
+
+
+def test_ragged_products():
+    sizes = jax.ShapeDtypeStruct((3,), jnp.int32)
+    found = flops(ragged, {"w": shape(3, 4, 5)}, shape(6, 4), sizes)
+    assert found.layers == (("w", 6 * 4 * 5, 6 * 4 * 5),)
+    # The groups are data: on average each row meets what is left of all of them.
+    w = np.ones((3, 4, 5), np.float32)
+    w[0] = 0
+    w[1, 0] = 0
+    assert flops(ragged, {"w": w}, shape(6, 4), sizes).nonzero_macs == 6 * 35 / 3
+    # The groups are constants: each counts its own rows, and rows of no group nothing.
+    fixed = np.array([1, 2, 2], np.int32)
+    for params, mask in (({"w": w}, None), ({"w": shape(3, 4, 5)}, {"w": w != 0})):
+        found = flops(lambda p, x: ragged(p, x, jnp.asarray(fixed)), params, shape(6, 4), mask=mask)
+        assert found.layers == (("w", 5 * 20, 1 * 0 + 2 * 15 + 2 * 20),)
+    abstract = flops(
+        lambda p, x: ragged(p, x, jnp.asarray(fixed)), {"w": shape(3, 4, 5)}, shape(6, 4)
+    )
+    assert abstract.nonzero_macs == abstract.macs == 100
+
+
+def test_ragged_products_of_another_kind():
+    # vmap, and the weight's gradient: ragged along what is summed over.
+    sizes = jax.ShapeDtypeStruct((2, 3), jnp.int32)
+    many = jax.vmap(ragged)
+    assert flops(many, {"w": shape(2, 3, 4, 5)}, shape(2, 6, 4), sizes).macs == 2 * 6 * 4 * 5
+
+    def gradient(params, x, sizes):
+        return jax.grad(lambda p: ragged(p, x, sizes).sum())(params)
+
+    one = jax.ShapeDtypeStruct((3,), jnp.int32)
+    found = flops(gradient, {"w": shape(3, 4, 5)}, shape(6, 4), one)
+    assert found.macs == 2 * 6 * 4 * 5  # forwards, and backwards
+    # A permuted weight is not that of the groups by its place.
+    w = jnp.ones((4, 3, 5)).at[:, 0].set(0)
+
+    def moved(params, x):
+        return ragged({"w": params["w"].transpose(1, 0, 2)}, x, jnp.array([4, 1, 1], jnp.int32))
+
+    assert flops(moved, {"w": w}, shape(6, 4)).nonzero_macs == 6 * 20 * 2 // 3
+
+
+def test_complex_products_are_four_real_ones():
+    def c(*dims):
+        return jax.ShapeDtypeStruct(dims, jnp.complex64)
+
+    found = flops(lambda w, x: x @ w["w"], {"w": c(4, 5)}, c(3, 4))
+    assert found.layers == (("w", 4 * 3 * 4 * 5, 4 * 3 * 4 * 5),)
+    kernel = jnp.ones((3, 3, 2, 6), jnp.complex64).at[0].set(0)
+    found = flops(lambda w, x: conv(x, jnp.conj(w["w"]) * 2j), {"w": kernel}, c(1, 8, 8, 2))
+    assert found.layers == (("w", 4 * 64 * 9 * 12, 4 * 64 * 6 * 12),)
+    # A real weight among complex ones is cast before it is multiplied.
+    found = flops(lambda w, x: x @ w["w"].astype(jnp.complex64), {"w": jnp.zeros((4, 5))}, c(3, 4))
+    assert found.layers == (("w", 4 * 3 * 4 * 5, 0),)
+
+
+def test_transforms_count_nothing():
+    found = flops(
+        lambda w, x: jnp.fft.ifft(jnp.fft.fft(x) * w[None].astype("complex64")),
+        shape(8),
+        shape(2, 8),
+    )
+    assert found.macs == 0
+
+
+def counter(test, start, step):
+    def apply(params, x):
+        def body(carry):
+            i, x = carry
+            return step(i), jnp.tanh(x @ params["w"])
+
+        return jax.lax.while_loop(lambda carry: test(carry[0]), body, (start(), x))[1]
+
+    return apply
+
+
+@pytest.mark.parametrize(
+    ("test", "start", "step", "expected"),
+    [
+        (lambda i: i < 10, lambda: 0, lambda i: i + 1, 10),
+        (lambda i: i < 10, lambda: jnp.int32(3), lambda i: 2 + i, 4),
+        (lambda i: i <= 10, lambda: jnp.zeros((), jnp.int32), lambda i: i + 3, 4),
+        (lambda i: i > 0, lambda: jnp.int32(4) * 2, lambda i: i - 3, 3),
+        (lambda i: i >= 0, lambda: 8, lambda i: i - 4, 3),
+        (lambda i: i != 6, lambda: 0, lambda i: i + 2, 3),
+        (lambda i: i < 0, lambda: 5, lambda i: i + 1, 0),
+        (lambda i: i < 2**31 - 1, lambda: 0, lambda i: i + 1, 2**31 - 1),
+    ],
+)
+def test_whiles_with_a_counter(test, start, step, expected):
+    found = flops(counter(test, start, step), {"w": shape(2, 2)}, shape(3, 2))
+    assert found.macs == expected * 12
+    if expected < 100:  # what a run of Python counts
+        i, n = int(start()), 0
+        while test(i):
+            i, n = int(step(i)), n + 1
+        assert n == expected
+
+
+@pytest.mark.parametrize(
+    ("test", "start", "step"),
+    [
+        (lambda i: i < 10, lambda: 0, lambda i: i - 1),
+        (lambda i: i != 5, lambda: 0, lambda i: i + 2),
+        (lambda i: i < 2**31 - 1, lambda: 0, lambda i: i + 2),
+        (lambda i: i < 10, lambda: 1, lambda i: i * 2),
+        (lambda i: i < 10, lambda: 0.0, lambda i: i + 1),
+        (lambda i: (i < 10) & (i > -5), lambda: 0, lambda i: i + 1),
+    ],
+)
+def test_whiles_that_nobody_counts(test, start, step):
+    with pytest.raises(ValueError, match="inside a while loop"):
+        flops(counter(test, start, step), {"w": shape(2, 2)}, shape(3, 2))
+
+
+def test_loops_in_loops():
+    def apply(params, x):
+        def inner(_, x):
+            return jnp.tanh(x @ params["w"])
+
+        def outer(_, x):
+            return jax.lax.fori_loop(0, jnp.int32(4), inner, x)
+
+        return jax.lax.fori_loop(jnp.int32(1), jnp.int32(6), outer, x)
+
+    assert flops(apply, {"w": shape(2, 2)}, shape(3, 2)).macs == 5 * 4 * 12
+    with pytest.raises(ValueError, match="rounds is not known"):
+        flops(
+            lambda p, x, n: jax.lax.fori_loop(0, n, lambda _, x: apply(p, x), x),
+            {"w": shape(2, 2)},
+            shape(3, 2),
+            jax.ShapeDtypeStruct((), jnp.int32),
+        )
+    # Under vmap some go on while others have ended.
+    with pytest.raises(ValueError, match=r"a while of several examples \(vmap\) .*test_flops.py"):
+        flops(
+            jax.vmap(
+                lambda w, x, n: jax.lax.while_loop(
+                    lambda c: c[0] < n, lambda c: (c[0] + 1, c[1] @ w), (0, x)
+                )[1],
+                in_axes=(None, 0, 0),
+            ),
+            shape(2, 2),
+            shape(3, 2, 2),
+            jax.ShapeDtypeStruct((3,), jnp.int32),
+        )
+
+
+def multiplied(x_ref, w_ref, out_ref):
+    out_ref[...] = jnp.dot(x_ref[...], w_ref[...])
+
+
+def added(x_ref, w_ref, out_ref):
+    out_ref[...] = x_ref[...] + w_ref[...]
+
+
+def kernel_of(kernel):
+    def apply(params, x):
+        out = jax.ShapeDtypeStruct(x.shape, x.dtype)
+        return pl.pallas_call(kernel, out_shape=out, interpret=True)(x, params["w"])
+
+    return apply
+
+
+def called_back(params, x):
+    return jax.pure_callback(lambda x, w: x @ w, x, x, params["w"])
+
+
+def test_what_hides_products_is_named():
+    params, x = {"w": shape(8, 8)}, shape(8, 8)
+    with pytest.raises(ValueError, match=r"a pallas_call with 'w' at .*test_flops.py:\d+"):
+        flops(kernel_of(multiplied), params, x)
+    assert flops(kernel_of(added), params, x).macs == 0
+    with pytest.raises(ValueError, match=r"a pure_callback with 'w' at .*test_flops.py:\d+"):
+        flops(called_back, params, x)
+
+    def both(params, x):
+        return called_back(params, x) @ params["w"]
+
+    with pytest.warns(UserWarning, match=r"a pure_callback .* counts nothing"):
+        found = flops(both, params, x, on_uncounted="warn")
+    assert found.macs == flops(both, params, x, on_uncounted="allow").macs == 8**3
+    with pytest.raises(ValueError, match="on_uncounted is 'error', 'warn' or 'allow'; got 'no'"):
+        flops(both, params, x, on_uncounted="no")
+
+
+def test_what_hides_no_product_is_not_refused():
+    def apply(params, x):
+        x = jnp.linalg.solve(params["w"], x)
+        x = jnp.sort(x) + jax.lax.reduce_window(x, 0.0, jax.lax.add, (2, 2), (1, 1), "SAME")
+        return jnp.linalg.cholesky(x) + jax.lax.top_k(x, 1)[0] + x.at[0].add(1.0)
+
+    with jax.numpy_rank_promotion("allow"):
+        assert flops(apply, {"w": shape(4, 4)}, shape(4, 4)).macs == 0

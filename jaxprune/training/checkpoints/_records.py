@@ -18,14 +18,15 @@ class Left(NamedTuple):
     Attributes:
       channels: how many of all groups.
       parameters: entries of the parameters.
-      macs: multiply-accumulates of one call with the example inputs.
+      macs: multiply-accumulates of one call with the example inputs; `None` where they cannot be
+        counted, for the reason in ``notes``.
       widths: how many channels each kernel makes, by path.
       notes: what the selection had to say.
     """
 
     channels: int
     parameters: int
-    macs: int
+    macs: int | None
     widths: dict[str, int]
     notes: tuple[str, ...] = ()
 
