@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import jaxprune as jp
 from experiments import data, models
 from experiments._cells import Cell
+from experiments.channels import filters_of as filters_of
 from experiments.config import Config
 from experiments.setup import Setup, build, loop_and_evaluation, make_optimizer
 from jaxprune.structured import ChannelGroups
@@ -37,15 +38,6 @@ class Dense(NamedTuple):
     accuracy: float
     macs: int
     x: jax.Array
-
-
-def filters_of(groups: ChannelGroups) -> tuple[str, ...]:
-    """The convolutions whose filters nothing else makes: no shortcut adds to their channels."""
-    return tuple(
-        group.name
-        for group in groups
-        if len(made := group.role("out")) == 1 and len(groups.shapes[made[0].path]) > 2
-    )
 
 
 def train_dense(config: Config, dataset: data.Dataset) -> Dense:

@@ -3,6 +3,7 @@
 import difflib
 import math
 import pathlib
+import re
 from collections.abc import Iterable, Mapping
 
 from experiments import prepared, processes, registry, writers
@@ -186,6 +187,8 @@ def check(config: Config) -> None:
                 )
     if config.method in ITERATIVE:
         _check_retraining(config)
+    if config.structured is not None:
+        _check_structured(config)
 
 
 def _check_retraining(config: Config) -> None:
@@ -227,6 +230,34 @@ def _check_retraining(config: Config) -> None:
                     f"score {config.score} is computed from training batches in the memory of one "
                     f"process; leave out {what}, or take score magnitude."
                 )
+
+
+def _check_structured(config: Config) -> None:
+    """Raises for options that mean nothing to whole channels."""
+    rules, name = ("channels", "filters"), config.structured or ""
+    if name not in rules and not re.fullmatch(r"(resnet|vgg)\d+-\w+", name):
+        raise ValueError(
+            f"structured is {', '.join(rules)} or a configuration such as resnet56-B; got "
+            f"{config.structured!r}."
+        )
+    published = config.structured not in rules
+    if published and config.cycles != 1:
+        raise ValueError(
+            f"structured {config.structured} is one prune; got cycles={config.cycles}. Pass "
+            "--cycles 1."
+        )
+    if config.method != "imp":
+        raise ValueError(f"structured goes with method imp; got {config.method}.")
+    if config.score not in ("magnitude", "random"):
+        raise ValueError(
+            f"channels are scored by magnitude or random here; got score {config.score}. Others "
+            "are in jp.structured."
+        )
+    for field, value in (("allocation", None), ("pattern", "unstructured"), ("parallel", "data")):
+        if getattr(config, field) != value:
+            raise ValueError(
+                f"{field} means nothing to structured; got {getattr(config, field)}. Leave it out."
+            )
 
 
 def fixed_sparsity(config: Config) -> float | None:

@@ -85,6 +85,7 @@ class Config(Devices, Reading, Saving, Pruning, Dense, Task):
         if self.run_dir is not None:
             return self.run_dir
         how = f"{self.method}-{self.schedule}" if self.method in ITERATIVE else self.method
+        how = how if self.structured is None else f"{how}-{self.structured}"
         name = f"{self.data}-{self.model}-{how}-{self.sparsity:g}"
         return pathlib.Path("runs") / f"{name}-s{self.seed}"
 

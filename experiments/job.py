@@ -5,15 +5,18 @@ import time
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import jax
 import numpy as np
 from rich.console import Console
 
 import jaxprune as jp
-from experiments import caches, devices, reports
+from experiments import caches, channels, devices, reports
 from experiments.checks import check_run_dir, fixed_sparsity
 from experiments.config import ITERATIVE, UNCONTROLLED, Config, compared, compared_data
-from experiments.setup import Dense, Setup, build, prune_and_retrain
+from experiments.setup import Dense, Setup, build, prune_and_retrain, prune_channels
 from jaxprune.training import PhaseRecord, Resumed, RunResult, TrainState, join_metrics
+
+_TIMED = 32  # images of the speed that is measured at the end of a structured run
 
 Stop: TypeAlias = Callable[[int], bool]
 
@@ -59,11 +62,24 @@ def run(
     report = _Report(config, parts, folder, console, started)
     if dense is not None and not config.resume:
         report.begin_after(dense)
+    remade, whole = parts.remade, parts
+
+    def network(shrink: jp.training.Shrink) -> jp.training.Network:
+        assert remade is not None
+        report.parts.train.close()  # what a stream has opened
+        now = report.parts = remade(shrink)
+        train = now.train._replace(run=report.train)
+        return jp.training.Network(train, now.evaluate, now.options["recalibrate"])
+
+    how: dict[str, Any] = {"train": parts.train._replace(run=report.train)}
+    if config.structured is not None:
+        how = {"build": network}
+    run_method = prune_and_retrain if config.structured is None else prune_channels
     try:
-        result = prune_and_retrain(
+        result = run_method(
             config,
             parts,
-            train=parts.train._replace(run=report.train),
+            **how,
             dense=dense,
             on_phase=report.phase,
             checkpoints=jp.training.Checkpoints(
@@ -79,6 +95,9 @@ def run(
         )
     finally:
         report.close()
+    if isinstance(result, jp.training.StructuredResult):
+        _finish_structured(whole, result, folder, report, console)
+        return jp.training.RunResult(result.state, result.records)
     state = result.state
     params, mask, more = devices.on_host((state.params, state.mask, state.model_state))
     if devices.is_first():
@@ -89,6 +108,33 @@ def run(
         reports.print_table(report.records, report.title, report.log, console)
         console.print(f"Run folder: {folder.path}")
     return result
+
+
+def _finish_structured(
+    parts: Setup,
+    result: jp.training.StructuredResult,
+    folder: reports.RunFolder,
+    report: "_Report",
+    console: Console,
+) -> None:
+    """Measures the small network beside the dense one, saves it, and prints the table."""
+    if not devices.is_first():
+        return
+    left = result.records[-1].left
+    assert left is not None
+    x = jax.device_put(np.zeros((_TIMED, *parts.image_shape), np.float32))
+    found = channels.measured_speedup(parts.model, parts.state, result, x)
+    report.log.speedups[result.records[-1].phase] = round(found.speedup.median, 3)
+    params, more = devices.on_host((result.state.params, result.state.model_state))
+    names = {"params": params, **(more or {})}
+    masks = {"params": result.masks["params"], **(result.masks["model_state"] or {})}
+    folder.save_small(names, masks)
+    report.write_summary()
+    for path, width in left.widths.items():
+        console.print(f"{path}: {width} channels", highlight=False)
+    reports.print_table(report.records, report.title, report.log, console)
+    console.print(f"Inference of {_TIMED} images: {found}", highlight=False)
+    console.print(f"Run folder: {folder.path}")
 
 
 class _Report:
@@ -112,6 +158,8 @@ class _Report:
         self.progress = reports.Progress(steps, config.batch_size, console)
         after = config.retrain_epochs if config.method in ITERATIVE else 0
         self.last_prune = steps - after * parts.epoch_steps
+        if config.structured is not None:  # there is no picture of weights that have no place
+            self.last_prune = -1
         traced = config.profile and devices.is_first()
         self.profile = reports.Profile(folder.path / "profile" if traced else None)
 
@@ -237,6 +285,12 @@ class _Report:
         path = self.folder.path / "weights.png"
         reports.draw_weight_histogram(params, mask, path, before=before)
 
+    def write_summary(self) -> None:
+        """Writes summary.csv."""
+        about = reports.about(self.config)
+        rows = [about | row for row in reports.summary_rows(self.records, self.log)]
+        self.folder.write_summary((*about, *reports.COLUMNS), rows)
+
     def close(self) -> None:
         """Writes table and pictures of what was done."""
         self.progress.stop()
@@ -245,9 +299,7 @@ class _Report:
         self.folder.close()
         if self.folder.is_open and devices.is_first():
             with contextlib.suppress(OSError):  # no room: the run has said so already
-                about = reports.about(self.config)
-                rows = [about | row for row in reports.summary_rows(self.records, self.log)]
-                self.folder.write_summary((*about, *reports.COLUMNS), rows)
+                self.write_summary()
                 if self.log.steps:
                     reports.draw(self.log, self.folder.path, self.title)
 

@@ -52,6 +52,12 @@ of convolutions. {registry.listing(registry.PATTERNS)}. nm goes along the input 
 the sparsity, 1 - N / M; imp then takes one cycle. What does not fill a group stays."""
 
 
+_STRUCTURED = """imp removes whole channels for good, and each cycle trains what is left. channels:
+`sparsity` of the channels of every layer. filters: of every convolution that no shortcut adds to,
+as in PFEC. resnet56-B and other names of jp.structured.pfec: the published widths, in one cycle.
+`score` is magnitude (their L1 norm) or random. Default: single weights."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Task:
     """Method, network, data and lengths."""
@@ -136,6 +142,8 @@ class Pruning:
     """Whether batch-norm statistics are re-estimated over one epoch after each pruning."""
 
     score: Annotated[str, _help(_SCORE)] = "magnitude"
+
+    structured: Annotated[str | None, _help(_STRUCTURED)] = None
 
     allocation: Annotated[str | None, _help(_ALLOCATION)] = None
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 
 import jaxprune as jp
-from experiments import data, devices, models, registry, scoring
+from experiments import channels, data, devices, models, registry, scoring
 from experiments.checks import check, check_split, fixed_sparsity
 from experiments.config import INITIAL, INTERVAL, ITERATIVE, PENALTY, Config
 from experiments.inputs import Inputs, make_inputs
@@ -33,6 +33,11 @@ class Setup(NamedTuple):
       identity: computes what tells the data from others.
       options_for: the ``options`` of another configuration of imp or bimp that trains the same
         dense network, so that what is compiled serves many runs; `None` for methods of one phase.
+      structured: the arguments of `jp.training.structured_imp` that a configuration sets, but for
+        its ``build``; `None` for methods of one phase.
+      remade: ``remade(shrink) -> parts``: loop and evaluations for what is left of the network.
+      model: the network.
+      image_shape: of an image as the network sees it.
     """
 
     state: TrainState
@@ -46,6 +51,10 @@ class Setup(NamedTuple):
     prepared: Prepared | None
     identity: Callable[[], data.Identity]
     options_for: Callable[[Config], dict[str, Any]] | None = None
+    structured: Callable[[Config], dict[str, Any]] | None = None
+    remade: Callable[[jp.training.Shrink], "Setup"] | None = None
+    model: Any = None
+    image_shape: tuple[int, ...] = ()
 
     def deployed(self, state: TrainState) -> TrainState:
         """The state as the forward pass sees it, for evaluation."""
@@ -122,6 +131,30 @@ def build(
         scores = scoring.make_scores(config.score, fed, model, model_state, keys[1])
         return recalibration(config) | _iterative_options(config, params, scores, epoch_steps)
 
+    def structured(config: Config) -> dict[str, Any]:
+        image = jax.ShapeDtypeStruct((1, *fed.image_shape), jnp.float32)
+        taken = _iterative_options(config, params, lambda params: params, epoch_steps)
+        return {
+            **{k: v for k, v in taken.items() if k not in ("allocation", "pattern", "scores")},
+            "apply": channels.functions(model)[0],
+            "inputs": (image, keys[1]),
+            "scores": channels.scores_for(config, keys[1]),
+            "select": channels.select_for(config),
+        }
+
+    def remade(shrink: jp.training.Shrink) -> Setup:
+        small = channels.shrunk(model, shrink)
+        loss_fn = fed.loss_fn(models.make_loss_fn(small))
+        evaluate, validate = fed.evaluations(small)
+        train = _loop(config, fed, loss_fn, partial(make_optimizer, config), params)
+        again: dict[str, Any] = {"recalibrate": None}
+        if config.recalibrate:
+            make = jp.training.make_recalibrate
+            again["recalibrate"] = make(loss_fn, fed.batch_at, steps=epoch_steps)
+        return setup._replace(
+            train=train, evaluate=evaluate, evaluate_validation=validate, options=again
+        )
+
     if config.parallel == "pmap" and "batch_stats" in model_state:
         # One program a device: its batch norms have to be told of the others.
         spread = models.create(config.model, fed.num_classes, dtype, axis_name="batch")
@@ -141,7 +174,7 @@ def build(
         options["learning_rates"] = jax.vmap(dense_schedule(config, epoch_steps))(steps)
     evaluate, evaluate_validation = fed.evaluations(model)
     train = _loop(config, fed, loss_fn, optimizer, params)
-    return Setup(
+    setup = Setup(
         state=state,
         train=train,
         evaluate=evaluate,
@@ -153,7 +186,12 @@ def build(
         prepared=prepared,
         identity=fed.identity,
         options_for=options_for if prepared is None else None,
+        structured=structured if prepared is None else None,
+        remade=remade if prepared is None else None,
+        model=model,
+        image_shape=fed.image_shape,
     )
+    return setup
 
 
 def loop_and_evaluation(
@@ -297,6 +335,36 @@ def _iterative_options(
     if config.rewind_epoch is not None:
         options["rewind"] = config.rewind_epoch * epoch_steps
     return options
+
+
+def prune_channels(
+    config: Config,
+    parts: Setup,
+    build: Callable[[jp.training.Shrink], Any],
+    *,
+    dense: "Dense | None" = None,
+    **options: Any,
+) -> jp.training.StructuredResult:
+    """Runs imp of whole channels, as the configuration has it.
+
+    Args:
+      config: the configuration.
+      parts: from `build`.
+      build: ``build(shrink) -> Network``, see `jp.training.structured_imp`.
+      dense: the dense network, if it is trained already.
+      **options: override those of ``parts``, e.g. ``on_phase``.
+
+    Returns:
+      The small network and the records.
+    """
+    assert parts.structured is not None
+    taken = parts.structured(config)
+    if dense is not None:
+        taken["pretrain"] = False
+        if "rewind" in taken:
+            taken["rewind"] = dense.snapshots[taken["rewind"]]
+    state = parts.state if dense is None else dense.state
+    return jp.training.structured_imp(state, build, **taken | options)
 
 
 class Dense(NamedTuple):

@@ -35,11 +35,11 @@ def init(model: nn.Module, key: jax.Array, image_shape: Sequence[int]) -> tuple[
     return variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
 
-def make_loss_fn(model: nn.Module) -> LossFn:
+def make_loss_fn(model: Any) -> LossFn:
     """Build the training loss: mean cross entropy. Weight decay is the optimizer's business.
 
     Args:
-        model: called as `model(x, train)`.
+        model: called as `model(x, train)`, or what is left of one (`Shrunk`).
 
     Returns:
         `loss_fn(params, model_state, batch, key) -> (loss, (model_state, metrics))`, where batch is

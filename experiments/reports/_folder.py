@@ -230,6 +230,19 @@ class RunFolder:
         except OSError as error:
             raise unwritten(path, error) from error
 
+    def save_small(self, variables: Mapping[str, Any], masks: Mapping[str, Any]) -> None:
+        """Writes final.safetensors of a network that lost channels; see `jp.structured.save`.
+
+        Raises:
+          OSError: if there is no room.
+        """
+        path = self.path / "final.safetensors"
+        settings = json.loads(self.path.joinpath("config.json").read_text(encoding="utf-8"))
+        try:
+            jaxprune.structured.save(path, dict(variables), dict(masks), settings=settings)
+        except OSError as error:
+            raise unwritten(path, error) from error
+
     def close(self) -> None:
         """Closes the log."""
         for writer in self._writers:

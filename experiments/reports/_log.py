@@ -19,6 +19,7 @@ class Log:
       validation: (step, accuracy) at the end of every epoch.
       test: (step, accuracy) at the end of every phase.
       prunings: (step, sparsity, test accuracy right after it) of every pruning.
+      speedups: how much faster inference is than that of the dense network, by phase, if measured.
       speeds: images a second in training, by phase; `None` where too short to tell.
     """
 
@@ -29,6 +30,7 @@ class Log:
     test: list[tuple[int, float]] = dataclasses.field(default_factory=list)
     prunings: list[tuple[int, float, float]] = dataclasses.field(default_factory=list)
     speeds: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    speedups: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Becomes what it was when the last of these rows of metrics.jsonl was written.

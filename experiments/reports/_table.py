@@ -24,6 +24,9 @@ COLUMNS = (
     "steps",
     "seconds",
     "images_per_second",
+    "parameters",
+    "macs",
+    "speedup",
 )
 
 
@@ -57,13 +60,16 @@ def summary_rows(records: list[PhaseRecord], log: Log) -> list[dict[str, Any]]:
             "steps": len(r.learning_rates),
             "seconds": round(r.seconds, 2),
             "images_per_second": None if not (speed := log.speeds.get(r.phase)) else round(speed),
+            "parameters": None if r.left is None else r.left.parameters,
+            "macs": None if r.left is None else r.left.macs,
+            "speedup": log.speedups.get(r.phase),
         }
         for r in records
     ]
 
 
 # Columns by what they are called here, those first that are missed least.
-_DROPPABLE = ("images", "time", "stability", "nonzero", "d", "pruned")
+_DROPPABLE = ("images", "parameters", "time", "stability", "nonzero", "d", "pruned")
 
 
 def print_table(records: list[PhaseRecord], title: str, log: Log, console: Console) -> None:
@@ -82,6 +88,9 @@ def print_table(records: list[PhaseRecord], title: str, log: Log, console: Conso
         ("trained", "test %"): show("accuracy", ".2f", 100),
         ("d", "ALLR"): show("discount", ".3f"),
         ("stability", ""): show("stability", ".3f"),
+        ("parameters", "left"): show("parameters", ","),
+        ("MACs", "an image"): show("macs", ","),
+        ("speedup", "measured"): show("speedup", ".2f"),
         ("time", "s"): show("seconds", ".1f"),
         ("images", "/s"): show("images_per_second", ",.0f"),
     }

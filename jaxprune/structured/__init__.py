@@ -1,7 +1,10 @@
 """Structured pruning: channels removed for good, from any JAX model."""
 
+from jaxprune.structured._blocks import block_influence as block_influence
+from jaxprune.structured._blocks import keep_blocks as keep_blocks
 from jaxprune.structured._cut import cut as cut
 from jaxprune.structured._cut import widths as widths
+from jaxprune.structured._expand import expand as expand
 from jaxprune.structured._groups import ChannelGroups as ChannelGroups
 from jaxprune.structured._groups import FixedAxis as FixedAxis
 from jaxprune.structured._groups import Group as Group
@@ -10,6 +13,8 @@ from jaxprune.structured._groups import Member as Member
 from jaxprune.structured._groups import Part as Part
 from jaxprune.structured._masks import kept_of as kept_of
 from jaxprune.structured._masks import masks as masks
+from jaxprune.structured._remaining import remaining as remaining
+from jaxprune.structured._remaining import small_function as small_function
 from jaxprune.structured._save import load as load
 from jaxprune.structured._save import save as save
 from jaxprune.structured._select import select as select
@@ -30,13 +35,23 @@ from jaxprune.structured.budgets import bytes as bytes
 from jaxprune.structured.budgets import latency as latency
 from jaxprune.structured.budgets import macs as macs
 from jaxprune.structured.budgets import parameters as parameters
+from jaxprune.structured.regularizers import add_penalty as add_penalty
+from jaxprune.structured.regularizers import group_decay as group_decay
+from jaxprune.structured.regularizers import group_lasso as group_lasso
+from jaxprune.structured.regularizers import removed_decay as removed_decay
+from jaxprune.structured.regularizers import scale_l1 as scale_l1
+from jaxprune.structured.scores import Read as Read
+from jaxprune.structured.scores import activation as activation
 from jaxprune.structured.scores import average as average
+from jaxprune.structured.scores import fluctuation as fluctuation
 from jaxprune.structured.scores import geometric_median as geometric_median
 from jaxprune.structured.scores import hessian as hessian
 from jaxprune.structured.scores import hessian_diagonal as hessian_diagonal
 from jaxprune.structured.scores import hrank as hrank
 from jaxprune.structured.scores import lamp as lamp
+from jaxprune.structured.scores import lost_output as lost_output
 from jaxprune.structured.scores import magnitude as magnitude
 from jaxprune.structured.scores import norm_scale as norm_scale
 from jaxprune.structured.scores import random as random
+from jaxprune.structured.scores import reads as reads
 from jaxprune.structured.scores import taylor as taylor

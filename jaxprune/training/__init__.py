@@ -1,17 +1,22 @@
 """Training with masks: states, compiled steps and loops, and the recipes IMP and BIMP."""
 
 from jaxprune.training.checkpoints import Checkpoints as Checkpoints
+from jaxprune.training.checkpoints import Left as Left
 from jaxprune.training.checkpoints import PhaseRecord as PhaseRecord
 from jaxprune.training.checkpoints import Preempted as Preempted
 from jaxprune.training.checkpoints import Resumed as Resumed
 from jaxprune.training.checkpoints import RunResult as RunResult
+from jaxprune.training.drivers import Network as Network
 from jaxprune.training.drivers import Prepared as Prepared
+from jaxprune.training.drivers import Shrink as Shrink
+from jaxprune.training.drivers import StructuredResult as StructuredResult
 from jaxprune.training.drivers import bimp as bimp
 from jaxprune.training.drivers import fit as fit
 from jaxprune.training.drivers import greedy_soup as greedy_soup
 from jaxprune.training.drivers import imp as imp
 from jaxprune.training.drivers import prepare as prepare
 from jaxprune.training.drivers import soup as soup
+from jaxprune.training.drivers import structured_imp as structured_imp
 from jaxprune.training.drivers import sweep as sweep
 from jaxprune.training.steps import Evaluate as Evaluate
 from jaxprune.training.steps import NnxNetwork as NnxNetwork

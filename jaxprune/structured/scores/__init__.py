@@ -1,5 +1,10 @@
 """How important is a channel: one number a unit of every group."""
 
+from jaxprune.structured.scores._activations import Read as Read
+from jaxprune.structured.scores._activations import activation as activation
+from jaxprune.structured.scores._activations import fluctuation as fluctuation
+from jaxprune.structured.scores._activations import lost_output as lost_output
+from jaxprune.structured.scores._activations import reads as reads
 from jaxprune.structured.scores._average import average as average
 from jaxprune.structured.scores._geometric_median import geometric_median as geometric_median
 from jaxprune.structured.scores._hessian import hessian as hessian

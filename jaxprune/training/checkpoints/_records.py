@@ -12,6 +12,25 @@ from jaxprune.masks import PruneInfo
 from jaxprune.training.steps._state import TrainState
 
 
+class Left(NamedTuple):
+    """What is left of a network that lost channels; see `jaxprune.training.structured_imp`.
+
+    Attributes:
+      channels: how many of all groups.
+      parameters: entries of the parameters.
+      macs: multiply-accumulates of one call with the example inputs; `None` where they cannot be
+        counted, for the reason in ``notes``.
+      widths: how many channels each kernel makes, by path.
+      notes: what the selection had to say.
+    """
+
+    channels: int
+    parameters: int
+    macs: int | None
+    widths: dict[str, int]
+    notes: tuple[str, ...] = ()
+
+
 class PhaseRecord(NamedTuple):
     """What one phase did: the dense phase (cycle 0), or one prune and its retraining.
 
@@ -31,6 +50,7 @@ class PhaseRecord(NamedTuple):
       metrics: what the training steps reported, float arrays ``[steps]``.
       info: counts of the prune, leaf by leaf; `None` if dense.
       seconds: wall time of the phase.
+      left: what is left of the network after its channels went; `None` if none go.
     """
 
     phase: str
@@ -48,6 +68,7 @@ class PhaseRecord(NamedTuple):
     metrics: dict[str, np.ndarray]
     info: PruneInfo | None
     seconds: float
+    left: Left | None = None
 
 
 class RunResult(NamedTuple):
@@ -61,7 +82,8 @@ def to_json(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
     """A value as JSON can hold it; its arrays are collected separately.
 
     Args:
-      value: numbers, words, dictionaries, sequences, arrays, `PhaseRecord`, `PruneInfo`.
+      value: numbers, words, dictionaries, sequences, arrays, `PhaseRecord`, `PruneInfo`,
+        `Left`.
       arrays: gets the arrays, by names that begin with ``name``.
       name: of the value.
 
@@ -76,6 +98,8 @@ def to_json(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:
         return {"PruneInfo": to_json(fields, arrays, name)}
     if isinstance(value, PhaseRecord):
         return {"PhaseRecord": to_json(value._asdict(), arrays, name)}
+    if isinstance(value, Left):
+        return {"Left": to_json(value._asdict(), arrays, name)}
     if isinstance(value, dict):
         return {"dict": {k: to_json(v, arrays, f"{name}/{k}") for k, v in value.items()}}
     if isinstance(value, (tuple, list)):
@@ -102,4 +126,6 @@ def from_json(value: Any, arrays: dict[str, np.ndarray]) -> Any:
         return PruneInfo(**from_json(value["PruneInfo"], arrays))
     if "PhaseRecord" in value:
         return PhaseRecord(**from_json(value["PhaseRecord"], arrays))
+    if "Left" in value:
+        return Left(**from_json(value["Left"], arrays))
     return {k: from_json(v, arrays) for k, v in value["dict"].items()}

@@ -7,7 +7,7 @@ import json
 import pathlib
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -167,12 +167,14 @@ class Store:
             f"{held}; {repair}."
         )
 
-    def restore(self, like: dict[str, PyTree | None]) -> tuple[dict[str, PyTree], dict[str, Any]]:
+    def restore(
+        self, like: Callable[[dict[str, Any]], dict[str, PyTree]]
+    ) -> tuple[dict[str, PyTree], dict[str, Any]]:
         """Reads the newest checkpoint that is whole.
 
         Args:
-          like: trees by name, with the structure, shapes and places that are wanted; `None` for one
-            that a checkpoint may lack, shaped as ``state``.
+          like: makes of what else was saved trees by name, with the structure, shapes and places
+            that are wanted. A checkpoint may lack some.
 
         Returns:
           The trees, and what else was saved.
@@ -203,7 +205,7 @@ class Store:
                 # Checksums are computed together: first all must have something to compute with.
                 if not anywhere(failure is not None):
                     try:
-                        result = self._checked(stored, document, like)
+                        result = self._checked(stored, document)
                     except Exception as error:
                         failure = error
             if not anywhere(failure is not None):
@@ -250,22 +252,26 @@ class Store:
             raise ValueError("its description has changed")
         return json.loads(text)
 
-    def _read(self, step: int, document: dict[str, Any], like: dict[str, PyTree | None]) -> Any:
+    def _read(
+        self,
+        step: int,
+        document: dict[str, Any],
+        like: Callable[[dict[str, Any]], dict[str, PyTree]],
+    ) -> Any:
         ocp = orbax()
+        run = from_json(document["run"], self._history.read(document["history"]))
+        held = {name.split("/", 1)[0] for name in document["digests"]}
+        trees = {name: tree for name, tree in like(run).items() if name in held}
         wanted = {
             f"{name}/{key}": shape
-            for name, tree in _held(document, like).items()
+            for name, tree in trees.items()
             for key, shape in shapes_of(tree).items()
         }
-        return {
-            "state": self._item(step, "state", ocp.args.StandardRestore(wanted)),
-            "history": self._history.read(document["history"]),
-        }
+        arrays = self._item(step, "state", ocp.args.StandardRestore(wanted))
+        return {"state": arrays, "like": trees, "run": run}
 
-    def _checked(
-        self, stored: Any, document: dict[str, Any], like: dict[str, PyTree | None]
-    ) -> Any:
-        arrays, history = stored["state"], stored["history"]
+    def _checked(self, stored: Any, document: dict[str, Any]) -> Any:
+        arrays = stored["state"]
         found = digests(arrays)
         broken = [name for name, digest in document["digests"].items() if found.get(name) != digest]
         if broken:
@@ -275,9 +281,9 @@ class Store:
                 {k.split("/", 1)[1]: v for k, v in arrays.items() if k.startswith(f"{name}/")},
                 tree,
             )
-            for name, tree in _held(document, like).items()
+            for name, tree in stored["like"].items()
         }
-        return states, from_json(document["run"], history)
+        return states, stored["run"]
 
     def _set_aside(self, unreadable: Mapping[int, str]) -> None:
         """Sets aside damaged checkpoints newer than the restored one."""
@@ -318,13 +324,6 @@ class Store:
                 manager.close()
         if self._lock is not None:
             self._lock.release()
-
-
-def _held(document: dict[str, Any], like: dict[str, PyTree | None]) -> dict[str, PyTree]:
-    """The trees of ``like`` that a checkpoint has."""
-    names = {name.split("/", 1)[0] for name in document["digests"]}
-    trees = {name: like["state"] if tree is None else tree for name, tree in like.items()}
-    return {name: tree for name, tree in trees.items() if name in names}
 
 
 def _manager(folder: pathlib.Path, keep: int) -> Any:

@@ -146,8 +146,8 @@ def imp(
         peak=peak,
         sparsities=sparsities,
     )
-    rewind = _check_rewind(rewind, pretrain, pretraining_steps, optimizer_state)
-    _check_state(state, allocation)
+    rewind = check_rewind(rewind, pretrain, pretraining_steps, optimizer_state)
+    check_state(state, allocation)
     mask = transforms.get_mask(state.opt_state, copy=False)
     rule = {
         "scores": magnitude_of(mask) if scores is None else with_stacked(scores, stacked),
@@ -164,7 +164,7 @@ def imp(
 
     def fingerprint() -> dict[str, Any]:
         return {
-            **_fingerprint(state, plan, rewind),
+            **fingerprint_of(state, plan, rewind),
             **{n: describe_function(part) for n, part in rule.items() if n != "stacked"},
             **({} if stacked is None else {"stacked": {k: str(v) for k, v in stacked.items()}}),
             "pretrain": pretrain,
@@ -231,7 +231,9 @@ def imp(
     return RunResult(run.state, run.records)
 
 
-def _fingerprint(state: TrainState, plan: Plan, rewind: int | TrainState | None) -> dict[str, Any]:
+def fingerprint_of(
+    state: TrainState, plan: Plan, rewind: int | TrainState | None
+) -> dict[str, Any]:
     """What of a run must not change until it goes on: the model, the plan, the start."""
     return {
         **describe_model(state.params, state.model_state),
@@ -247,7 +249,7 @@ def _fingerprint(state: TrainState, plan: Plan, rewind: int | TrainState | None)
     }
 
 
-def _check_state(state: TrainState, allocation: Any) -> None:
+def check_state(state: TrainState, allocation: Any) -> None:
     """Raises if a state cannot be pruned by `imp`."""
     if allocation is not None and not callable(allocation):
         raise TypeError(
@@ -262,7 +264,7 @@ def _check_state(state: TrainState, allocation: Any) -> None:
         )
 
 
-def _check_rewind(
+def check_rewind(
     rewind: Any, pretrain: bool, steps: int, optimizer_state: str
 ) -> int | TrainState | None:
     if optimizer_state not in ("fresh_once", "fresh", "keep"):

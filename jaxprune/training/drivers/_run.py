@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,11 +15,14 @@ from jaxprune import _tree
 from jaxprune._tree import PyTree
 from jaxprune.masks import PruneInfo
 from jaxprune.training.checkpoints import Checkpoints, PhaseRecord, Preempted, Resumed
+from jaxprune.training.checkpoints._records import Left
 from jaxprune.training.checkpoints._store import Store
 from jaxprune.training.steps import TrainLoop, TrainState, join_metrics
 from jaxprune.training.steps._loop import Metrics
 from jaxprune.training.steps._processes import Agreement
 from jaxprune.training.steps._state import copy
+
+Kept: TypeAlias = tuple[tuple[np.ndarray, ...], ...]
 
 _RETURNS = 3  # times that a run goes back to a checkpoint after a loss of NaN
 
@@ -36,6 +39,7 @@ class PhaseStart(NamedTuple):
     discount: np.ndarray | None = None
     evaluation_pruned: dict[str, float] | None = None
     stability: float | None = None
+    left: Left | None = None
 
 
 class Run:
@@ -57,6 +61,8 @@ class Run:
         on the way.
       records: the phases that are done.
       start: what began the phase under way; `None` if nothing has.
+      kept: which channels stay after each prune that was done, by `structured_imp`.
+      loop: the training loop. It changes with the shapes of the state.
     """
 
     def __init__(
@@ -67,6 +73,7 @@ class Run:
         *,
         fingerprint: Callable[[], Mapping[str, Any]],
         on_phase: Callable[[PhaseRecord], None] | None = None,
+        like: Callable[[Kept], dict[str, PyTree]] | None = None,
     ):
         """Takes the folder of the checkpoints.
 
@@ -76,6 +83,8 @@ class Run:
           state: where the run starts, unless it goes on from a checkpoint. Its own: donated.
           fingerprint: makes what must not change between a run and its continuation.
           on_phase: called with the record of every phase that ends.
+          like: makes the trees that a checkpoint is read into, of what it says of ``kept``; as the
+            present state if omitted.
 
         Raises:
           As `Store`.
@@ -84,7 +93,9 @@ class Run:
         self.snapshot: TrainState | None = None
         self.records: tuple[PhaseRecord, ...] = ()
         self.start: PhaseStart | None = None
-        self._train, self._on_phase, self._settings = train, on_phase, checkpoints
+        self.kept: Kept = ()
+        self.loop, self._like = train, like
+        self._on_phase, self._settings = on_phase, checkpoints
         self._steps, self._metrics = 0, Metrics()
         self._began, self._seconds = time.perf_counter(), 0.0  # of earlier processes
         self._returns, self._training = 0, False
@@ -172,7 +183,7 @@ class Run:
                 asked = min(asked, every - self._total % every)
             chosen = rates[before : before + asked]
             self._training = True
-            self.state, metrics = self._train(self.state, chosen, stop=self._stop)
+            self.state, metrics = self.loop(self.state, chosen, stop=self._stop)
             self._training = False
             done = len(next(iter(metrics.values()), ()))
             self._steps = before + done
@@ -234,6 +245,7 @@ class Run:
             metrics=self._metrics,
             info=self.start.info,
             seconds=self._elapsed(),
+            left=self.start.left,
         )
         self.records, self.start = (*self.records, record), None
         self._steps, self._metrics, self._seconds = 0, Metrics(), 0.0
@@ -276,6 +288,8 @@ class Run:
             "seconds": self._elapsed() if self._steps else 0.0,
             "total": self._total,
         }
+        if self.kept:
+            run["kept"] = self.kept
         trees: dict[str, PyTree] = {"state": self.state}
         if self.snapshot is not None:
             trees["snapshot"] = self.snapshot
@@ -283,7 +297,7 @@ class Run:
 
     def _place(self) -> None:
         """Puts the arrays on the devices of the step, where they are pruned and saved, too."""
-        step = self._train.step
+        step = self.loop.step
         if step.traceable:
             self.state = step.place(self.state)
             self.snapshot = None if self.snapshot is None else step.place(copy(self.snapshot))
@@ -293,14 +307,20 @@ class Run:
         assert self._store is not None
         assert self._settings is not None
         self._place()
-        trees, run = self._store.restore({"state": self.state, "snapshot": None})
+        trees, run = self._store.restore(self._shapes)
         self.state, self.snapshot = trees["state"], trees.get("snapshot")
-        self.records = run["records"]
+        self.records, self.kept = run["records"], run.get("kept", ())
         self.start = None if run["opening"] is None else PhaseStart(**run["opening"])
         self._steps, self._metrics, self._seconds = run["steps"], run["metrics"], run["seconds"]
         self._began = time.perf_counter()
         if self._settings.on_resume is not None:
             self._settings.on_resume(Resumed(run["total"], self.records, run["extra"]))
+
+    def _shapes(self, run: dict[str, Any]) -> dict[str, PyTree]:
+        """What the trees of a checkpoint look like."""
+        if self._like is not None:
+            return self._like(run.get("kept", ()))
+        return {"state": self.state, "snapshot": self.state}
 
     def _preempted(self) -> Preempted:
         assert self._store is not None
