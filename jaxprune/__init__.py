@@ -6,6 +6,7 @@ functions compute masks, retraining schedules are optax schedules, and compiled 
 take masks and learning rates as data, so that a whole multi-cycle run compiles once.
 """
 
+from jaxprune import layerwise as layerwise
 from jaxprune import masks as masks
 from jaxprune import methods as methods
 from jaxprune import metrics as metrics
