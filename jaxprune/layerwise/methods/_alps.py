@@ -22,8 +22,8 @@ def alps(
 ) -> Method:
     """ADMM-based one-shot pruning: the penalty grows while the support moves, then it is refit.
 
-    Inputs are scaled to norm 1. With the eigenvalues of G known, ``(G + rho I)^-1`` is a product for
-    any rho: ``B = (G + rho I)^-1 (G W - V + rho D)``; D keeps the largest of ``B + V / rho``;
+    Inputs are scaled to norm 1. With the eigenvalues of G known, ``(G + rho I)^-1`` is a product
+    for any rho: ``B = (G + rho I)^-1 (G W - V + rho D)``; D keeps the largest of ``B + V / rho``;
     ``V += rho (B - D)``. Every third iteration the change of the support, as a share of what is
     kept, sets the next rho: above 0.1 times 1.3, above 0.005 times 1.2, above 0 times 1.1; at 0 it
     stops (before rho was ever raised, rho is divided by 5 and all begins anew). It stops as well

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -72,10 +73,11 @@ def _counts(rule: Rule, *, start: Method, fixed: float, iterations: int) -> Coun
     n = shape[0] * shape[1]
     own = rule.counts()
     if len(own):
-        units = shape[1] if rule.choice.units else 1
+        units = math.prod(shape[axis] for axis in rule.choice.units)
         kept = n - units * ((int(own[0][0]) << 32) + int(own[0][1]))
     else:
-        assert spec is not None and spec.kept is not None
+        assert spec is not None
+        assert spec.kept is not None
         kept = n * spec.kept // int(np.prod(spec.group))
     free = n - (kept if fixed == 1 else count(fixed, kept))
     return start.count(rule), own, np.asarray([divmod(free, 1 << 32)], np.uint32)
@@ -90,7 +92,7 @@ def _run(problem: Problem, *, start: Method, fixed: float, iterations: int) -> R
     salient = jnp.where(first, salient, jnp.full_like(salient, -jnp.inf))
     plain, _ = choice(jax.ShapeDtypeStruct(w.shape, w.dtype), [0.0])
     held = plain.make(salient, free) & first
-    apart = bool(rule.units) or (rule.spec is not None and rule.spec.axes == (0,))
+    apart = rule.units == (1,) or (rule.spec is not None and rule.spec.axes == (0,))
 
     def best(scores: jax.Array) -> jax.Array:
         return rule.make(jnp.where(held, jnp.full_like(scores, jnp.inf), scores), own)

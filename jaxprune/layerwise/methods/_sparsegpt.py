@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fractions
+import itertools
 from typing import Any
 
 import jax
@@ -85,8 +87,8 @@ def _counts(rule: Rule, *, damping: float, block: int) -> np.ndarray:
     for high, low in total.tolist():
         whole = (high << 32) + low
         # Rounded to the nearest along the inputs: the last end has all of it.
-        upto = [0, *((2 * whole * end + inputs) // (2 * inputs) for end in ends)]
-        rows.append([divmod(b - a, 1 << 32) for a, b in zip(upto, upto[1:], strict=False)])
+        upto = [0, *(round(fractions.Fraction(whole * end, inputs)) for end in ends)]
+        rows.append([divmod(b - a, 1 << 32) for a, b in itertools.pairwise(upto)])
     return np.asarray(rows, np.uint32).reshape(len(total), len(ends), 2).swapaxes(0, 1)
 
 
@@ -105,6 +107,7 @@ def _run(problem: Problem, *, damping: float, block: int) -> Result:
     )
     alive = jnp.pad(~dead, (0, pad), constant_values=True)
     real = np.arange(blocks * size) < inputs
+    zero = np.int32(0)  # as the other indices, also where integers have 64 bits
     w = jnp.pad(w, ((0, pad), (0, 0)))
 
     def chosen(part: jax.Array, start: Any, count: jax.Array) -> jax.Array:
@@ -118,13 +121,13 @@ def _run(problem: Problem, *, damping: float, block: int) -> Result:
 
     def of_block(w: jax.Array, xs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         start, count = xs
-        part = jax.lax.dynamic_slice(w, (start, 0), (size, outputs))
-        rows = jax.lax.dynamic_slice(upper, (start, 0), (size, blocks * size))
-        own = jax.lax.dynamic_slice(rows, (0, start), (size, size))
+        part = jax.lax.dynamic_slice(w, (start, zero), (size, outputs))
+        rows = jax.lax.dynamic_slice(upper, (start, zero), (size, blocks * size))
+        own = jax.lax.dynamic_slice(rows, (zero, start), (size, size))
 
         def of_group(state: tuple[jax.Array, jax.Array], first: jax.Array) -> Any:
             part, errors = state
-            now = jax.lax.dynamic_slice(part, (first, 0), (step, outputs))
+            now = jax.lax.dynamic_slice(part, (first, zero), (step, outputs))
             mask = chosen(now, start + first, count)
 
             def column(j: Any, state: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -134,14 +137,14 @@ def _run(problem: Problem, *, damping: float, block: int) -> Result:
                 # U is upper triangular: rows before i get nothing, row i what makes it 0.
                 return part - own[i][:, None] * gone[None, :], errors.at[i].set(gone)
 
-            return jax.lax.fori_loop(0, step, column, (part, errors)), mask
+            return jax.lax.fori_loop(zero, np.int32(step), column, (part, errors)), mask
 
         starts = jnp.arange(0, size, step, dtype=jnp.int32)
         (part, errors), masks = jax.lax.scan(of_group, (part, jnp.zeros_like(part)), starts)
         # The rows after the block; those before it get nothing, and its own are put in as they are.
-        later = jnp.arange(blocks * size) >= start + size
+        later = jnp.arange(blocks * size, dtype=jnp.int32) >= start + size
         w = w - jnp.where(later[:, None], rows.T @ errors, jnp.zeros_like(w))
-        w = jax.lax.dynamic_update_slice(w, part, (start, jnp.zeros_like(start)))
+        w = jax.lax.dynamic_update_slice(w, part, (start, zero))
         return w, masks.reshape(size, outputs)
 
     starts = jnp.arange(0, blocks * size, size, dtype=jnp.int32)
