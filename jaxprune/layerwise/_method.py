@@ -85,13 +85,11 @@ class Result(NamedTuple):
       mask: bool ``[in, out]``, True = kept.
       damping: what was added to the diagonal, relative to its mean, ``[]``; NaN if no damping that
         was tried let the matrix be factored; `None` if the method adds nothing that could fail.
-      asked: the damping that was asked for.
     """
 
     kernel: jax.Array
     mask: jax.Array
     damping: jax.Array | None = None
-    asked: float | None = None
 
 
 class Method(NamedTuple):

@@ -50,7 +50,7 @@ def refit(kernel: Any, mask: Any, gram: Any, *, name: str = "kernel") -> jax.Arr
       [[1.5], [0.0]]
 
     References:
-      Frantar, Alistarh, SparseGPT, 2023, equation 2 (the exact problem that it approximates).
+      Frantar, Alistarh, SparseGPT, ICML 2023, section 3 (the exact problem that it approximates).
     """
     kernel, gram = _arrays.checked(kernel, gram, name)
     mask = jnp.asarray(mask)

@@ -299,10 +299,12 @@ def test_more_damping_is_used_where_a_matrix_does_not_factor_and_the_layer_is_na
     with pytest.warns(UserWarning, match=r"sparsegpt: .*'h/mlp' .*damping 0.01; 0.1 was used"):
         new, _ = layerwise.solve(layerwise.sparsegpt(), kernel, broken, 0.5, name="h/mlp")
     assert np.isfinite(new).all()
-    values[0] = -1e9 * np.trace(gram)
     broken = np.eye(IN, dtype=np.float32) - 1e9 * (1 - np.eye(IN, dtype=np.float32))
-    with pytest.raises(ValueError, match="'h/mlp' cannot be factored"):
-        layerwise.solve(layerwise.sparsegpt(), kernel, broken, 0.5, name="h/mlp")
+    for method in (layerwise.sparsegpt(), layerwise.admm()):
+        with pytest.raises(ValueError, match=f"{method.name}: .*'h/mlp' cannot be factored"):
+            layerwise.solve(method, kernel, broken, 0.5, name="h/mlp")
+    with pytest.raises(ValueError, match="'h/mlp' cannot be factored on the kept inputs"):
+        layerwise.refit(kernel, kernel > 0, broken, name="h/mlp")
 
 
 # Dtypes and stacks.

@@ -47,8 +47,8 @@ def admm(
       'gram'
 
     References:
-      Boža, Fast and Effective Weight Update for Pruned Large Language Models, TMLR 2024,
-      algorithms 1 and 2.
+      Boža, Fast and Effective Weight Update for Pruned Large Language Models, TMLR 2024
+      (arXiv:2401.02938), and the author's code.
     """
     options = (
         ("damping", check_number("damping", damping, low=0.0)),
@@ -72,7 +72,7 @@ def _run(
 ) -> Result:
     w0, gram, scales = scaled(problem.kernel, problem.gram, damping)
     eye = jnp.eye(gram.shape[0], dtype=gram.dtype)
-    lower, _ = _factor.factor(gram + penalty * eye, 0.0)
+    lower, added = _factor.factor(gram + penalty * eye, 0.0)
     inverse = jax.scipy.linalg.cho_solve((lower, True), eye)
     target, counts = gram @ w0, jnp.asarray(problem.counts)
 
@@ -90,7 +90,7 @@ def _run(
     none = jnp.zeros_like(w0)
     state = (w0, none, jnp.ones(w0.shape, bool), none)
     _, _, mask, z = jax.lax.fori_loop(0, max(iterations, mask_iterations), step, state)
-    return Result(keep_dead(z / scales, problem), mask)
+    return Result(keep_dead(z / scales, problem), mask, damping + added)
 
 
 def keep_dead(kernel: jax.Array, problem: Problem) -> jax.Array:

@@ -48,7 +48,7 @@ def alps(
 
     References:
       Meng, Behdin, Wang, Mazumder, ALPS: Improved Optimization for Highly Sparse One-Shot Pruning
-      for Large Language Models, NeurIPS 2024, algorithms 1 and 2, and the authors' code.
+      for Large Language Models, NeurIPS 2024 (arXiv:2406.07831), and the authors' code.
     """
     options = (
         ("damping", check_number("damping", damping, low=0.0)),
@@ -78,6 +78,8 @@ def _run(
     ridge = damping * jnp.mean(problem.squares)
     eye = jnp.eye(len(norms), dtype=norms.dtype)
     w0, gram, scales = scaled(problem.kernel, problem.gram + ridge * eye, 0.0)
+    # The ridge would give dead inputs a say.
+    w0 = jnp.where((problem.squares == 0)[:, None], jnp.zeros_like(w0), w0)
     values, vectors = jnp.linalg.eigh(gram)
     values = jnp.maximum(values, jnp.zeros_like(values))
     target = gram @ w0

@@ -32,7 +32,7 @@ def frank_wolfe(
 
     Args:
       start: the method to begin with, `wanda()` if omitted; its weights are not used.
-      fixed: the share of what stays that is fixed, in [0, 1).
+      fixed: the share of what stays that is fixed, in [0, 1].
       iterations: how many; the authors take 2000 with steps 2 / (t + 2).
 
     Returns:
@@ -48,7 +48,7 @@ def frank_wolfe(
 
     References:
       Roux, Zimmer, d'Aspremont, Pokutta, Don't Be Greedy, Just Relax! Pruning LLMs via
-      Frank-Wolfe, 2025.
+      Frank-Wolfe, 2025 (arXiv:2510.13713).
     """
     start = wanda() if start is None else check_start(start)
     fixed = check_number("fixed", fixed, low=0.0, high=1.0)

@@ -31,7 +31,7 @@ def ria(*, power: float = 0.5) -> Method:
 
     References:
       Zhang et al., Plug-and-Play: An Efficient Post-training Pruning Method for Large Language
-      Models, ICLR 2024, equations 2 and 4.
+      Models, ICLR 2024, and the authors' code.
     """
     power = check_number("power", power, low=0.0)
     return Method("ria", _run, (("power", power),), needs="norms", compares="output")

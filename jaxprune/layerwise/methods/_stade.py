@@ -25,6 +25,6 @@ def stade() -> Method:
       [[True], [False]]
 
     References:
-      Mecke et al., STADE: Standard Deviation as a Pruning Metric, 2025.
+      STADE: Standard Deviation as a Pruning Metric, 2025 (arXiv:2503.22451).
     """
     return _wanda.wanda()._replace(name="stade")

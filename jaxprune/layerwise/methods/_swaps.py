@@ -41,7 +41,7 @@ def swaps(*, start: Method | None = None, most: int = 100) -> Method:
       'output'
 
     References:
-      Zimmer, Roux, Wagner, Hendrych, Pokutta, SparseSwaps, 2025.
+      Zimmer, Roux, Wagner, Hendrych, Pokutta, SparseSwaps, 2025 (arXiv:2512.10922).
     """
     start = wanda() if start is None else check_start(start)
     most = check_steps("most", most, at_least=0)
