@@ -373,3 +373,20 @@ def test_arguments_of_another_kind_are_refused():
         layerwise.refit(kernel, kernel.T > 0, gram)
     with pytest.raises(TypeError, match="floating array"):
         layerwise.error(kernel, kernel, gram.astype(int))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["wanda", "sparsegpt", "admm", "alps", "swaps", "frank_wolfe"])
+def test_sharded_outputs_get_the_same_mask(name):
+    kernel, gram = (jnp.asarray(a, jnp.float32) for a in problem(6, 12, 16))
+    mesh = jax.make_mesh((8,), ("d",), axis_types=(jax.sharding.AxisType.Auto,))
+    by_output = jax.NamedSharding(mesh, jax.P(None, "d"))
+    everywhere = jax.NamedSharding(mesh, jax.P())
+    method = layerwise.METHODS[name]()
+    new, mask = layerwise.solve(method, kernel, gram, 0.5)
+    spread = jax.device_put(kernel, by_output), jax.device_put(gram, everywhere)
+    other, sharded = layerwise.solve(method, *spread, 0.5)
+    np.testing.assert_array_equal(mask, sharded)
+    np.testing.assert_allclose(new, other, atol=1e-5)
+    fitted = layerwise.refit(kernel, mask, gram)
+    np.testing.assert_allclose(layerwise.refit(spread[0], sharded, spread[1]), fitted, atol=1e-5)
