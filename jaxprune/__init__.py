@@ -7,6 +7,7 @@ take masks and learning rates as data, so that a whole multi-cycle run compiles 
 """
 
 from jaxprune import adapters as adapters
+from jaxprune import layerwise as layerwise
 from jaxprune import masks as masks
 from jaxprune import methods as methods
 from jaxprune import metrics as metrics

@@ -8,6 +8,8 @@ from jaxprune.masks._apply import apply_mask as apply_mask
 from jaxprune.masks._apply import prune as prune
 from jaxprune.masks._by_sign import drop_by_sign as drop_by_sign
 from jaxprune.masks._check import check as check
+from jaxprune.masks._choice import Choice as Choice
+from jaxprune.masks._choice import choice as choice
 from jaxprune.masks._dense import dense as dense
 from jaxprune.masks._depthwise import without_depthwise as without_depthwise
 from jaxprune.masks._file import load as load

@@ -71,17 +71,14 @@ def plan(
       [[True, False], [False, True]]
     """
     targets = tuple(sparsities)
-    if not targets:
-        raise ValueError("sparsities is empty; name at least one target.")
-    _make.check_trees(like, None)
+    beforehand = counted(like, targets, allocation=allocation, pattern=pattern, stacked=stacked)
     shapes, axes = _shapes(like), _layers.axes_of(stacked, like)
-    counted = _counted(targets, allocation, pattern, axes, shapes)
 
     def make(scores: PyTree, index: Any, *, within: PyTree | None = None) -> PyTree:
         _make.check_trees(scores, within)
         specs = _rules_of_layers.specs_of(pattern, scores, axes)
         leaves, pools = _rules_of_layers.allocate(allocation or globally(), scores, within, axes)
-        known = counted
+        known = beforehand
         if (pools.leaves, pools.shared) != known.asked or _shapes(scores) != shapes:
             known = _count(targets, pools, _layers.named(scores, axes), specs, axes)
         index = jnp.clip(jnp.asarray(index, jnp.int32), 0, len(targets) - 1)
@@ -93,7 +90,28 @@ def plan(
     return Plan(targets, make)
 
 
-class _Counted(NamedTuple):
+def counted(
+    like: PyTree,
+    sparsities: Sequence[Any],
+    *,
+    allocation: Allocation | None = None,
+    pattern: Pattern | None = None,
+    stacked: Stacked | None = None,
+) -> Counted:
+    """Counts what `plan` needs, from shapes alone.
+
+    Raises:
+      ValueError, TypeError: as `plan`.
+    """
+    targets = tuple(sparsities)
+    if not targets:
+        raise ValueError("sparsities is empty; name at least one target.")
+    _make.check_trees(like, None)
+    axes = _layers.axes_of(stacked, like)
+    return _counted(targets, allocation, pattern, axes, _shapes(like))
+
+
+class Counted(NamedTuple):
     """All that is counted beforehand.
 
     Attributes:
@@ -111,13 +129,13 @@ class _Counted(NamedTuple):
 
 def _count(
     targets: Sequence[Any], pools: Pools, layers: Any, specs: Any, axes: _layers.Axes
-) -> _Counted:
+) -> Counted:
     chosen, rows, limits = pools, [], None
     for target in targets:
         chosen, counts, limits = _make.counts_of(pools, target, layers, specs)
         rows.append(np.reshape([np.asarray(k) for k in counts], (-1, 2)).astype(np.uint32))
     asked, layout = (pools.leaves, pools.shared), _make.layout_of(chosen, layers, specs, axes)
-    return _Counted(asked, layout, np.stack(rows), limits)
+    return Counted(asked, layout, np.stack(rows), limits)
 
 
 def _shapes(tree: PyTree) -> tuple[Any, tuple[Any, ...]]:
@@ -131,7 +149,7 @@ def _counted(
     pattern: Pattern | None,
     axes: _layers.Axes,
     shapes: Any,
-) -> _Counted:
+) -> Counted:
     # Equal numbers of other types (True, a NumPy scalar) are other targets to the checks.
     typed = tuple((type(target), target) for target in targets)
     try:
@@ -150,11 +168,11 @@ def _remembered(
     pattern: Pattern | None,
     axes: _layers.Axes,
     shapes: Any,
-) -> _Counted:
+) -> Counted:
     targets = tuple(target for _, target in typed)
     treedef, leaves = shapes
     like = jax.tree.unflatten(treedef, [jax.ShapeDtypeStruct(s, jnp.dtype(d)) for s, d in leaves])
-    found: list[_Counted] = []
+    found: list[Counted] = []
 
     def trace(scores: PyTree) -> None:
         # Traced, because an allocation may compute with scores; counts come from shapes alone.

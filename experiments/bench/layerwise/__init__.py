@@ -1,0 +1,1 @@
+"""How much a layer loses under each layer-wise method."""
