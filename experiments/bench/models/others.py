@@ -1,5 +1,8 @@
 """Flax NNX, Haiku and Keras: where their parameters are, and how they are called with others."""
 
+# Packages of the extra `models` may be absent where types are checked.
+# pyright: reportMissingImports=false
+
 import os
 from collections.abc import Callable
 from typing import Any
