@@ -31,7 +31,10 @@ def shrink(
     equal those of the masked network to rounding, in training and in inference, and so do the
     derivatives by what is left. Numbers that ``apply`` computed from its shapes stay what they
     were (a mean over 64 features of which 16 went still divides by 64), for that is what the masked
-    network computes. All values are taken to be finite: where the masked network multiplies the
+    network computes. Norms in two passes, maxima and softmax see removed channels that are not
+    zero, but all hold one value (minus the mean; the score of zero): it is counted as often as in
+    the masked network. Only where a removed zero ties with the largest entry may derivatives be
+    split differently. All values are taken to be finite: where the masked network multiplies the
     zeros of a removed channel by infinity, it gets NaN, and the small one has no such channel.
 
     The small function can be compiled, differentiated, mapped, exported (`jax.export`) and trained

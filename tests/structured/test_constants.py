@@ -290,6 +290,16 @@ def test_other_reductions(name):
     check(between(body), {"a": (3, 6), "z": (m, 2)}, normal(2, 3), expected={"a": 6})
 
 
+def test_counts_overflow_as_sums_do():
+    def apply(p, x):
+        h = x @ p["a"]
+        ones = (jnp.cos(h) > -2.0).astype(jnp.int8)
+        total = lax.reduce_sum(ones, (1,)).astype(f32)  # 400 of them: -112
+        return (h * total[:, None]) @ p["z"]
+
+    check(apply, {"a": (3, 400), "z": (400, 2)}, normal(2, 3), expected={"a": 400}, fraction=0.9)
+
+
 def test_convolutions_of_what_is_not_zero():
     """The ends of an image are padded with zeros also where the channels are not zero."""
 

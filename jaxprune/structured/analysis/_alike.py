@@ -36,7 +36,7 @@ class Held:
     def __init__(self, at: Callable[[Labels], Any] | None, array: Any = None) -> None:
         self._at = at
         self._found: dict[frozenset[tuple[int, int]], Any] = {}
-        self.array = at({}) if array is None and at is not None else array
+        self.array: Any = at({}) if array is None and at is not None else array
 
     def at(self, labels: Labels) -> Any:
         """The slice that masked positions with these labels hold, of size 1 along their axes."""

@@ -56,7 +56,9 @@ def channel_groups(apply: Callable[..., Any], params: PyTree, *inputs: Any) -> C
     scale and the statistics of the norm behind it, the weights of the next layer that read it. A
     unit can vanish if the network gives exactly the same without it as with all its parameters
     zero. Where that does not hold, or a primitive is not known, positions are *fixed*, and the
-    result says why.
+    result says why. Parameters that divide something (the eigenvalues of a state space, weights
+    over their norm) need not be zero where others make the channel zero: they go with it, and masks
+    leave them as they are, see `Member`.
 
     Statistics and other state belong in ``params``, beside the weights: a result of ``apply`` that
     has the path and shape of a leaf there (new running statistics) may change its size with it. All

@@ -16,10 +16,6 @@ from jaxprune._jaxpr import bind
 from jaxprune.structured.analysis._alike import (
     Held,
     Labels,
-    codes,
-    operand_at,
-    patterns,
-    position_of,
 )
 from jaxprune.structured.analysis._rule import (
     Kept,
@@ -36,7 +32,6 @@ from jaxprune.structured.analysis._tracked import (
     fresh,
     merged,
     split,
-    together,
 )
 from jaxprune.structured.analysis._units import FIXED, Units
 
@@ -203,7 +198,7 @@ def _transpose_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labe
     return bind(step.eqn, [operands[0].at({order[a]: label for a, label in labels.items()})])[0]
 
 
-def _picked(value: Tracked, axis: int, positions: np.ndarray) -> Tracked:
+def picked(value: Tracked, axis: int, positions: np.ndarray) -> Tracked:
     nodes, zeros = list(value.nodes), list(value.zeros)
     nodes[axis], zeros[axis] = nodes[axis][positions], zeros[axis][positions]
     alike = value.alike
@@ -223,7 +218,7 @@ def _slice(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     del units
     value = operands[0]
     for axis, positions in enumerate(_slices(eqn)):
-        value = _picked(value, axis, positions)
+        value = picked(value, axis, positions)
     return [value]
 
 
@@ -250,92 +245,18 @@ def _rev(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     del units
     value = operands[0]
     for axis in eqn.params["dimensions"]:
-        value = _picked(value, axis, np.arange(len(value.nodes[axis]))[::-1])
+        value = picked(value, axis, np.arange(len(value.nodes[axis]))[::-1])
     return [value]
 
 
 def _tile(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
     value = operands[0]
     for axis, times in enumerate(eqn.params["reps"]):
-        value = _picked(value, axis, np.tile(np.arange(len(value.nodes[axis])), times))
+        value = picked(value, axis, np.tile(np.arange(len(value.nodes[axis])), times))
         if (value.nodes[axis] == FIXED).all():
             repeated = units.new_fixed(len(value.nodes[axis]), "it is an axis of repetitions")
             value = value._replace(nodes=(*value.nodes[:axis], repeated, *value.nodes[axis + 1 :]))
     return [value]
-
-
-def _concatenate(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
-    along, first = eqn.params["dimension"], operands[0]
-    nodes, zeros = list(first.nodes), list(first.zeros)
-    for axis in range(len(nodes)):
-        if axis == along:
-            nodes[axis] = np.concatenate([value.nodes[axis] for value in operands])
-            alone = nodes[axis] == FIXED
-            if alone.any():
-                text = "it is put together from axes of one position"
-                nodes[axis] = np.where(alone, units.new_fixed(len(alone), text), nodes[axis])
-            zeros[axis] = np.concatenate([value.zeros[axis] for value in operands])
-            continue
-        for value in operands[1:]:
-            units.join_all(nodes[axis], value.nodes[axis])
-        zeros[axis] = np.logical_and.reduce([value.zeros[axis] for value in operands])
-    alike = []
-    for axis, all_nodes in enumerate(nodes):
-        if axis != along:
-            alike.append(patterns([codes(value, axis, len(all_nodes)) for value in operands]))
-            continue
-        whose = np.repeat(1 + np.arange(len(operands)), [value.shape[axis] for value in operands])
-        theirs = [codes(value, axis, value.shape[axis]) for value in operands]
-        alike.append(patterns([whose, np.concatenate(theirs)]))
-    return [Tracked(tuple(nodes), tuple(zeros), None, together(operands), tuple(alike))]
-
-
-def _concatenate_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labels) -> Any:
-    del kept
-    along, result = step.eqn.params["dimension"], step.results[0]
-    places = {axis: position_of(result, axis, label) for axis, label in labels.items()}
-    chosen = list(zip(step.operands, operands, strict=True))
-    if along in places:
-        ends = np.cumsum([value.shape[along] for value in step.operands])
-        i = int(np.searchsorted(ends, places[along], side="right"))
-        places[along] -= int(ends[i]) - step.operands[i].shape[along]
-        chosen = [chosen[i]]
-    arrays = []
-    for value, held in chosen:
-        found = {axis: int(codes(value, axis, value.shape[axis])[place])
-                 for axis, place in places.items()}  # fmt: skip
-        arrays.append(operand_at(value, held, found))
-    return arrays[0] if along in places else bind(step.eqn, arrays)[0]
-
-
-def _stack(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
-    at = eqn.params["axis"] % (len(operands[0].nodes) + 1)
-    nodes, zeros = list(operands[0].nodes), list(operands[0].zeros)
-    for axis in range(len(nodes)):
-        for value in operands[1:]:
-            units.join_all(nodes[axis], value.nodes[axis])
-        zeros[axis] = np.logical_and.reduce([value.zeros[axis] for value in operands])
-    nodes.insert(at, units.new_fixed(len(operands), "it is an axis of stacked values"))
-    zeros.insert(at, np.ones(len(operands), bool))
-    source = together(operands)
-    if source is not None:
-        source = (*source[:at], NONE, *source[at:])
-    return [Tracked(tuple(nodes), tuple(zeros), None, source)]
-
-
-def _unstack(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
-    value = operands[0]
-    at = eqn.params["axis"] % len(value.nodes)
-    units.fix_all(value.nodes[at], "it is unstacked")
-    rest = [a for a in range(len(value.nodes)) if a != at]
-    return [value.with_axes(rest)] * len(eqn.outvars)
-
-
-def _split(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
-    del units
-    edges = np.cumsum([0, *eqn.params["sizes"]])
-    pieces = itertools.pairwise(edges)
-    return [_picked(operands[0], eqn.params["axis"], np.arange(*piece)) for piece in pieces]
 
 
 def _pad(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
@@ -392,11 +313,6 @@ def _random_bits(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracke
     return _iota(units, eqn, ())
 
 
-def _split_params(kept: Kept, step: Step) -> dict[str, Any]:
-    axis = step.eqn.params["axis"]
-    return {"sizes": tuple(kept.count(piece.nodes[axis]) for piece in step.results)}
-
-
 RULES = {
     "broadcast_in_dim": Rule(_broadcast, at=_broadcast_at),
     "reshape": Rule(_reshape, at=_reshape_at),
@@ -405,10 +321,6 @@ RULES = {
     "slice": Rule(_slice, at=_slice_at),
     "rev": Rule(_rev),
     "tile": Rule(_tile),
-    "concatenate": Rule(_concatenate, at=_concatenate_at),
-    "stack": Rule(_stack),
-    "unstack": Rule(_unstack),
-    "split": Rule(_split, with_params(_split_params)),
     "pad": Rule(_pad, with_params(_pad_params)),
     "iota": Rule(_iota, whole_then_taken),
     "random_bits": Rule(_random_bits, whole_then_taken),

@@ -23,7 +23,7 @@ from jaxprune.structured.analysis._roles import is_statistic
 from jaxprune.structured.analysis._rule import Kept, Rule, Step, shape_of
 from jaxprune.structured.analysis._tracked import NONE, Tracked, fixed, fresh
 from jaxprune.structured.analysis._units import Units
-from jaxprune.structured.analysis.rules._reductions import contract
+from jaxprune.structured.analysis.rules._reductions import contract, number
 
 Operands = Sequence[Tracked]
 
@@ -107,7 +107,7 @@ def with_masked(
         result = total(left, right, others)
         for ours, theirs, n in missing[a, b]:
             there = total({**left, a: ours}, {**right, b: theirs}, others)
-            result = result + there * np.asarray(n, there.dtype)
+            result = result + there * number(n, there)
         return result
 
     return total(*start, list(missing))

@@ -20,7 +20,7 @@ Operands = Sequence[Tracked]
 
 # How the slices that masked positions hold are put to what is kept: (total, slice, how many).
 _COMBINED: dict[str, Callable[[Any, Any, int], Any]] = {
-    "reduce_sum": lambda total, x, n: total + x * np.asarray(n, x.dtype),
+    "reduce_sum": lambda total, x, n: total + x * number(n, x),
     "reduce_prod": lambda total, x, n: total * jax.lax.integer_pow(x, n),
     "reduce_max": lambda total, x, n: jax.lax.max(total, x),
     "reduce_min": lambda total, x, n: jax.lax.min(total, x),
@@ -30,6 +30,11 @@ _COMBINED: dict[str, Callable[[Any, Any, int], Any]] = {
 }
 # A slice that is zero (or False) adds nothing to these.
 _SUMS = frozenset({"reduce_sum", "reduce_or", "reduce_xor"})
+
+
+def number(n: int, like: Any) -> np.ndarray:
+    """A count in the type of an array, in which it overflows as a sum of so many would."""
+    return np.asarray(n).astype(like.dtype)
 
 
 def contract(units: Units, nodes: np.ndarray, zero: np.ndarray, text: str) -> None:
