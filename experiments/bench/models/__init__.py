@@ -1,0 +1,1 @@
+"""What can be removed of models that others wrote."""
