@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from tests.structured.checks import close, quick
+from tests.structured.checks import close, normal, quick
 
 st = jp.structured
 DIMS = ("NHWC", "HWIO", "NHWC")
@@ -105,6 +105,28 @@ def test_magnitude_compiles(net):
     compiled = jax.jit(lambda p: st.magnitude(groups, p, **options))(params)
     for a, b in zip(compiled, st.magnitude(groups, params, **options), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_channels_that_no_kernel_makes_have_the_score_of_what_holds_them():
+    """Learned tokens beside those of the input: along them nothing is a product's output."""
+
+    def apply(params, x):
+        keys = jnp.concatenate([params["tokens"], params["others"]], 0)
+        return jax.nn.softmax(x @ keys.T) @ keys
+
+    params = {"tokens": normal(5, 3), "others": normal(4, 3, seed=2)}
+    groups = jp.structured.channel_groups(apply, params, normal(2, 3))
+    assert sum(group.size for group in groups) == 9
+    for options in ({}, {"members": "first"}, {"members": "kernels"}):
+        found = np.concatenate(jp.structured.magnitude(groups, params, **options))
+        rows = np.concatenate([np.abs(params[k]).sum(1) for k in ("tokens", "others")])
+        assert np.isfinite(found).all()
+        np.testing.assert_allclose(np.sort(found), np.sort(rows), rtol=1e-5)
+    kept = jp.structured.select(groups, jp.structured.magnitude(groups, params), 0.5)
+    masks = jp.structured.masks(groups, kept)
+    small, weights = jp.structured.shrink(apply, params, masks, normal(2, 3))
+    full = apply(jp.apply_mask(params, masks), normal(2, 3))
+    np.testing.assert_allclose(small(weights, normal(2, 3)), full, atol=1e-6)
 
 
 def test_normalized_groups_compare(net):

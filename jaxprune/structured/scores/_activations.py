@@ -163,12 +163,16 @@ def fluctuation(
         weighed[path, axis] = r.variance * (w**2).sum(others)
     found: list[Any] = []
     out = skipped_units(groups, skip)
-    for units, s in zip(out, _scored(groups, weighed, skip, None), strict=True):
+    for i, (units, s) in enumerate(zip(out, _scored(groups, weighed, skip, None), strict=True)):
         score = None if s is None else jnp.asarray(s.astype(np.float32))
         if score is not None and standardise:
-            score = jnp.where(units, jnp.inf, normalized(score, "standardised", units))
+            score = jnp.where(units, jnp.inf, normalized(score, "standardised", _parts(groups, i)))
         found.append(score)
     return tuple(found)
+
+
+def _parts(groups: ChannelGroups, i: int) -> list[np.ndarray]:
+    return [part.units for part in groups.parts if part.group == i]
 
 
 def lost_output(

@@ -60,7 +60,9 @@ def magnitude(
       members: which members count: "out", all kernels that make the channel; "first", of these the
         first that holds it, in the order of the group's members; "kernels", those that read it, too
         (roles "out" and "in"); or ``members(member) -> bool``, for instance
-        ``lambda m: m.role != "along" or m.path.endswith("scale")``.
+        ``lambda m: m.role != "along" or m.path.endswith("scale")``. By name, channels that no
+        kernel makes (learned tokens) have the score of those that read them, else of what holds
+        them.
       over_members: how the norms of several members become one score: "sum", "mean", "max",
         "product" or "l2" (the root of the sum of squares), over the members that hold the unit.
       normalize: so that layers can be compared (`globally`): "sum", "mean" or "max" divides the
@@ -78,8 +80,9 @@ def magnitude(
       One array a group, float32 at least, ``[size of the group]``.
 
     Raises:
-      ValueError: if an option is unknown, if no member that counts holds some unit of a group, or
-        ``params`` are not those that were grouped; outside `jit`, if a weight is NaN or infinite.
+      ValueError: if an option is unknown, if a function chooses members and none of them holds some
+        unit, or if ``params`` are not those that were grouped; outside `jit`, if a weight is NaN or
+        infinite.
       TypeError: if a member that counts is no array of floating or complex numbers, or of integers
         of 8 bits or fewer.
 

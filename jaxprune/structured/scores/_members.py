@@ -53,17 +53,18 @@ def counted(groups: ChannelGroups, members: Members, skip: Sequence[str]) -> Cou
     """Finds the members that count.
 
     Raises:
-      ValueError: if none holds some unit that is not skipped, or a path of ``skip`` makes none.
+      ValueError: if a function chooses members and none of them holds some unit that is not
+        skipped, or if a path of ``skip`` makes no unit.
     """
     skipped = skipped_units(groups, skip)
-    chosen = [
-        [] if out.all() else _chosen(group, members)
-        for group, out in zip(groups, skipped, strict=True)
-    ]
-    present = [
-        None if skipped[i].all() else _present(groups, i, chosen[i], members, skipped[i])
-        for i in range(len(groups))
-    ]
+    chosen: list[list[Member]] = []
+    present: list[np.ndarray | None] = []
+    for i, (group, out) in enumerate(zip(groups, skipped, strict=True)):
+        ours, table = _chosen(group, members)
+        if not out.all():
+            _check_present(groups, i, table, out)
+        chosen.append([] if out.all() else ours)
+        present.append(None if out.all() else table)
     parts: list[list[np.ndarray]] = [[] for _ in groups]
     for part in groups.parts:
         parts[part.group].append(part.units)
@@ -137,26 +138,40 @@ def _over(numbers: list[jax.Array], present: np.ndarray, how: str) -> jax.Array:
     return total / jax.lax.optimization_barrier(number)
 
 
-def _chosen(group: Group, members: Members) -> list[Member]:
+def _chosen(group: Group, members: Members) -> tuple[list[Member], np.ndarray]:
+    """The members that count, and for which units, bool ``[members, size]``.
+
+    Where no kernel makes a unit (positions as features, learned tokens, constants), those that read
+    it count, and where there are none, what else holds it.
+    """
     if callable(members):
-        return [member for member in group.members if members(member)]
-    roles = ("out", "in") if members == "kernels" else ("out",)
-    if not group.role("out"):  # channels that no kernel makes (positions as features) are only read
-        return list(group.role("in"))
-    return [member for member in group.members if member.role in roles]
+        chosen = [member for member in group.members if members(member)]
+        return chosen, _table(group, chosen)
+    first = ("out", "in") if members == "kernels" else ("out",)
+    chosen, table = [], np.zeros((0, group.size), bool)
+    for roles in (first, ("in",), ("along",)):
+        missing = ~table.any(0)
+        if chosen and not missing.any():
+            break
+        more = [m for m in group.members if m.role in roles and not any(m is c for c in chosen)]
+        rows = _table(group, more) & missing
+        chosen += [m for m, row in zip(more, rows, strict=True) if row.any()]
+        table = np.concatenate([table, rows[rows.any(1)]])
+    return chosen, table & (table.cumsum(0) == 1) if members == "first" else table
 
 
-def _present(
-    groups: ChannelGroups, i: int, chosen: list[Member], members: Members, skipped: np.ndarray
-) -> np.ndarray:
+def _table(group: Group, members: Sequence[Member]) -> np.ndarray:
+    return np.array([holds(group, m) for m in members], bool).reshape(-1, group.size)
+
+
+def _check_present(groups: ChannelGroups, i: int, table: np.ndarray, skipped: np.ndarray) -> None:
     group = groups[i]
-    table = np.array([holds(group, member) for member in chosen], bool).reshape(-1, group.size)
-    if not (table.any(0) | skipped).all():
-        unit = int(np.flatnonzero(~table.any(0) & ~skipped)[0])
-        there = [(m.path, m.role) for m in group.members if holds(group, m)[unit]]
-        raise ValueError(
-            f"no member that counts holds channel {unit} of {group.name!r}; those that hold it are "
-            f"{there}. Leave the layer out, skip=[{layer_of(groups, i, unit)!r}], or take other "
-            "members."
-        )
-    return table & (table.cumsum(0) == 1) if members == "first" else table
+    if (table.any(0) | skipped).all():
+        return
+    unit = int(np.flatnonzero(~table.any(0) & ~skipped)[0])
+    there = [(m.path, m.role) for m in group.members if holds(group, m)[unit]]
+    raise ValueError(
+        f"no member that counts holds channel {unit} of {group.name!r}; those that hold it are "
+        f"{there}. Leave the layer out, skip=[{layer_of(groups, i, unit)!r}], or take other "
+        "members."
+    )
