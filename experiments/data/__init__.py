@@ -8,6 +8,8 @@ from ._dataset import Dataset as Dataset
 from ._dataset import Split as Split
 from ._evaluation import EvaluationStream as EvaluationStream
 from ._evaluation import make_evaluation_stream as make_evaluation_stream
+from ._features import check_features as check_features
+from ._features import check_pixels as check_pixels
 from ._held_out import SplitName as SplitName
 from ._identity import Identity as Identity
 from ._identity import identity as identity

@@ -11,6 +11,7 @@ from ._mlp import MLP as MLP
 from ._mobilenet import MobileNetV2 as MobileNetV2
 from ._objective import LossFn as LossFn
 from ._objective import init as init
+from ._objective import init_with as init_with
 from ._objective import make_eval_fn as make_eval_fn
 from ._objective import make_loss_fn as make_loss_fn
 from ._resnet import ResNet as ResNet

@@ -9,13 +9,14 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from experiments import tasks
 from experiments.config import NOT_COMPARED, as_json
 from experiments.sweeps._folder import SweepFolder
 from experiments.sweeps._sweep import LABEL, Run
 
 # Columns of summary.csv that the configuration has, too.
 _TWICE = ("method", "schedule", "seed")
-_WHOLE = ("nonzero", "prunable", "steps", "images_per_second")
+_WHOLE = ("nonzero", "prunable", "steps", *(kind.speed for kind in tasks.KINDS.values()))
 _WORDS = ("phase",)
 
 

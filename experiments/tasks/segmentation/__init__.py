@@ -1,0 +1,3 @@
+"""Being built."""
+
+MODELS = {"pspnet": None, "deeplab": None}

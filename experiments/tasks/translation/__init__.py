@@ -1,0 +1,3 @@
+"""Being built."""
+
+MODELS = {"gpt": None}
