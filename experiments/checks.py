@@ -100,6 +100,8 @@ def _check_data_of(config: Config) -> None:
     """
     if config.task in _TEXTS:
         tasks.check_text(config.data, config.data_dir, config.text_fields, _TEXTS[config.task])
+    elif config.task == "segmentation":
+        tasks.check_segmentation(config.data, config.data_dir)
     else:
         check_data(config.data, config.data_dir)
 

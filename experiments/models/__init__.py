@@ -6,6 +6,8 @@ from ._create import create as create
 from ._densenet import DenseNet as DenseNet
 from ._gpt import GPT as GPT
 from ._imagenet_resnet import ImageNetResNet as ImageNetResNet
+from ._layers import batch_norm as batch_norm
+from ._layers import he_normal as he_normal
 from ._lenet import LeNet5 as LeNet5
 from ._mlp import MLP as MLP
 from ._mobilenet import MobileNetV2 as MobileNetV2

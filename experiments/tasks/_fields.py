@@ -1,4 +1,4 @@
-"""Where text comes from: a file, or the text fields of a prepared set."""
+"""What a set must have for a task: text fields, or images and masks. Nothing here imports JAX."""
 
 import json
 import os
@@ -81,3 +81,18 @@ def check_text(
             f"Give {'one name' if count == 1 else f'{count} names with a comma'}."
         )
     return names
+
+
+def check_segmentation(data: str, data_dir: os.PathLike[str] | None) -> None:
+    """Raises unless a set has images and masks.
+
+    Raises:
+      ValueError, FileNotFoundError: if it is not there, or has not these fields.
+    """
+    kinds = fields_of(find_prepared(data, resolve_data_dir(data_dir)))
+    lacking = [name for name in ("image", "segmentation_mask") if kinds.get(name) != "Image"]
+    if lacking:
+        raise ValueError(
+            f"{data} has the fields {kinds}; segmentation needs image and segmentation_mask, both "
+            f"of kind Image: there is no {' and no '.join(lacking)}. Take another set."
+        )
