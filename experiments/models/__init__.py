@@ -21,6 +21,7 @@ from ._shrunk import Shrunk as Shrunk
 from ._shrunk import shrink as shrink
 from ._shrunk import training_apply as training_apply
 from ._small_cnn import SmallCNN as SmallCNN
+from ._transformer import blocks as blocks
 from ._vgg import VGG16 as VGG16
 from ._vit import ViT as ViT
 from ._wide_resnet import WideResNet as WideResNet

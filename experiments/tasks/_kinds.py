@@ -113,7 +113,7 @@ KINDS = {
                 "batch_size": 64,
                 "eval_batch_size": 100,
                 "vocabulary": 4000,
-                "max_length": 64,
+                "max_length": 96,
             },
             options=(
                 "width",

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.models import LossFn
+from experiments.tasks._cross_entropy import per_token
 from jaxprune.training import Evaluate, TrainState
 
 EvalFn = Callable[[Any, Any, Mapping[str, jax.Array]], dict[str, tuple[jax.Array, jax.Array]]]
@@ -85,10 +86,3 @@ def with_perplexity(evaluate: Evaluate) -> Evaluate:
             return {**values, "perplexity": float(np.exp(values["loss"]))}
 
     return evaluated
-
-
-def per_token(logits: jax.Array, tokens: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cross entropy and 0/1 correctness, float32 [batch, length]."""
-    log_probabilities = jax.nn.log_softmax(logits.astype(jnp.float32))
-    losses = -jnp.take_along_axis(log_probabilities, tokens[..., None], axis=-1)[..., 0]
-    return losses, (jnp.argmax(logits, axis=-1) == tokens).astype(jnp.float32)

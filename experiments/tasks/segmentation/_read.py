@@ -72,7 +72,7 @@ def _decoded(name: str, split: str, source: Any, repair: str) -> tuple[np.ndarra
         if size != images[0].shape or other != (*size[:2], 1):
             raise ValueError(
                 f"{name}, split {split!r}: image {index} has the shape {size} and its mask {other}"
-                f", and the first image {images[0].shape}; images and masks of one size are needed, "
-                "the mask with one channel."
+                f", and the first image {images[0].shape}; images and masks of one size are "
+                "needed, the mask with one channel."
             )
     return np.stack(images), np.stack(masks)[..., 0]
