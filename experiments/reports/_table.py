@@ -112,12 +112,11 @@ def print_table(
             out.add_column(header, justify="left" if name == "phase" else "right", no_wrap=True)
         for cells in zip(*shown.values(), strict=True):
             out.add_row(*cells)
-        said = [] if note is None else [note]
         if gone:
             named = [name for name, _ in columns if name in gone]
-            said.append(f"No room for {', '.join(named)}.")
-        if said:
-            out.caption, out.caption_justify = "\n".join(said), "left"
+            out.caption, out.caption_justify = f"No room for {', '.join(named)}.", "left"
         return out
 
     print_fitting(console, make, _DROPPABLE)
+    if note is not None:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
