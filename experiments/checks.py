@@ -61,7 +61,7 @@ def check_here(config: Config) -> None:
     writers.check_installed(config.writers)
     if processes.place(config) is None:
         check_run_dir(config)
-        _check_data_of(config)
+        check_data_of(config)
 
 
 def check_run_dir(config: Config) -> None:
@@ -92,7 +92,7 @@ def check_data(name: str, data_dir: pathlib.Path | None) -> None:
         prepared.find_prepared(name, prepared.resolve_data_dir(data_dir))
 
 
-def _check_data_of(config: Config) -> None:
+def check_data_of(config: Config) -> None:
     """Raises if the data of a configuration are not on the disk, or have not what its task needs.
 
     Raises:

@@ -114,13 +114,14 @@ def _caption(table: Any, pivoted: Any) -> str:
         "deviation"
     )
     dense = table.filter(table["phase"] == "dense").unique("dense")
+    measure = pivoted.measure
+    what = f"{measure.label} in percent" if measure.unit == "%" else measure.label
     said = ""
     if len(dense):
-        measure = pivoted.measure
         values = [measure.scale * x for x in dense[measure.name].to_list()]
         said = f" Dense networks: {min(values):.2f} to {max(values):.2f} ({len(values)})."
     return (
-        f"Test {pivoted.measure.label}{' in percent' * (pivoted.measure.unit == '%')}, {scatter} over {seeds}; **first**, *second*, third³ of each "
+        f"Test {what}, {scatter} over {seeds}; **first**, *second*, third³ of each "
         f"column by its mean.{said}"
     )
 

@@ -236,5 +236,5 @@ def test_of_perplexities_the_lowest_is_first(tmp_path):
     assert (tmp_path / "report" / "perplexity_over_speed.png").exists()
     both = polars.concat([table, table.with_columns(task=polars.lit("translation"))])
     both.write_parquet(tmp_path / "results.parquet")
-    with pytest.raises(ValueError, match="language_modelling.*Sweep them one by one"):
+    with pytest.raises(ValueError, match=r"language_modelling.*Sweep them one by one"):
         report.report(report.Options(tmp_path))

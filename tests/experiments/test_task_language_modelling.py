@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import jaxprune as jp
-from experiments import checks, command
+from experiments import checks, command, report, sweep
 from experiments import tasks as all_tasks
 from experiments.config import Config, check_same, compared, defaults
 from experiments.setup import build
+from experiments.sweeps import Sweep, SweepFolder, runs
 from experiments.tasks import language_modelling as lm
 from experiments.tasks._vocabulary import ByteVocabulary, learn
 from tests.experiments._tasks import lines, run, summary, text_feature, with_method, write_examples
@@ -231,3 +232,28 @@ def test_folders_and_checkpoints_from_before_are_of_image_classification(tmp_pat
     check_same(tmp_path, Config())
     with pytest.raises(FileExistsError, match="task: 'image_classification' there"):
         check_same(tmp_path, dataclasses.replace(Config(), task="segmentation"))
+
+
+def test_sweeps_have_the_defaults_of_their_task(tmp_path):
+    base = {"task": "language_modelling", "data": "a/sums.txt", "schedule": ("allr", "llr")}
+    found = runs(Sweep("sums", base))
+    assert [run.config.optimizer for run in found] == ["adamw"] * 2
+    assert len({run.dense for run in found}) == 1
+    assert found[0].dense.startswith("gpt-sums-")
+    assert all(run.id.startswith("gpt-sums-imp-") for run in found)
+    command = SweepFolder(tmp_path, found).command(found[1])
+    assert "--task language_modelling --data a/sums.txt --schedule llr --run-dir" in command
+
+
+@pytest.mark.slow
+def test_a_sweep(tmp_path):
+    path = tmp_path / "sums.txt"
+    path.write_text(TEXT * 5)
+    sizes = {"width": 16, "depth": 1, "heads": 2, "max_length": 16, "epochs": 1, "cycles": 1}
+    base = {"task": "language_modelling", "data": str(path), "retrain_epochs": 1, **sizes}
+    (tmp_path / "grid.py").write_text(
+        f"from experiments.sweeps import Sweep\nSWEEP = Sweep('sums', {base!r})\n"
+    )
+    out = tmp_path / "out"
+    assert sweep.main([str(tmp_path / "grid.py"), "--out", str(out)]) == 0
+    assert "perplexity" in report.report(report.Options(out))
