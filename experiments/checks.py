@@ -6,7 +6,7 @@ import pathlib
 import re
 from collections.abc import Iterable, Mapping
 
-from experiments import prepared, processes, registry, writers
+from experiments import prepared, processes, registry, tasks, writers
 from experiments.config import (
     DENSE_SCHEDULES,
     INITIAL,
@@ -16,6 +16,7 @@ from experiments.config import (
     PENALTY,
     Config,
     check_same,
+    defaults,
 )
 
 # The schedules that start at `peak`.
@@ -61,7 +62,7 @@ def check_here(config: Config) -> None:
     writers.check_installed(config.writers)
     if processes.place(config) is None:
         check_run_dir(config)
-        check_data(config.data, config.data_dir)
+        check_data_of(config)
 
 
 def check_run_dir(config: Config) -> None:
@@ -92,6 +93,24 @@ def check_data(name: str, data_dir: pathlib.Path | None) -> None:
         prepared.find_prepared(name, prepared.resolve_data_dir(data_dir))
 
 
+def check_data_of(config: Config) -> None:
+    """Raises if the data of a configuration are not on the disk, or have not what its task needs.
+
+    Raises:
+      ValueError, FileNotFoundError, ImportError: as `check_data`.
+    """
+    if config.task in _TEXTS:
+        tasks.check_text(config.data, config.data_dir, config.text_fields, _TEXTS[config.task])
+    elif config.task == "segmentation":
+        tasks.check_segmentation(config.data, config.data_dir)
+    else:
+        check_data(config.data, config.data_dir)
+
+
+# How many texts an example has.
+_TEXTS = {"language_modelling": 1, "translation": 2}
+
+
 def check_split(batch_size: int, *, devices: int, accumulate: int) -> None:
     """Raises if devices and accumulation do not divide a batch.
 
@@ -111,13 +130,15 @@ def check(config: Config) -> None:
     Raises:
       ValueError: with the value and the repair.
     """
+    check_name("task", config.task, tasks.KINDS)
     for field, value, known in (
         ("method", config.method, METHODS),
-        ("model", config.model, registry.MODELS),
+        ("model", config.model, tasks.models_of(config.task)),
         ("schedule", config.schedule, registry.SCHEDULES),
         ("dense_schedule", config.resolved_dense_schedule(), DENSE_SCHEDULES),
     ):
         check_name(field, value, known)
+    _check_task(config)
     check_offered("score", config.score, registry.SCORES)
     if config.allocation is not None:
         check_offered("allocation", config.allocation, registry.ALLOCATIONS)
@@ -141,6 +162,9 @@ def check(config: Config) -> None:
         ("join_seconds", 1),
         ("workers", 0),
         ("image_size", 1),
+        ("max_length", 2),
+        ("vocabulary", 256),
+        ("buckets", 1),
     ):
         value = getattr(config, field)
         if not least <= value < math.inf:
@@ -235,6 +259,11 @@ def _check_retraining(config: Config) -> None:
 def _check_structured(config: Config) -> None:
     """Raises for options that mean nothing to whole channels."""
     rules, name = ("channels", "filters"), config.structured or ""
+    if config.task != "image_classification":
+        raise ValueError(
+            f"structured goes with task image_classification; got {config.task}. For other networks "
+            "take jp.training.structured_imp."
+        )
     if name not in rules and not re.fullmatch(r"(resnet|vgg)\d+-\w+", name):
         raise ValueError(
             f"structured is {', '.join(rules)} or a configuration such as resnet56-B; got "
@@ -266,6 +295,38 @@ def fixed_sparsity(config: Config) -> float | None:
     return None if pattern is None else pattern.sparsity
 
 
+def _check_task(config: Config) -> None:
+    """Raises for options that the task does not take, or that are out of range for it."""
+    base, kind = defaults(config.task), config.kind()
+    special = dict.fromkeys(name for other in tasks.KINDS.values() for name in other.options)
+    for name in special:
+        value = getattr(config, name)
+        if name not in kind.options and value != getattr(base, name):
+            takers = [other.name for other in tasks.KINDS.values() if name in other.options]
+            raise ValueError(
+                f"{name} means nothing to task {config.task}; got {value!r}. It is an option of "
+                f"{', '.join(takers)}."
+            )
+    if not config.data:
+        files = ", or a text file" if config.task == "language_modelling" else ""
+        raise ValueError(f"task {config.task} needs data: pass --data, the name of a set{files}.")
+    if config.optimizer == "adamw":
+        for name in ("momentum", "nesterov"):
+            if getattr(config, name) != getattr(base, name):
+                raise ValueError(
+                    f"{name} means nothing to optimizer adamw; got {getattr(config, name)!r}. "
+                    "Leave it out, or take sgd."
+                )
+    for name in ("width", "depth", "heads"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is at least 1; got {value}.")
+    if not 0 <= config.dropout < 1:
+        raise ValueError(f"dropout is a fraction in [0, 1); got {config.dropout}.")
+    if config.task != tasks.DEFAULT and config.stream:
+        raise ValueError(f"task {config.task} reads its data into memory; leave out stream.")
+
+
 def _check_stream(config: Config) -> None:
     """Raises for options of streams without one, and for what a stream cannot do."""
     if config.stream:
@@ -274,15 +335,15 @@ def _check_stream(config: Config) -> None:
         if config.recalibrate:
             raise ValueError("recalibrate needs the set in memory; leave out stream or it.")
         return
-    defaults = Config()
+    base = defaults(config.task)
     for field in ("workers", "preprocess", "image_size"):
-        if getattr(config, field) != getattr(defaults, field):
+        if getattr(config, field) != getattr(base, field):
             raise ValueError(f"{field} means nothing without stream; got {getattr(config, field)}.")
 
 
 def _check_one_phase(config: Config) -> None:
     """Raises for options that a method of one phase would have to ignore."""
-    defaults, method = Config(), config.method
+    base, method = defaults(config.task), config.method
     retraining = ("schedule", "rewind_epoch", "peak", "retrain_warmup", "optimizer_state", "score")
     ignored = [(field, "it has one phase and no retraining") for field in retraining]
     entry = registry.METHODS[method]
@@ -307,7 +368,7 @@ def _check_one_phase(config: Config) -> None:
         )
     for field, reason in ignored:
         value = getattr(config, field)
-        if value != getattr(defaults, field):
+        if value != getattr(base, field):
             raise ValueError(
                 f"{field} means nothing to method {method}: {reason}; got {value!r}. Leave it out, "
                 "or use method imp."

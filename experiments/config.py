@@ -11,11 +11,11 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any
 
-from experiments import registry
+from experiments import registry, tasks
 from experiments.options import ITERATIVE as ITERATIVE
 from experiments.options import METHODS as METHODS
 from experiments.options import UNCONTROLLED as UNCONTROLLED
-from experiments.options import Dense, Devices, Pruning, Reading, Saving, Task
+from experiments.options import Dense, Devices, Pruning, Reading, Saving, Sizes, Task
 
 # Methods that call an option by another word.
 _OTHER_WORDS = {
@@ -60,12 +60,18 @@ NOT_COMPARED = (
     "writers",
     "profile",
 )
+# Options that came later: runs and checkpoints that do not name them have their defaults.
+_LATER = (
+    "task",
+    "optimizer",
+    *(field.name for field in dataclasses.fields(Sizes)),
+)
 DENSE_SCHEDULES = ("stepped", "linear", "cosine", "constant")
 
 
 # Fields come from the last class first.
 @dataclasses.dataclass(frozen=True)
-class Config(Devices, Reading, Saving, Pruning, Dense, Task):
+class Config(Devices, Reading, Saving, Pruning, Sizes, Dense, Task):
     """Train a network, prune it and retrain it, in cycles.
 
     The default run prunes a small convolutional network on scikit-learn's digits to 95 % in three
@@ -80,20 +86,46 @@ class Config(Devices, Reading, Saving, Pruning, Dense, Task):
         """The length of the whole run in epochs, whatever the method."""
         return self.epochs + self.cycles * self.retrain_epochs
 
+    def data_name(self) -> str:
+        """What the data are called: the name of the set, or of the text file without its folder."""
+        return pathlib.PurePath(self.data).stem if tasks.is_text_file(self.data) else self.data
+
+    def kind(self) -> tasks.Kind:
+        """What is known of the task."""
+        return tasks.KINDS[self.task]
+
     def resolved_run_dir(self) -> pathlib.Path:
         """The folder of this run."""
         if self.run_dir is not None:
             return self.run_dir
         how = f"{self.method}-{self.schedule}" if self.method in ITERATIVE else self.method
         how = how if self.structured is None else f"{how}-{self.structured}"
-        name = f"{self.data}-{self.model}-{how}-{self.sparsity:g}"
+        name = f"{self.data_name()}-{self.model}-{how}-{self.sparsity:g}"
         return pathlib.Path("runs") / f"{name}-s{self.seed}"
 
 
 def compared(config: Config) -> dict[str, Any]:
     """What must not change between a run and its continuation, as JSON holds it."""
     values = dataclasses.asdict(config)
-    return {name: value for name, value in values.items() if name not in NOT_COMPARED}
+    return {k: v for k, v in values.items() if k not in NOT_COMPARED and not _is_later(k, v)}
+
+
+def _is_later(name: str, value: Any) -> bool:
+    return name in _LATER and value == _DEFAULTS[name]
+
+
+def defaults(task: str, **options: Any) -> Config:
+    """The default configuration of a task.
+
+    Args:
+      task: its name; of one that is not known the defaults are those of image classification.
+      **options: other options.
+    """
+    kind = tasks.KINDS.get(task)
+    return Config(**{"task": task, **(kind.defaults if kind else {}), **options})
+
+
+_DEFAULTS = {field.name: field.default for field in dataclasses.fields(Config)}
 
 
 def compared_data(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -135,6 +167,7 @@ def check_same(path: pathlib.Path, config: Config) -> None:
         )
     settings = as_json(config)
     names = sorted((held.keys() | settings.keys()) - set(NOT_COMPARED))
+    held = {name: _DEFAULTS[name] for name in _LATER} | held
     different = [n for n in names if held.get(n) != settings.get(n)]
     if different:
         shown = ", ".join(

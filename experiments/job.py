@@ -57,7 +57,11 @@ def run(
         parts = build(config, say=caches.teller(console))
     identity = parts.identity()
     folder = reports.RunFolder(
-        config.resolved_run_dir(), config, writes=devices.is_first(), data=identity
+        config.resolved_run_dir(),
+        config,
+        writes=devices.is_first(),
+        data=identity if parts.note is None else identity | {"measure": parts.note},
+        files=parts.files,
     )
     report = _Report(config, parts, folder, console, started)
     if dense is not None and not config.resume:
@@ -105,7 +109,7 @@ def run(
         report.draw_weights(params, mask)
         reports.draw_layers(mask, folder.path / "sparsity.png", report.title)
         reports.print_mask_table(params, mask, console)
-        reports.print_table(report.records, report.title, report.log, console)
+        reports.print_table(report.records, report.title, report.log, console, parts.note)
         console.print(f"Run folder: {folder.path}")
     return result
 
@@ -150,12 +154,12 @@ class _Report:
     ):
         self.config, self.parts, self.folder = config, parts, folder
         self.console, self.started, self.begun = console, started, False
-        self.log, self.records, self.trained = reports.Log(), [], 0
-        self.title = f"{config.model} on {config.data}, {_how(config)}, seed {config.seed}"
+        self.log, self.records, self.trained = reports.Log(kind=config.kind()), [], 0
+        self.title = f"{config.model} on {config.data_name()}, {_how(config)}, seed {config.seed}"
         # The first stretch of steps waits for the compiler.
         self.speed, self.compiled = reports.Speed(config.batch_size), False
         steps = config.total_epochs() * parts.epoch_steps
-        self.progress = reports.Progress(steps, config.batch_size, console)
+        self.progress = reports.Progress(steps, config.batch_size, console, config.kind())
         after = config.retrain_epochs if config.method in ITERATIVE else 0
         self.last_prune = steps - after * parts.epoch_steps
         if config.structured is not None:  # there is no picture of weights that have no place
@@ -210,7 +214,7 @@ class _Report:
         if not self.begun:
             self.begun = True
             self._say_begun(len(rates))
-        self.log.add_chunk(first_step, rates, metrics["accuracy"])
+        self.log.add_chunk(first_step, rates, metrics[self.config.kind().curve.name])
         for i, rate in enumerate(rates):
             row = {"kind": "train", "cycle": len(self.records), "step": first_step + i}
             values = {name: float(values[i]) for name, values in metrics.items()}
@@ -227,7 +231,7 @@ class _Report:
 
     def _validate(self, state: TrainState) -> None:
         step, values = int(state.step), self.parts.evaluate_validation(self.parts.deployed(state))
-        self.log.validation.append((step, values["accuracy"]))
+        self.log.validation.append((step, values[self.config.kind().curve.name]))
         row = {f"validation_{name}": value for name, value in values.items()}
         self.folder.log({"kind": "validation", "cycle": len(self.records), "step": step, **row})
 
@@ -237,13 +241,15 @@ class _Report:
         self.log.speeds[record.phase] = self.speed.images_per_second()
         # Not the sum of both: a run that went back after a NaN has skipped steps.
         end = max(self.log.steps[-1:], default=record.first_step - 1) + 1
+        kind = self.config.kind()
         if record.evaluation_pruned is not None:
-            accuracy = record.evaluation_pruned["accuracy"]
-            self.log.prunings.append((record.first_step, record.sparsity, accuracy))
-        self.log.test.append((end, record.evaluation["accuracy"]))
+            value = record.evaluation_pruned[kind.curve.name]
+            self.log.prunings.append((record.first_step, record.sparsity, value))
+        self.log.test.append((end, record.evaluation[kind.curve.name]))
         row = reports.summary_rows([record], self.log)[0]
         # `accuracy` alone is that of a batch of training.
-        row = {f"test_{k}" if k.startswith("accuracy") else k: v for k, v in row.items()}
+        measured = {name for m in kind.measures for name in (m.name, f"{m.name}_pruned")}
+        row = {f"test_{k}" if k in measured else k: v for k, v in row.items()}
         place = {"cycle": record.cycle, "first_step": record.first_step, "step": end}
         self.folder.log({"kind": "phase", **place, **row})
         self._name_phase()
@@ -289,7 +295,7 @@ class _Report:
         """Writes summary.csv."""
         about = reports.about(self.config)
         rows = [about | row for row in reports.summary_rows(self.records, self.log)]
-        self.folder.write_summary((*about, *reports.COLUMNS), rows)
+        self.folder.write_summary((*about, *reports.columns(self.config.kind())), rows)
 
     def close(self) -> None:
         """Writes table and pictures of what was done."""

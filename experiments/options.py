@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments import registry
+from experiments import registry, tasks
 
 ITERATIVE = ("imp", "bimp")
 METHODS = (*ITERATIVE, *registry.METHODS)
@@ -30,10 +30,16 @@ trains for that budget in one phase, under the dense schedule, and ends with `sp
 {", ".join(UNCONTROLLED)} do not control theirs (that of sr_ste is its pattern's).
 {registry.listing(registry.METHODS)}."""
 
-_DATA = f"""Data set: digits (embedded), or a prepared set of tensorflow-datasets by name, such as
-{", ".join(name for name in registry.DATA if name != "digits")}."""
+_TASK = f"""Kind of problem: {", ".join(tasks.KINDS)}. Some defaults depend on it; --task NAME
+--help shows those of one."""
 
-_MODEL = f"Network: {', '.join(registry.MODELS)}."
+_DATA = f"""Data set: digits (embedded), or a prepared set of tensorflow-datasets by name, such as
+{", ".join(name for name in registry.DATA if name != "digits")}. language_modelling also takes a
+text file."""
+
+_MODEL = f"""Network: {", ".join(registry.MODELS)}; {
+    "; ".join(f"for {t} {', '.join(tasks.models_of(t))}" for t in tasks.KINDS if t != tasks.DEFAULT)
+}."""
 
 _SCHEDULE = f"""Retraining schedule. {registry.listing(registry.SCHEDULES, whole=True)}. Those that
 take a `peak` start there."""
@@ -60,7 +66,9 @@ as in PFEC. resnet56-B and other names of jp.structured.pfec: the published widt
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """Method, network, data and lengths."""
+    """Task, method, network, data and lengths."""
+
+    task: Annotated[str, _help(_TASK)] = tasks.DEFAULT
 
     method: Annotated[str, _help(_METHOD)] = "imp"
 
@@ -103,6 +111,9 @@ class Dense:
     warmup_epochs: int = 0
     """Linear warm-up at the start of dense training, in epochs."""
 
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd: with momentum. adamw: Adam with decoupled weight decay, for transformers."""
+
     momentum: float = 0.9
     """Momentum of SGD."""
 
@@ -110,13 +121,47 @@ class Dense:
     """Whether momentum is Nesterov's."""
 
     weight_decay: float = 1e-4
-    """L2 factor added to the gradient of every parameter."""
+    """L2 factor added to the gradient of every parameter; with adamw the decoupled factor."""
 
     batch_size: int = 64
     """Examples a training step."""
 
     precision: Literal["float32", "bfloat16"] = "float32"
     """Number format of the computation; parameters are float32 in any case."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """Sizes of networks and of text, of all tasks but image classification."""
+
+    width: int | None = None
+    """Channels of the first stage, or of a token's vector; default: the model's own."""
+
+    depth: int | None = None
+    """Residual blocks a stage, or blocks of a transformer; default: the model's own."""
+
+    heads: int | None = None
+    """Attention heads; they divide the width. Default: the model's own."""
+
+    dropout: float = 0.0
+    """Fraction that training of a transformer drops of each branch's result."""
+
+    max_length: int = 128
+    """Tokens of a sequence: of language_modelling each, of translation at most."""
+
+    vocabulary: int = 256
+    """Number of tokens: 256 are bytes; of more, the others are byte pairs learned from the text of
+    training. Special tokens of translation come on top."""
+
+    text_fields: str | None = None
+    """Fields of the set that are text: one for language_modelling, SOURCE,TARGET for translation.
+    Default: those that it has, in alphabetical order."""
+
+    buckets: int = 4
+    """Lengths that sentences are padded to; each is compiled once."""
+
+    void_class: int | None = None
+    """Label of pixels that do not count in segmentation; default: 11 for camvid, else 255."""
 
 
 @dataclasses.dataclass(frozen=True)

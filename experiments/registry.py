@@ -164,7 +164,14 @@ ALLOCATIONS = {
     for name, entry in _returning("jaxprune.masks", "Allocation").items()
 }
 PATTERNS = _returning("jaxprune.masks", "Pattern")
-MODELS = tuple(_table("experiments.models", "MODELS"))
+
+
+def models_in(module: str) -> tuple[str, ...]:
+    """The names in the table of models of a package."""
+    return tuple(_table(module, "MODELS"))
+
+
+MODELS = models_in("experiments.models")
 DATA = tuple(_table("experiments.data._load", "STATISTICS"))
 
 REFUSED = {

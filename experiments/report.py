@@ -66,23 +66,25 @@ def report(options: Options) -> str:
     from experiments.sweeps import _results as results
 
     table = results.read(options.results)
+    kind = results.kind_of(table)
     folder = options.results if options.results.is_dir() else options.results.parent
     paper = _paper(folder)
     rows = options.rows or (("label",) if paper is None else tuple(paper.rows))
     columns = options.columns or (("sparsity",) if paper is None else tuple(paper.columns))
-    pivoted = comparisons.pivot(table, rows, columns)
+    pivoted = comparisons.pivot(table, rows, columns, kind.measure)
     out = options.out or folder / "report"
     out.mkdir(parents=True, exist_ok=True)
     title = paper.name if paper is not None else folder.name
-    pictures = comparisons.draw(table, out, folder / "runs", title.replace("_", " "))
+    pictures = comparisons.draw(table, out, folder / "runs", title.replace("_", " "), kind)
 
     parts = [f"# {title.replace('_', ' ')}"]
     if paper is not None:
         parts.append(f"{paper.about}\n\nSource: {paper.source}.")
     parts += [pivoted.markdown(), _caption(table, pivoted)]
-    if options.compare == "papers":
+    published = kind.measure.name == "accuracy"  # as are the claims of the papers
+    if options.compare == "papers" and published:
         parts.append(_published(table))
-    if paper is not None and paper.claims:
+    if paper is not None and paper.claims and published:
         verdicts = [comparisons.judge(table, claim, columns) for claim in paper.claims]
         parts.append(_verdicts(verdicts))
     parts += [f"![{name.removesuffix('.png').replace('_', ' ')}]({name})" for name in pictures]
@@ -112,12 +114,14 @@ def _caption(table: Any, pivoted: Any) -> str:
         "deviation"
     )
     dense = table.filter(table["phase"] == "dense").unique("dense")
+    measure = pivoted.measure
+    what = f"{measure.label} in percent" if measure.unit == "%" else measure.label
     said = ""
     if len(dense):
-        values = [100 * x for x in dense["accuracy"].to_list()]
+        values = [measure.scale * x for x in dense[measure.name].to_list()]
         said = f" Dense networks: {min(values):.2f} to {max(values):.2f} ({len(values)})."
     return (
-        f"Test accuracy in percent, {scatter} over {seeds}; **first**, *second*, third³ of each "
+        f"Test {what}, {scatter} over {seeds}; **first**, *second*, third³ of each "
         f"column by its mean.{said}"
     )
 

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import jaxprune as jp
-from experiments import models, registry
+from experiments import registry
 from experiments.inputs import Inputs
 
 # Training batches that gradients and activations are taken from.
@@ -23,7 +23,7 @@ def make_scores(
     Args:
       name: a key of `registry.SCORES`.
       fed: what the run is fed with.
-      model: called as ``model(x, train)``.
+      model: called as ``model(*fed.arguments(batch), train)``.
       model_state: its statistics at the start. In training mode they change no result.
       key: for scores that are drawn.
 
@@ -38,19 +38,19 @@ def make_scores(
         return function
     if needed == ["key"]:
         return partial(function, key)
-    loss_fn = models.make_loss_fn(model)
+    loss_fn = fed.loss_fn(model)
 
     def loss(params: Any, batch: Any) -> jax.Array:
         return loss_fn(params, model_state, batch, key)[0]
 
-    def forward(params: Any, image: jax.Array) -> Any:
+    def forward(params: Any, inputs: tuple[jax.Array, ...]) -> Any:
         variables = {"params": params, **model_state}
         return model.apply(
-            variables, image, train=True, mutable=list(model_state), rngs={"dropout": key}
+            variables, *inputs, train=True, mutable=list(model_state), rngs={"dropout": key}
         )[0]
 
-    def inference(params: Any, image: jax.Array) -> Any:
-        return model.apply({"params": params, **model_state}, image, train=False)
+    def inference(params: Any, *inputs: jax.Array) -> Any:
+        return model.apply({"params": params, **model_state}, *inputs, train=False)
 
     def mean_gradient(params: Any) -> Any:
         gradients = [gradient(params, batch) for batch in batches]
@@ -59,6 +59,8 @@ def make_scores(
     # Made here, because the scores are also traced.
     number = min(_BATCHES, fed.epoch_steps) if registry.needs_batches(name) else 0
     make_batch = jax.jit(lambda batch_at, step: batch_at(step))
+    if not isinstance(fed.batch_at, jax.tree_util.Partial):  # made by the host
+        make_batch = lambda batch_at, step: batch_at(step)  # noqa: E731
     batches = [make_batch(fed.batch_at, step) for step in range(number)]
     gradient = jax.jit(jax.grad(loss))
     # The Hessian is that of one batch, as in the paper.
@@ -76,11 +78,12 @@ def make_scores(
             loss, params, batches, per_example=False
         ),
         "input_norms": lambda params: jp.scores.input_norms(
-            forward, params, [batch["image"] for batch in batches]
+            forward, params, [fed.arguments(batch) for batch in batches]
         ),
     }
     required = [n for n, p in entry.parameters.items() if p.required]
-    inputs = [jnp.zeros((1, *fed.image_shape))] if "apply" in required else []
+    shapes = fed.example if "apply" in required else ()
+    inputs = [jnp.zeros(x.shape, x.dtype) for x in shapes]
 
     def scores(params: Any) -> Any:
         return function(*(makers[n](params) for n in required), *inputs)

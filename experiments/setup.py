@@ -1,7 +1,7 @@
 """From a configuration to the parts of a run: data on the device, state, loop, evaluation."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -23,7 +23,7 @@ class Setup(NamedTuple):
     Attributes:
       state: the initial state.
       train: the training loop.
-      evaluate: ``evaluate(state)`` on the test set: "accuracy" and "loss".
+      evaluate: ``evaluate(state)`` on the test set: the measures of the task, and "loss".
       evaluate_validation: the same on the validation set.
       pretraining: learning-rate schedule of the dense phase.
       epoch_steps: steps an epoch.
@@ -38,6 +38,8 @@ class Setup(NamedTuple):
       remade: ``remade(shrink) -> parts``: loop and evaluations for what is left of the network.
       model: the network.
       image_shape: of an image as the network sees it.
+      note: said under the table of results.
+      files: texts to write into the run folder, by name.
     """
 
     state: TrainState
@@ -55,6 +57,8 @@ class Setup(NamedTuple):
     remade: Callable[[jp.training.Shrink], "Setup"] | None = None
     model: Any = None
     image_shape: tuple[int, ...] = ()
+    note: str | None = None
+    files: Mapping[str, str] = {}
 
     def deployed(self, state: TrainState) -> TrainState:
         """The state as the forward pass sees it, for evaluation."""
@@ -62,9 +66,14 @@ class Setup(NamedTuple):
 
 
 def make_optimizer(config: Config, learning_rate: Any) -> optax.GradientTransformation:
-    """SGD with momentum, weight decay as an L2 gradient of every parameter (before momentum)."""
+    """SGD with momentum, weight decay as an L2 gradient of every parameter (before momentum).
+
+    Or Adam with weight decay that is not part of the gradient.
+    """
     # LC brings its own decay, of small weights only.
     weight_decay = 0.0 if config.method == "lc" else config.weight_decay
+    if config.optimizer == "adamw":
+        return optax.adamw(learning_rate, weight_decay=weight_decay)
     return optax.chain(
         optax.add_decayed_weights(weight_decay),
         optax.sgd(learning_rate, config.momentum, nesterov=config.nesterov),
@@ -93,14 +102,14 @@ def dense_schedule(config: Config, epoch_steps: int) -> optax.Schedule:
 def build(
     config: Config,
     *,
-    dataset: data.Dataset | None = None,
+    dataset: Any = None,
     say: Callable[[str], object] | None = None,
 ) -> Setup:
     """Builds a run.
 
     Args:
       config: the configuration.
-      dataset: data to use instead of loading ``config.data``.
+      dataset: data to use instead of reading those of ``config``, as its task has them.
       say: told in a line what takes long.
 
     Returns:
@@ -113,12 +122,12 @@ def build(
     check(config)
     dtype = jnp.dtype(config.precision)
     fed = make_inputs(config, dataset, say=say)
-    model, epoch_steps = models.create(config.model, fed.num_classes, dtype), fed.epoch_steps
+    model, epoch_steps = fed.model(dtype), fed.epoch_steps
 
     keys = jax.jit(lambda: list(jax.random.split(jax.random.key(config.seed), 3)))()
-    params, model_state = models.init(model, keys[0], fed.image_shape)
+    params, model_state = models.init_with(model, keys[0], *fed.example)
     optimizer = partial(make_optimizer, config)
-    loss_fn = fed.loss_fn(models.make_loss_fn(model))
+    loss_fn = fed.loss_fn(model)
     plain_loss_fn = loss_fn
 
     def recalibration(config: Config) -> dict[str, Any]:
@@ -144,7 +153,7 @@ def build(
 
     def remade(shrink: jp.training.Shrink) -> Setup:
         small = channels.shrunk(model, shrink)
-        loss_fn = fed.loss_fn(models.make_loss_fn(small))
+        loss_fn = fed.loss_fn(small)
         evaluate, validate = fed.evaluations(small)
         train = _loop(config, fed, loss_fn, partial(make_optimizer, config), params)
         again: dict[str, Any] = {"recalibrate": None}
@@ -157,8 +166,7 @@ def build(
 
     if config.parallel == "pmap" and "batch_stats" in model_state:
         # One program a device: its batch norms have to be told of the others.
-        spread = models.create(config.model, fed.num_classes, dtype, axis_name="batch")
-        loss_fn = fed.loss_fn(models.make_loss_fn(spread))
+        loss_fn = fed.loss_fn(fed.model(dtype, axis_name="batch"))
     prepared = None
     if config.method in ITERATIVE:
         options = options_for(config)
@@ -185,6 +193,8 @@ def build(
         options=options,
         prepared=prepared,
         identity=fed.identity,
+        note=fed.note,
+        files=fed.files,
         options_for=options_for if prepared is None else None,
         structured=structured if prepared is None else None,
         remade=remade if prepared is None else None,
@@ -209,7 +219,7 @@ def loop_and_evaluation(
       Plain training, without a method, and ``evaluate(state)``.
     """
     fed = make_inputs(config, dataset)
-    loss_fn = fed.loss_fn(models.make_loss_fn(model))
+    loss_fn = fed.loss_fn(model)
     train = _loop(config, fed, loss_fn, partial(make_optimizer, config), params)
     return train, fed.evaluations(model)[0]
 
@@ -243,7 +253,8 @@ def _loop(config: Config, fed: Inputs, loss_fn: Any, optimizer: Any, params: Any
 def _stepwise(config: Config, params: Any) -> bool:
     """Whether single steps are dispatched, and not compiled chunks of them."""
     # XLA's CPU backend runs products well inside a compiled loop, convolutions badly.
-    has_convolutions = any(leaf.ndim > 2 for leaf in jax.tree.leaves(params))
+    # Kernels of attention have three axes, those of convolutions here four.
+    has_convolutions = any(leaf.ndim > 3 for leaf in jax.tree.leaves(params))
     on_cpu = devices.chosen(config)[0].platform == "cpu"
     return config.stream or config.parallel == "pmap" or (has_convolutions and on_cpu)
 

@@ -94,8 +94,9 @@ def _main(options: Options, console: Console, *, is_worker: bool) -> int:
         sweep = dataclasses.replace(sweep, base={**sweep.base, "data_dir": options.data_dir})
     all_runs = runs(sweep)
     share = all_runs[_shard(options.shard)]
-    for name in {run.config.data for run in share}:
-        checks.check_data(name, sweep.base.get("data_dir"))
+    keys = ("task", "data", "data_dir", "text_fields")
+    for config in {tuple(getattr(r.config, k) for k in keys): r.config for r in share}.values():
+        checks.check_data_of(config)
     path = options.out or pathlib.Path("runs") / f"{sweep.name}-{options.size}"
     path.mkdir(parents=True, exist_ok=True)
     folder = SweepFolder(path, all_runs)

@@ -8,12 +8,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from experiments.comparisons._statistics import mean_std
+from experiments.tasks import DEFAULT, KINDS, Kind
 
 # By Okabe and Ito, told apart by the colour-blind, too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 
 
-def draw(results: Any, folder: pathlib.Path, runs: pathlib.Path | None, title: str) -> list[str]:
+def draw(
+    results: Any,
+    folder: pathlib.Path,
+    runs: pathlib.Path | None,
+    title: str,
+    kind: Kind = KINDS[DEFAULT],
+) -> list[str]:
     """Draws what the results have enough of.
 
     Args:
@@ -21,6 +28,7 @@ def draw(results: Any, folder: pathlib.Path, runs: pathlib.Path | None, title: s
       folder: where the pictures go.
       runs: the folder of the runs, for their learning rates; `None` if it is not at hand.
       title: of all pictures.
+      kind: of the task of the runs.
 
     Returns:
       The names of the pictures.
@@ -28,16 +36,20 @@ def draw(results: Any, folder: pathlib.Path, runs: pathlib.Path | None, title: s
     final = results.filter(results["final"]).to_dicts()
     made = []
     for name, axis, words in (
-        ("accuracy_over_sparsity.png", "phase_sparsity", "sparsity: weights removed (%)"),
-        ("accuracy_over_retraining.png", "retrain_epochs", "epochs of retraining"),
+        (
+            f"{kind.measure.name}_over_sparsity.png",
+            "phase_sparsity",
+            "sparsity: weights removed (%)",
+        ),
+        (f"{kind.measure.name}_over_retraining.png", "retrain_epochs", "epochs of retraining"),
     ):
         key = "sparsity" if axis == "phase_sparsity" else axis
         if len({run[key] for run in final}) > 1:
-            _lines(final, key, axis, words, folder / name, title)
+            _lines(final, key, axis, words, folder / name, title, kind)
             made.append(name)
-    if len({run["label"] for run in final}) > 1 and all(r["images_per_second"] for r in final):
-        _speed(final, folder / "accuracy_over_speed.png", title)
-        made.append("accuracy_over_speed.png")
+    if len({run["label"] for run in final}) > 1 and all(r[kind.speed] for r in final):
+        _speed(final, folder / f"{kind.measure.name}_over_speed.png", title, kind)
+        made.append(f"{kind.measure.name}_over_speed.png")
     if runs is not None and _rates(final, runs, folder / "learning_rates.png", title):
         made.append("learning_rates.png")
     return made
@@ -62,6 +74,7 @@ def _lines(
     words: str,
     path: pathlib.Path,
     title: str,
+    kind: Kind,
 ) -> None:
     """Mean over seeds with a band of one standard deviation, a line a label, a panel a setting."""
     others = [n for n in ("data", "model", "cycles", "sparsity", "retrain_epochs") if n != key]
@@ -81,7 +94,10 @@ def _lines(
             places = sorted(points)
             scale = 100 if axis == "phase_sparsity" else 1
             x = [scale * points[p][0][axis] for p in places]
-            stats = [mean_std([100 * r["accuracy"] for r in points[p]]) for p in places]
+            stats = [
+                mean_std([kind.measure.scale * r[kind.measure.name] for r in points[p]])
+                for p in places
+            ]
             mean, spread = [m for m, _ in stats], [s or 0.0 for _, s in stats]
             panel.plot(x, mean, marker="o", markersize=4, color=colour, label=label)
             low = [m - s for m, s in zip(mean, spread, strict=True)]
@@ -93,7 +109,7 @@ def _lines(
             panel.set_xticks(sorted({run[axis] for run in here}))
         panel.set_xlabel(words)
         panel.grid(alpha=0.3)
-    axes[0].set_ylabel("test accuracy (%), mean ± std over seeds")
+    axes[0].set_ylabel(f"{_of_test(kind)}, mean ± std over seeds")
     axes[-1].legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path)
@@ -103,14 +119,25 @@ def _of(final: Sequence[dict[str, Any]], names: Sequence[str], values: Any) -> l
     return [run for run in final if tuple(run[n] for n in names) == values]
 
 
-def _speed(final: Sequence[dict[str, Any]], path: pathlib.Path, title: str) -> None:
+def _of_test(kind: Kind) -> str:
+    unit = f" ({kind.measure.unit})" if kind.measure.unit else ""
+    return f"test {kind.measure.label}{unit}"
+
+
+def _speed(final: Sequence[dict[str, Any]], path: pathlib.Path, title: str, kind: Kind) -> None:
     figure, (panel,) = _figure()
     for colour, label in zip(_COLOURS * 4, dict.fromkeys(r["label"] for r in final), strict=False):
         own = [run for run in final if run["label"] == label]
-        x = [run["images_per_second"] for run in own]
-        panel.scatter(x, [100 * r["accuracy"] for r in own], s=18, color=colour, label=label)
-    panel.set_xlabel("training images a second, last phase")
-    panel.set_ylabel("test accuracy (%)")
+        x = [run[kind.speed] for run in own]
+        panel.scatter(
+            x,
+            [kind.measure.scale * r[kind.measure.name] for r in own],
+            s=18,
+            color=colour,
+            label=label,
+        )
+    panel.set_xlabel(f"training {kind.examples} a second, last phase")
+    panel.set_ylabel(_of_test(kind))
     panel.grid(alpha=0.3)
     panel.legend(fontsize=8)
     figure.suptitle(title, fontsize=10)

@@ -6,6 +6,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from experiments.comparisons._statistics import mean_std
+from experiments.tasks import DEFAULT, KINDS, Measure
+
+ACCURACY = KINDS[DEFAULT].measure
 
 _MARKS = {1: ("**", "**"), 2: ("*", "*"), 3: ("", "³")}
 _LATEX = {1: (r"\textbf{", "}"), 2: (r"\underline{", "}"), 3: (r"\textit{", "}")}
@@ -28,6 +31,7 @@ class Table(NamedTuple):
       row_names: of the columns of results that they are values of.
       column_names: likewise.
       cells: by row and column; a setting without runs has none.
+      measure: what they are means of.
     """
 
     rows: tuple[tuple[Any, ...], ...]
@@ -35,11 +39,16 @@ class Table(NamedTuple):
     row_names: tuple[str, ...]
     column_names: tuple[str, ...]
     cells: dict[tuple[Any, ...], Cell]
+    measure: Measure = ACCURACY
 
     def ranks(self, column: tuple[Any, ...]) -> dict[tuple[Any, ...], int]:
         """The places of the rows in a column, by their means; equal means share one."""
         means = {r: self.cells[r + column].mean for r in self.rows if r + column in self.cells}
-        return {r: 1 + sum(other > mean for other in means.values()) for r, mean in means.items()}
+        sign = 1 if self.measure.higher_is_better else -1
+        return {
+            r: 1 + sum(sign * other > sign * mean for other in means.values())
+            for r, mean in means.items()
+        }
 
     def markdown(self) -> str:
         """As Markdown: first **bold**, second *italic*, third³."""
@@ -57,13 +66,16 @@ class Table(NamedTuple):
         return min(numbers), max(numbers)
 
 
-def pivot(results: Any, rows: Sequence[str], columns: Sequence[str]) -> Table:
-    """The table of final accuracies.
+def pivot(
+    results: Any, rows: Sequence[str], columns: Sequence[str], measure: Measure = ACCURACY
+) -> Table:
+    """The table of final accuracies, or of another measure.
 
     Args:
       results: a data frame, see `experiments.sweeps`.
       rows: columns of the results that number the rows.
       columns: those that number the columns.
+      measure: a column of the results.
 
     Raises:
       ValueError: if there is no such column, or no run has ended.
@@ -77,11 +89,11 @@ def pivot(results: Any, rows: Sequence[str], columns: Sequence[str]) -> Table:
     groups: dict[tuple[Any, ...], list[float]] = {}
     for run in final:
         key = tuple(run[name] for name in (*rows, *columns))
-        groups.setdefault(key, []).append(run["accuracy"])
+        groups.setdefault(key, []).append(run[measure.name])
     cells = {key: Cell(*mean_std(values), len(values)) for key, values in groups.items()}
     row_keys = dict.fromkeys(key[: len(rows)] for key in cells)
     column_keys = sorted({key[len(rows) :] for key in cells}, key=_order)
-    return Table(tuple(row_keys), tuple(column_keys), tuple(rows), tuple(columns), cells)
+    return Table(tuple(row_keys), tuple(column_keys), tuple(rows), tuple(columns), cells, measure)
 
 
 def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -97,8 +109,9 @@ def _render(table: Table, row: Any, marks: Any, plus: str, *, head: Any) -> str:
             if cell is None:
                 texts.append("–" if plus == "±" else "--")
                 continue
-            text = f"{100 * cell.mean:.2f}"
-            text += "" if cell.std is None else f" {plus} {100 * cell.std:.2f}"
+            scale = table.measure.scale
+            text = f"{scale * cell.mean:.2f}"
+            text += "" if cell.std is None else f" {plus} {scale * cell.std:.2f}"
             before, after = marks.get(table.ranks(column)[key], ("", ""))
             texts.append(f"{before}{text}{after}")
         lines.append(row(texts))

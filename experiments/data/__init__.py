@@ -6,8 +6,11 @@ from ._batches import make_batch_at as make_batch_at
 from ._batches import steps_per_epoch as steps_per_epoch
 from ._dataset import Dataset as Dataset
 from ._dataset import Split as Split
+from ._dataset import channel_statistics as channel_statistics
 from ._evaluation import EvaluationStream as EvaluationStream
 from ._evaluation import make_evaluation_stream as make_evaluation_stream
+from ._features import check_features as check_features
+from ._features import check_pixels as check_pixels
 from ._held_out import SplitName as SplitName
 from ._identity import Identity as Identity
 from ._identity import identity as identity

@@ -30,8 +30,28 @@ def init(model: nn.Module, key: jax.Array, image_shape: Sequence[int]) -> tuple[
     Returns:
         (params, model_state); the state is {"batch_stats": ...}, or {} without batch normalisation.
     """
+    return init_with(model, key, jax.ShapeDtypeStruct((1, *image_shape), jnp.float32))
+
+
+def init_with(
+    model: nn.Module, key: jax.Array, *example: jax.ShapeDtypeStruct
+) -> tuple[Params, ModelState]:
+    """Draw the parameters of a model of any inputs.
+
+    Args:
+        model: called as `model(*inputs, train)`.
+        key: consumed.
+        *example: shapes and types of the inputs.
+
+    Returns:
+        As `init`.
+    """
+
+    def draw(key: jax.Array) -> Any:
+        return model.init(key, *(jnp.zeros(x.shape, x.dtype) for x in example), train=False)
+
     # Compiled, because the compiler then drops the forward pass, of which only shapes are needed.
-    variables = jax.jit(lambda k: model.init(k, jnp.zeros((1, *image_shape)), train=False))(key)
+    variables = jax.jit(draw)(key)
     return variables["params"], {k: v for k, v in variables.items() if k != "params"}
 
 

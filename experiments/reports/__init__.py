@@ -16,5 +16,6 @@ from experiments.reports._progress import Progress as Progress
 from experiments.reports._speed import Speed as Speed
 from experiments.reports._table import COLUMNS as COLUMNS
 from experiments.reports._table import about as about
+from experiments.reports._table import columns as columns
 from experiments.reports._table import print_table as print_table
 from experiments.reports._table import summary_rows as summary_rows

@@ -17,9 +17,10 @@ from typing import Any, NamedTuple, TextIO
 import jax
 
 import jaxprune
-from experiments.config import Config, as_json, check_same
+from experiments.config import Config, as_json, check_same, defaults
 from experiments.reports._commit import commit
 from experiments.reports._files import CHECKPOINTS, unwritten, written_whole
+from experiments.tasks import DEFAULT
 from experiments.writers import Writer, open_writers, scalars
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "scikit-learn", "pillow")
@@ -45,6 +46,7 @@ class RunFolder:
       config: the configuration of the run.
       writes: whether this process writes it.
       data: what config.json says of the data set.
+      files: other texts that lie there, by name.
     """
 
     def __init__(
@@ -54,9 +56,11 @@ class RunFolder:
         *,
         writes: bool = True,
         data: Mapping[str, Any] | None = None,
+        files: Mapping[str, str] | None = None,
     ):
         self.path = path
         self._config, self._writes, self._data = config, writes, dict(data or {})
+        self._files = dict(files or {})
         self._metrics: TextIO | None = None
         self._written, self._bytes = hashlib.sha256(), 0  # of metrics.jsonl
         self._document: dict[str, Any] = {}
@@ -104,6 +108,9 @@ class RunFolder:
         }
         try:
             self._write_document()
+            for name, text in self._files.items():
+                with written_whole(path / name) as fresh:
+                    fresh.write_text(text, encoding="utf-8")
         except OSError as error:
             raise unwritten(path / "config.json", error) from error
         try:
@@ -281,10 +288,11 @@ def check_writable(path: pathlib.Path) -> None:
 
 def _arguments(config: Config) -> list[str]:
     """The command-line arguments that repeat a run: what differs from the defaults."""
-    words = []
+    base = defaults(config.task)  # which the name of the task brings along
+    words = [] if config.task == DEFAULT else ["--task", config.task]
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
-        if value == field.default:
+        if value == getattr(base, field.name):
             continue
         flag = field.name.replace("_", "-")
         if isinstance(value, bool):

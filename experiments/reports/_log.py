@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.tasks import DEFAULT, KINDS, Kind
+
 
 @dataclasses.dataclass
 class Log:
@@ -15,12 +17,13 @@ class Log:
     Attributes:
       steps: step of each training row.
       learning_rates: learning rate used at each.
-      accuracies: training accuracy of the batch at each.
-      validation: (step, accuracy) at the end of every epoch.
-      test: (step, accuracy) at the end of every phase.
-      prunings: (step, sparsity, test accuracy right after it) of every pruning.
+      accuracies: the task's curve, such as accuracy, of the batch at each.
+      validation: (step, the same of the validation set) at the end of every epoch.
+      test: (step, the same of the test set) at the end of every phase.
+      prunings: (step, sparsity, the same of the test set right after it) of every pruning.
+      speeds: examples a second in training, by phase; `None` where too short to tell.
+      kind: of the task.
       speedups: how much faster inference is than that of the dense network, by phase, if measured.
-      speeds: images a second in training, by phase; `None` where too short to tell.
     """
 
     steps: list[int] = dataclasses.field(default_factory=list)
@@ -31,6 +34,7 @@ class Log:
     prunings: list[tuple[int, float, float]] = dataclasses.field(default_factory=list)
     speeds: dict[str, float | None] = dataclasses.field(default_factory=dict)
     speedups: dict[str, float] = dataclasses.field(default_factory=dict)
+    kind: Kind = KINDS[DEFAULT]
 
     def replay(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Becomes what it was when the last of these rows of metrics.jsonl was written.
@@ -38,7 +42,7 @@ class Log:
         Raises:
           ValueError: if a row lacks something, with its line; the log then stays as it is.
         """
-        fresh = Log()
+        fresh = Log(kind=self.kind)
         for line, row in enumerate(rows, 1):
             try:
                 fresh._add(row)
@@ -50,18 +54,19 @@ class Log:
             setattr(self, field.name, getattr(fresh, field.name))
 
     def _add(self, row: Mapping[str, Any]) -> None:
+        curve = self.kind.curve.name
         if row["kind"] == "train":
             self.steps.append(row["step"])
             self.learning_rates.append(row["learning_rate"])
-            self.accuracies.append(_number(row["accuracy"]))
+            self.accuracies.append(_number(row[curve]))
         elif row["kind"] == "validation":
-            self.validation.append((row["step"], _number(row["validation_accuracy"])))
+            self.validation.append((row["step"], _number(row[f"validation_{curve}"])))
         elif row["kind"] == "phase":
-            self.test.append((row["step"], _number(row["test_accuracy"])))
-            if row["test_accuracy_pruned"] is not None:
-                pruning = (row["first_step"], row["sparsity"], row["test_accuracy_pruned"])
+            self.test.append((row["step"], _number(row[f"test_{curve}"])))
+            if row[f"test_{curve}_pruned"] is not None:
+                pruning = (row["first_step"], row["sparsity"], row[f"test_{curve}_pruned"])
                 self.prunings.append(pruning)
-            self.speeds[row["phase"]] = row["images_per_second"]
+            self.speeds[row["phase"]] = row[self.kind.speed]
 
     def add_chunk(self, first_step: int, rates: np.ndarray, accuracies: np.ndarray) -> None:
         """Adds the rows of some consecutive steps."""

@@ -15,6 +15,7 @@ import jaxprune as jp
 from experiments.reports._files import written_whole
 from experiments.reports._log import Log
 from experiments.reports._order import in_natural_order
+from experiments.tasks import Measure
 
 # Blue, orange, green and grey of the Okabe-Ito palette, told apart by all eyes.
 _BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#777777"
@@ -23,14 +24,15 @@ _WIDE, _SHORT = 0.15, 0.075  # of the width: a label of a sparsity in words, and
 
 
 def draw(log: Log, folder: pathlib.Path, title: str) -> None:
-    """Writes accuracy.png and learning_rate.png into ``folder``."""
+    """Writes accuracy.png (or what the task has instead) and learning_rate.png into ``folder``."""
     figure, axes = _figure(title, log)
+    curve = log.kind.curve
     training = list(zip(log.steps, log.accuracies, strict=True))
     width = max(1, len(training) // 100)
     seen: list[float] = []
     for i, part in enumerate(_between_prunings(training, log)):
         label = None if i else "training (running mean)"
-        steps, values = _percent(part)
+        steps, values = _scaled(part, curve)
         mean = _running_mean(values, width)
         seen += mean[len(mean) // 10 :].tolist()
         axes.plot(steps, mean, color=_BLUE, linewidth=1.2, label=label)
@@ -38,7 +40,7 @@ def draw(log: Log, folder: pathlib.Path, title: str) -> None:
     earlier = [(step - 1, accuracy) for step, accuracy in log.validation]
     for i, part in enumerate(_between_prunings(earlier, log)):
         label = None if i else "validation"
-        steps, values = _percent(part)
+        steps, values = _scaled(part, curve)
         seen += values[len(values) // 10 :]
         axes.plot(steps, values, color=_ORANGE, linewidth=1.5, marker=".", label=label)
     # Before and after a pruning are the same step: beside each other, one does not hide the other.
@@ -47,14 +49,14 @@ def draw(log: Log, folder: pathlib.Path, title: str) -> None:
         ([(s, a) for s, _, a in log.prunings], "v", _GREY, "test, right after pruning", _SHIFT),
     ):
         if points:
-            steps, values = _percent(points)
+            steps, values = _scaled(points, curve)
             seen += values
             place = offset_copy(axes.transData, figure, x=shift, units="points")
             axes.plot(steps, values, marker, color=color, label=label, transform=place, zorder=3)
     axes.set_ylim(*_zoom(seen))
-    axes.set_ylabel("accuracy (%)")
+    axes.set_ylabel(f"{curve.label} ({curve.unit})" if curve.unit else curve.label)
     axes.legend(loc="best", fontsize=8)
-    with written_whole(folder / "accuracy.png") as fresh:
+    with written_whole(folder / f"{curve.name}.png") as fresh:
         figure.savefig(fresh, dpi=150)
 
     figure, axes = _figure(title, log)
@@ -153,8 +155,8 @@ def _figure(title: str, log: Log) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _percent(points: list[tuple[int, float]]) -> tuple[list[int], list[float]]:
-    return [step for step, _ in points], [100 * value for _, value in points]
+def _scaled(points: list[tuple[int, float]], measure: Measure) -> tuple[list[int], list[float]]:
+    return [step for step, _ in points], [measure.scale * value for _, value in points]
 
 
 def _between_prunings(points: list[tuple[int, float]], log: Log) -> list[list[tuple[int, float]]]:

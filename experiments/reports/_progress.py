@@ -7,6 +7,8 @@ import numpy as np
 import rich.progress
 from rich.console import Console
 
+from experiments.tasks import DEFAULT, KINDS, Kind
+
 _SECONDS = 60  # between two lines at most
 
 
@@ -17,8 +19,10 @@ class Progress:
     steps is done, or a minute has passed.
     """
 
-    def __init__(self, total_steps: int, batch_size: int, console: Console):
-        self._batch_size = batch_size
+    def __init__(
+        self, total_steps: int, batch_size: int, console: Console, kind: Kind = KINDS[DEFAULT]
+    ):
+        self._batch_size, self._kind = batch_size, kind
         self._last = time.perf_counter()
         self._bar = rich.progress.Progress(
             rich.progress.TextColumn("{task.description}"),
@@ -60,9 +64,10 @@ class Progress:
         now = time.perf_counter()
         speed = len(rates) * self._batch_size / max(now - self._last, 1e-9)
         self._last = now
+        curve = self._kind.curve
         numbers = (
-            f"loss {metrics['loss'].mean():.3f}  acc {metrics['accuracy'].mean():.3f}  "
-            f"lr {rates[-1]:.4f}  {speed:,.0f} img/s"
+            f"loss {metrics['loss'].mean():.3f}  {curve.short} {metrics[curve.name].mean():.3f}  "
+            f"lr {rates[-1]:.4f}  {speed:,.0f} {self._kind.short}/s"
         )
         self._done += len(rates)
         self._bar.update(self._task, advance=len(rates), numbers=numbers)

@@ -10,24 +10,32 @@ from experiments.checks import fixed_sparsity
 from experiments.config import ITERATIVE, UNCONTROLLED, Config
 from experiments.reports._fitting import print_fitting
 from experiments.reports._log import Log
+from experiments.tasks import DEFAULT, KINDS, Kind
 from jaxprune.training import PhaseRecord
 
-COLUMNS = (
-    "phase",
-    "sparsity",
-    "nonzero",
-    "prunable",
-    "accuracy_pruned",
-    "accuracy",
-    "discount",
-    "stability",
-    "steps",
-    "seconds",
-    "images_per_second",
-    "parameters",
-    "macs",
-    "speedup",
-)
+
+def columns(kind: Kind) -> tuple[str, ...]:
+    """The columns of summary.csv, without those that tell runs apart."""
+    measures = (name for m in kind.measures for name in (f"{m.name}_pruned", m.name))
+    return (
+        "phase",
+        "sparsity",
+        "nonzero",
+        "prunable",
+        *measures,
+        "discount",
+        "stability",
+        "steps",
+        "seconds",
+        kind.speed,
+        "parameters",
+        "macs",
+        "speedup",
+    )
+
+
+COLUMNS = columns(KINDS[DEFAULT])
+"""Those of image classification."""
 
 
 def about(config: Config) -> dict[str, Any]:
@@ -44,22 +52,19 @@ def about(config: Config) -> dict[str, Any]:
 
 
 def summary_rows(records: list[PhaseRecord], log: Log) -> list[dict[str, Any]]:
-    """The rows of summary.csv: test accuracies as fractions, empty where not defined."""
+    """The rows of summary.csv: measures of the test set as they are, empty where not defined."""
     return [
         {
             "phase": r.phase,
             "sparsity": r.sparsity,
             "nonzero": r.nonzero,
             "prunable": r.prunable,
-            "accuracy_pruned": None
-            if r.evaluation_pruned is None
-            else r.evaluation_pruned["accuracy"],
-            "accuracy": r.evaluation["accuracy"],
+            **_measured(r, log.kind),
             "discount": r.discount,
             "stability": r.stability,
             "steps": len(r.learning_rates),
             "seconds": round(r.seconds, 2),
-            "images_per_second": None if not (speed := log.speeds.get(r.phase)) else round(speed),
+            log.kind.speed: None if not (speed := log.speeds.get(r.phase)) else round(speed),
             "parameters": None if r.left is None else r.left.parameters,
             "macs": None if r.left is None else r.left.macs,
             "speedup": log.speedups.get(r.phase),
@@ -68,13 +73,35 @@ def summary_rows(records: list[PhaseRecord], log: Log) -> list[dict[str, Any]]:
     ]
 
 
+def _measured(record: PhaseRecord, kind: Kind) -> dict[str, Any]:
+    pruned = record.evaluation_pruned
+    values: dict[str, Any] = {}
+    for name in (measure.name for measure in kind.measures):
+        values[f"{name}_pruned"] = None if pruned is None else pruned[name]
+        values[name] = record.evaluation[name]
+    return values
+
+
 # Columns by what they are called here, those first that are missed least.
-_DROPPABLE = ("images", "parameters", "time", "stability", "nonzero", "d", "pruned")
+_DROPPABLE = (
+    "images",
+    "sentences",
+    "sequences",
+    "parameters",
+    "time",
+    "stability",
+    "nonzero",
+    "d",
+    "pruned",
+)
 
 
-def print_table(records: list[PhaseRecord], title: str, log: Log, console: Console) -> None:
+def print_table(
+    records: list[PhaseRecord], title: str, log: Log, console: Console, note: str | None = None
+) -> None:
     """Prints the table, a row a phase; on a narrow terminal without the least columns."""
-    rows = summary_rows(records, log)
+    rows, measure = summary_rows(records, log), log.kind.measure
+    of_test = f"test {measure.unit or measure.short}"
 
     def show(name: str, form: str, scale: float = 1) -> list[str]:
         values = [row[name] for row in rows]
@@ -84,15 +111,15 @@ def print_table(records: list[PhaseRecord], title: str, log: Log, console: Conso
         ("phase", ""): [row["phase"] for row in rows],
         ("sparsity", "%"): show("sparsity", ".2f", 100),
         ("nonzero", "weights"): show("nonzero", ","),
-        ("pruned", "test %"): show("accuracy_pruned", ".2f", 100),
-        ("trained", "test %"): show("accuracy", ".2f", 100),
+        ("pruned", of_test): show(f"{measure.name}_pruned", ".2f", measure.scale),
+        ("trained", of_test): show(measure.name, ".2f", measure.scale),
         ("d", "ALLR"): show("discount", ".3f"),
         ("stability", ""): show("stability", ".3f"),
         ("parameters", "left"): show("parameters", ","),
         ("MACs", "an image"): show("macs", ","),
         ("speedup", "measured"): show("speedup", ".2f"),
         ("time", "s"): show("seconds", ".1f"),
-        ("images", "/s"): show("images_per_second", ",.0f"),
+        (log.kind.examples, "/s"): show(log.kind.speed, ",.0f"),
     }
     columns = {header: cells for header, cells in columns.items() if any(cells)}
 
@@ -110,3 +137,5 @@ def print_table(records: list[PhaseRecord], title: str, log: Log, console: Conso
         return out
 
     print_fitting(console, make, _DROPPABLE)
+    if note is not None:
+        console.print(note, markup=False, highlight=False, soft_wrap=True)

@@ -10,9 +10,10 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.config import Config, as_json
+from experiments.config import Config, as_json, defaults
 from experiments.sweeps._claims import STALE, Claims
 from experiments.sweeps._sweep import Run, Sweep
+from experiments.tasks import DEFAULT
 
 
 class SweepFolder:
@@ -119,9 +120,12 @@ class SweepFolder:
     def command(self, run: Run) -> str:
         """The command that repeats a run alone."""
         words = ["python", "-m", "experiments.run"]
-        defaults, settings = as_json(Config()), as_json(run.config)
+        if run.config.task != DEFAULT:
+            words += ["--task", run.config.task]  # it brings its defaults along
+        base = as_json(defaults(run.config.task))
+        settings = as_json(run.config)
         for name, value in settings.items():
-            if value == defaults[name]:
+            if value == base[name]:
                 continue
             flag = name.replace("_", "-")
             if isinstance(value, bool):

@@ -9,13 +9,14 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from experiments import tasks
 from experiments.config import NOT_COMPARED, as_json
 from experiments.sweeps._folder import SweepFolder
 from experiments.sweeps._sweep import LABEL, Run
 
 # Columns of summary.csv that the configuration has, too.
 _TWICE = ("method", "schedule", "seed")
-_WHOLE = ("nonzero", "prunable", "steps", "images_per_second")
+_WHOLE = ("nonzero", "prunable", "steps", *(kind.speed for kind in tasks.KINDS.values()))
 _WORDS = ("phase",)
 
 
@@ -85,9 +86,25 @@ def read(path: pathlib.Path) -> Any:
         table = polars.read_parquet(file)
     except (polars.exceptions.PolarsError, OSError) as error:
         raise ValueError(f"{file} is no table of results ({error}).") from error
-    if missing := {"run", LABEL, "accuracy", "final"} - set(table.columns):
+    measure = kind_of(table).measure.name
+    if missing := {"run", LABEL, measure, "final"} - set(table.columns):
         raise ValueError(f"{file} is no table of results: it has no column {sorted(missing)[0]!r}.")
     return table
+
+
+def kind_of(table: Any) -> tasks.Kind:
+    """The task of a table of results.
+
+    Raises:
+      ValueError: if there are several, which have no measure in common, or it is not known.
+    """
+    names = table["task"].unique().to_list() if "task" in table.columns else [tasks.DEFAULT]
+    if len(names) != 1 or names[0] not in tasks.KINDS:
+        raise ValueError(
+            f"the results are of the tasks {sorted(map(str, names))}, and a report is of one of "
+            f"{', '.join(tasks.KINDS)}. Sweep them one by one."
+        )
+    return tasks.KINDS[names[0]]
 
 
 def _typed(name: str, text: str) -> Any:

@@ -12,8 +12,8 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments import checks
-from experiments.config import ITERATIVE, Config, compared
+from experiments import checks, tasks
+from experiments.config import ITERATIVE, Config, compared, defaults
 
 LABEL = "label"
 """What a variant is called in tables; it is no option of a run."""
@@ -84,7 +84,7 @@ class Run:
             return None
         settings = {k: v for k, v in compared(self.config).items() if k not in AFTER_DENSE}
         settings["dense_schedule"] = self.config.resolved_dense_schedule()
-        model, data, seed = (settings[k] for k in ("model", "data", "seed"))
+        model, data, seed = self.config.model, self.config.data_name(), self.config.seed
         return f"{model}-{data}-{settings['epochs']}-s{seed}-{_digest(settings)}"
 
 
@@ -103,7 +103,8 @@ def runs(sweep: Sweep) -> list[Run]:
             check_key(key)
         axes = {k: v if isinstance(v, tuple) else (v,) for k, v in options.items()}
         for values in itertools.product(*axes.values()):
-            config = Config(**dict(zip(axes, values, strict=True)))
+            chosen = dict(zip(axes, values, strict=True))
+            config = defaults(str(chosen.pop("task", tasks.DEFAULT)), **chosen)
             checks.check(config)
             named = label or _label(config)
             run = Run(_identity(config), named, config)
@@ -189,7 +190,7 @@ def _label(config: Config) -> str:
 
 def _identity(config: Config) -> str:
     how = config.method if config.method != "imp" else f"imp-{config.schedule}"
-    parts = (config.model, config.data, how, f"{config.sparsity:g}", f"c{config.cycles}")
+    parts = (config.model, config.data_name(), how, f"{config.sparsity:g}", f"c{config.cycles}")
     lengths = f"e{config.epochs}-r{config.retrain_epochs}"
     return f"{'-'.join(parts)}-{lengths}-s{config.seed}-{_digest(compared(config))}"
 

@@ -11,8 +11,9 @@ from typing import Any
 from rich.console import Console
 
 import jaxprune as jp
-from experiments import caches, data, job
+from experiments import job, tasks
 from experiments.config import Config
+from experiments.inputs import Task
 from experiments.setup import Setup, build
 from experiments.sweeps._dense import is_trained, train_dense
 from experiments.sweeps._folder import SweepFolder
@@ -122,7 +123,7 @@ class _Bench:
 
     def __init__(self, say: Callable[[str], object]):
         self._say = say
-        self._data: dict[Any, data.Dataset] = {}
+        self._data: dict[Any, Any] = {}
         self._parts: Setup | None = None
         self._key: Any = None
         self.dense: Any = None
@@ -143,14 +144,12 @@ class _Bench:
             self._parts, self._key = parts, key
         return parts
 
-    def _dataset(self, config: Config) -> data.Dataset | None:
+    def _dataset(self, config: Config) -> Any:
         """The data of a run, read once; `None` where they are streamed."""
         if config.stream:
             return None
-        key = (config.data, config.data_dir, config.data_cache)
+        task: Task = tasks.load(config.task)
+        key = (config.task, *(getattr(config, name) for name in task.depends_on))
         if key not in self._data:
-            cache = caches.folder("data", config.data_cache)
-            self._data[key] = data.load(
-                config.data, data_dir=config.data_dir, cache=cache, say=self._say
-            )
+            self._data[key] = task.read(config, self._say)
         return self._data[key]

@@ -222,3 +222,19 @@ def test_claims_of_the_papers_speak_of_columns_that_there_are():
     for name in papers.NAMES:
         for claim in papers.load(name).claims:
             assert {*claim.better, *claim.worse, *claim.where} <= columns
+
+
+def test_of_perplexities_the_lowest_is_first(tmp_path):
+    values = {("ft", 0.9, 0): 9.5, ("allr", 0.9, 0): 8.25}
+    table = rows(values, task="language_modelling", sequences_per_second=5)
+    table = table.rename({"accuracy": "perplexity"}).drop("images_per_second")
+    table.write_parquet(tmp_path / "results.parquet")
+    text = report.report(report.Options(tmp_path))
+    assert "| allr | **8.25** |" in text
+    assert "| ft | *9.50* |" in text
+    assert "Test perplexity, where there is one seed" in text
+    assert (tmp_path / "report" / "perplexity_over_speed.png").exists()
+    both = polars.concat([table, table.with_columns(task=polars.lit("translation"))])
+    both.write_parquet(tmp_path / "results.parquet")
+    with pytest.raises(ValueError, match=r"language_modelling.*Sweep them one by one"):
+        report.report(report.Options(tmp_path))
