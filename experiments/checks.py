@@ -261,8 +261,8 @@ def _check_structured(config: Config) -> None:
     rules, name = ("channels", "filters"), config.structured or ""
     if config.task != "image_classification":
         raise ValueError(
-            f"structured goes with task image_classification; got {config.task}. For other networks "
-            "take jp.training.structured_imp."
+            f"structured goes with task image_classification; got {config.task}. For other "
+            "networks take jp.training.structured_imp."
         )
     if name not in rules and not re.fullmatch(r"(resnet|vgg)\d+-\w+", name):
         raise ValueError(

@@ -23,7 +23,8 @@ class Log:
       prunings: (step, sparsity, the same of the test set right after it) of every pruning.
       speeds: examples a second in training, by phase; `None` where too short to tell.
       kind: of the task.
-      speedups: how much faster inference is than that of the dense network, by phase, if measured.
+      speedups: how much faster inference is than that of the dense network, by phase, if it was
+        measured.
     """
 
     steps: list[int] = dataclasses.field(default_factory=list)
