@@ -267,6 +267,7 @@ def check_state(state: TrainState, allocation: Any) -> None:
 def check_rewind(
     rewind: Any, pretrain: bool, steps: int, optimizer_state: str
 ) -> int | TrainState | None:
+    """Raises unless ``rewind`` names a state that there will be, and the options go together."""
     if optimizer_state not in ("fresh_once", "fresh", "keep"):
         raise ValueError(
             f"optimizer_state is 'fresh_once', 'fresh' or 'keep'; got {optimizer_state!r}."

@@ -199,6 +199,7 @@ def _transpose_at(kept: Kept, step: Step, operands: Sequence[Held], labels: Labe
 
 
 def picked(value: Tracked, axis: int, positions: np.ndarray) -> Tracked:
+    """What is known of a value when only some positions of an axis are taken of it."""
     nodes, zeros = list(value.nodes), list(value.zeros)
     nodes[axis], zeros[axis] = nodes[axis][positions], zeros[axis][positions]
     alike = value.alike
