@@ -1,8 +1,8 @@
 """Who does which run: claims that several processes and machines make in one folder.
 
-A claim is a file that only one process can create. Its owner touches it while it works. A claim
-that was not touched for a while is that of a process which died, and another takes it over. All
-that is shared is a folder.
+A claim is a file that names its owner, who touches it while it works. A claim that was not touched
+for a while is that of a process which died, and another takes it over. Claims are made and given
+back under a lock of a moment, so that a name has one owner. All that is shared is a folder.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+
+import filelock
 
 BEAT = 5.0
 """Seconds between touches."""
@@ -54,8 +56,7 @@ class Claims:
         finally:
             done.set()
             beat.join()
-            if self._is_ours(name):
-                self._path(name).unlink(missing_ok=True)
+            self._release(name)
 
     def owners(self) -> dict[str, str]:
         """The names that are claimed by processes which are alive, and by whom."""
@@ -71,28 +72,23 @@ class Claims:
 
     def _take(self, name: str) -> bool:
         path = self._path(name)
-        for _ in range(2):
-            try:
-                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            except FileExistsError:
-                with contextlib.suppress(FileNotFoundError):
-                    if self._now() - path.stat().st_mtime < self._stale:
-                        return False
-                    # Renaming succeeds for one process only, so that two that see the same stale
-                    # claim do not both take it away, the second one the new claim of the first.
-                    grave = path.with_name(f".{name}.{uuid.uuid4().hex}.stale")
-                    path.rename(grave)
-                    if self._now() - grave.stat().st_mtime < self._stale:
-                        with contextlib.suppress(FileExistsError):  # it was touched meanwhile
-                            os.link(grave, path)
-                        grave.unlink()
-                        return False
-                    grave.unlink()
-                continue
-            with os.fdopen(descriptor, "w") as file:
-                file.write(self._owner + "\n")
+        # To look at a claim and to put one in its place is one step: else two that see the same
+        # stale claim both replace it, the second one the new claim of the first.
+        with self._alone(name):
+            with contextlib.suppress(FileNotFoundError):
+                if self._now() - path.stat().st_mtime < self._stale:
+                    return False
+            path.write_text(self._owner + "\n")
             return True
-        return False
+
+    def _release(self, name: str) -> None:
+        with self._alone(name):
+            if self._is_ours(name):
+                self._path(name).unlink(missing_ok=True)
+
+    def _alone(self, name: str) -> contextlib.AbstractContextManager[object]:
+        """Only one at a time: the system ends the lock of a process that dies."""
+        return filelock.FileLock(self._folder / f".{name}.lock").acquire(poll_interval=0.01)
 
     def _is_ours(self, name: str) -> bool:
         with contextlib.suppress(OSError):

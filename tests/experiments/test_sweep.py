@@ -158,23 +158,26 @@ class TestClaims:
             assert theirs
 
     def test_a_dead_owner_is_replaced_once(self, tmp_path):
-        (tmp_path / "a.claim").write_text("123 on nowhere\n")
-        os.utime(tmp_path / "a.claim", (0, 0))
-        barrier, taken = threading.Barrier(8), []
+        rounds, barrier, taken = 20, threading.Barrier(8), []
+        for round_ in range(rounds):
+            (tmp_path / f"{round_}.claim").write_text("123 on nowhere\n")
+            os.utime(tmp_path / f"{round_}.claim", (0, 0))
 
         def take():
             claims = Claims(tmp_path)
-            barrier.wait()
-            with claims.held("a") as ours:
-                taken.append(ours)
+            for round_ in range(rounds):
                 barrier.wait()
+                with claims.held(str(round_)) as ours:
+                    if ours:
+                        taken.append(round_)
+                    barrier.wait()
 
         threads = [threading.Thread(target=take) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert sum(taken) == 1
+        assert taken == list(range(rounds))
 
     def test_a_living_owner_shows_itself(self, tmp_path):
         claims, others = Claims(tmp_path, stale=0.4), Claims(tmp_path, stale=0.4)
