@@ -19,6 +19,7 @@ from jaxprune._tree._norms import relative_distance as relative_distance
 from jaxprune._tree._norms import squared_norm as squared_norm
 from jaxprune._tree._norms import wide_dtype as wide_dtype
 from jaxprune._tree._partial import beside as beside
+from jaxprune._tree._partial import columns_of as columns_of
 from jaxprune._tree._partial import map_partial as map_partial
 from jaxprune._tree._paths import PyTree as PyTree
 from jaxprune._tree._paths import is_absent as is_absent
@@ -36,6 +37,7 @@ from jaxprune._tree._structure import check_unique as check_unique
 from jaxprune._tree._structure import check_untied as check_untied
 from jaxprune._tree._structure import expanded as expanded
 from jaxprune._tree._structure import first_difference as first_difference
+from jaxprune._tree._structure import fit as fit
 from jaxprune._tree._structure import is_function as is_function
 from jaxprune._tree._values import check_finite as check_finite
 from jaxprune._tree._values import check_worst as check_worst

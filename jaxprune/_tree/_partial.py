@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 
 from jaxprune._tree._paths import PyTree, is_absent, named_leaves
-from jaxprune._tree._structure import check_matches, check_untied, expanded
+from jaxprune._tree._structure import check_matches, check_untied, expanded, fit
 
 
 def map_partial(f: Callable[..., Any], partial: PyTree, *trees: PyTree, what: str = "mask") -> Any:
@@ -30,33 +29,43 @@ def map_partial(f: Callable[..., Any], partial: PyTree, *trees: PyTree, what: st
       ValueError: if structure or shapes differ; the message names the first differing path. If a
         tree is a Flax NNX module with tied variables.
     """
-    for tree in trees:
-        check_untied(tree)
-    # Leaf by leaf, not by jax.tree.map: equal paths in other containers (a plain dict beside a
-    # FrozenDict, after a checkpoint) are the same parameters.
-    if trees:
-        partial = expanded(partial, trees[0])
-    own, structure = jax.tree.flatten(partial, is_leaf=is_absent)
-    columns, treedef = [own], None
-    for tree in trees:
-        leaves, other = jax.tree.flatten(tree, is_leaf=is_absent)
-        treedef = other if treedef is None else treedef
-        if other != structure or not _fit(own, leaves):
-            check_matches(partial, tree, what=what)  # path by path
-        columns.append(leaves)
-    assert treedef is not None
+    columns, treedef = columns_of(partial, *trees, what=what)
     return treedef.unflatten(
-        leaves[0] if is_absent(leaves[0]) else f(None if is_absent(m) else m, *leaves)
+        leaves[0] if is_absent(leaves[0]) else f(m, *leaves)
         for m, *leaves in zip(*columns, strict=True)
     )
 
 
-def _fit(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:
-    """Whether leaves that are in both trees have the same shapes."""
-    return all(
-        x is None or y is None or is_absent(x) or is_absent(y) or np.shape(x) == np.shape(y)
-        for x, y in zip(ours, theirs, strict=True)
-    )
+def columns_of(
+    partial: PyTree, *trees: PyTree, what: str = "mask"
+) -> tuple[list[list[Any]], jax.tree_util.PyTreeDef]:
+    """The leaves of a partial tree and of full trees of the same parameters, as lists.
+
+    Args:
+      partial: a tree with `None` where a leaf is not prunable, or where a whole subtree is not.
+      *trees: trees of the parameters' structure; at least one.
+      what: the word for ``partial`` in errors.
+
+    Returns:
+      One list for each tree, all of one length, the first with `None` where ``partial`` has no
+      leaf; and the structure of ``trees[0]``, to unflatten a list like them.
+
+    Raises:
+      ValueError: as `map_partial`.
+    """
+    for tree in trees:
+        check_untied(tree)
+    flat = [jax.tree.flatten(tree, is_leaf=is_absent) for tree in trees]
+    own, structure = jax.tree.flatten(partial, is_leaf=is_absent)
+    if structure != flat[0][1]:
+        own, structure = jax.tree.flatten(expanded(partial, trees[0]), is_leaf=is_absent)
+    own = [None if is_absent(x) else x for x in own]
+    # Leaf by leaf, not by jax.tree.map: equal paths in other containers (a plain dict beside a
+    # FrozenDict, after a checkpoint) are the same parameters.
+    for tree, (leaves, other) in zip(trees, flat, strict=True):
+        if other != structure or not fit(own, leaves):
+            check_matches(partial, tree, what=what)  # path by path
+    return [own, *(leaves for leaves, _ in flat)], flat[0][1]
 
 
 def beside(

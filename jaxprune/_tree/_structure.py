@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -46,6 +47,14 @@ def first_difference(a: PyTree, b: PyTree) -> str | None:
     return differing[0] if differing else None
 
 
+def fit(ours: Sequence[Any], theirs: Sequence[Any]) -> bool:
+    """Whether leaves that are in both trees have the same shapes."""
+    return all(
+        is_absent(x) or is_absent(y) or np.shape(x) == np.shape(y)
+        for x, y in zip(ours, theirs, strict=True)
+    )
+
+
 def check_same(a: PyTree, b: PyTree, *, names: tuple[str, str]) -> None:
     """Raises if two networks are not of one architecture.
 
@@ -71,6 +80,9 @@ def check_matches(partial: PyTree, params: PyTree, *, what: str = "mask") -> Non
         module.
     """
     check_untied(params)
+    one, other = (jax.tree.flatten(tree, is_leaf=is_absent) for tree in (partial, params))
+    if one[1] == other[1] and fit(one[0], other[0]):
+        return  # what it is nearly always; below, path by path, to name what differs
     partial = expanded(partial, params)
     ours = jax.tree_util.tree_flatten_with_path(partial, is_leaf=is_absent)[0]
     theirs = jax.tree_util.tree_flatten_with_path(params, is_leaf=is_absent)[0]
