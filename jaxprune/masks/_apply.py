@@ -131,14 +131,11 @@ def prune(
             lambda s, p: None if s is None else p, scores, params, what="score tree"
         )
         _tree.check_finite(scored)
-    weights: list[Any] = []
-
-    def note(s: Any, p: Any) -> Any:
-        if s is not None:
-            weights.append(p)
-        return p
-
-    _tree.map_partial(note, scores, params, what="score tree")
+    (found, leaves), treedef = _tree.columns_of(scores, params, what="score tree")
+    weights = [p for s, p in zip(found, leaves, strict=True) if s is not None]
+    if any(map(_tree.is_absent, weights)):
+        extra = _tree.first_difference(scores, _tree.map_partial(lambda s, p: s, scores, params))
+        raise ValueError(f"there are scores at {extra!r}, but no parameter: leave them out there.")
     mask, pruned = make_and_apply(
         weights,
         scores,
@@ -149,4 +146,6 @@ def prune(
         stacked=stacked,
     )
     rest = iter(_kept_wide(pruned, jax.tree.leaves(mask), weights))
-    return _tree.map_partial(lambda s, p: p if s is None else next(rest), scores, params), mask
+    return treedef.unflatten(
+        p if s is None else next(rest) for s, p in zip(found, leaves, strict=True)
+    ), mask

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -190,7 +191,8 @@ def align(mask: PyTree, like: PyTree) -> PyTree:
         for m, leaf in zip(_pieces(mask, like), leaves, strict=True)
     ]
     aligned = treedef.unflatten(pieces)
-    _tree.check_matches(aligned, like)
+    if not _tree.fit(pieces, leaves):
+        _tree.check_matches(aligned, like)
     check_bool(aligned)
     return aligned
 
@@ -274,13 +276,12 @@ def _placed(m: jax.Array, leaf: Any) -> jax.Array:
 def _pieces(mask: PyTree, like: PyTree) -> list[Any]:
     """The parts of ``mask`` that sit at the leaves of ``like``."""
     treedef = jax.tree.structure(like, is_leaf=_tree.is_absent)
-    mask = _tree.expanded(mask, like)
-    try:
-        return treedef.flatten_up_to(mask)
-    except (ValueError, TypeError):
-        # Equal paths in other containers (a dict read from a file beside a FrozenDict) are fine.
-        _tree.check_matches(mask, like)
-        return jax.tree.leaves(mask, is_leaf=_tree.is_absent)
+    for whole in (lambda: mask, lambda: _tree.expanded(mask, like)):
+        with contextlib.suppress(ValueError, TypeError):
+            return treedef.flatten_up_to(whole())
+    # Equal paths in other containers (a dict read from a file beside a FrozenDict) are fine.
+    _tree.check_matches(mask, like)
+    return jax.tree.leaves(mask, is_leaf=_tree.is_absent)
 
 
 def _merge(a: PyTree, b: PyTree) -> PyTree:

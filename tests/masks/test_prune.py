@@ -66,6 +66,13 @@ def test_bad_arguments():
         jp.apply_mask(PARAMS, {"kernel": jnp.ones((2, 2)), "bias": None})
 
 
+def test_scores_of_a_parameter_that_is_not_there():
+    scores = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": jnp.ones((2, 2))}}
+    params = {"a": {"kernel": jnp.ones((2, 2))}, "b": {"kernel": None}}
+    with pytest.raises(ValueError, match="scores at 'b/kernel', but no parameter"):
+        jp.prune(params, 0.5, scores=scores)
+
+
 def test_report_shows_the_rule_or_the_mask():
     _, mask = jp.prune(PARAMS, 0.25)
     table = jp.masks.report(PARAMS, mask)
