@@ -1,4 +1,4 @@
-"""Experiments: data, models, runs and reports, run from a checkout and never installed."""
+"""Experiments: data, models, runs and reports, run from a checkout or as the command ``jaxprune``."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""How far a run is: one line that changes in a terminal or a notebook, lines in a file or a pipe."""
+"""How far a run is: one line that changes in a terminal or notebook, lines in a file or pipe."""
 
 from __future__ import annotations
 

@@ -56,9 +56,10 @@ def report(
         then has a row of its own.
 
     Returns:
-      The table, a string that notebooks show with a bar of the sparsity: path, shape, dtype, prunable or not, the count, and of prunable leaves the
-      sparsity (fraction not counted); their total at the end. No mask touches the other leaves:
-      beside one they are kept whole, and without one their zeros are not counted.
+      The table, a string that notebooks show with a bar of the sparsity: path, shape, dtype,
+      prunable or not, the count, and of prunable leaves the sparsity (fraction not counted); their
+      total at the end. No mask touches the other leaves: beside one they are kept whole, and
+      without one their zeros are not counted.
 
     Raises:
       ValueError: if no leaf is prunable, or the mask is of another tree.
