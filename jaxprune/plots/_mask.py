@@ -41,7 +41,7 @@ def mask(mask: PyTree, *, most: int = 12, title: str = "") -> Any:
       >>> import jaxprune as jp
       >>> _, mask = jp.prune({"kernel": jnp.arange(8.0).reshape(2, 4)}, 0.5)
       >>> jp.plots.mask(mask).axes[0].get_title()
-      'kernel\\n2x4, 50.00 % removed'
+      'kernel\n2x4, 50.00 % removed'
     """
     check_bool(mask)
     named = _tree.named_leaves(mask)
