@@ -51,6 +51,7 @@ def mask(mask: PyTree, *, most: int = 12, title: str = "") -> Any:
     across = min(_ACROSS, len(shown))
     rows = -(-len(shown) // across)
     made = figure(2.6 * across + 0.8, 2.9 * rows + 0.3, rows, across)
+    image: Any = None
     for axes, (path, leaf) in zip(made.axes, shown, strict=False):
         flags = np.asarray(jax.device_get(leaf))
         matrix = flags.reshape(-1, flags.shape[-1] if flags.ndim else 1)

@@ -242,7 +242,7 @@ def _over_steps(axes: Any, curves: Curves, title: str) -> Any:
     return axes
 
 
-def _scaled(points: list[tuple[int, float]], scale: float) -> tuple[list[int], list[float]]:
+def _scaled(points: Sequence[tuple[int, float]], scale: float) -> tuple[list[int], list[float]]:
     return [step for step, _ in points], [scale * value for _, value in points]
 
 
