@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxprune.plots._style import COLOURS, axes_of
+from jaxprune.plots._style import COLOURS, axes_of, line_style
 
 
 def learning_rates(
@@ -55,10 +55,10 @@ def learning_rates(
                 )
             rates = rates(np.arange(steps))
         values = np.asarray(rates, np.float64)
-        # More schedules than colours: the next round is dashed.
-        style = ("-", "--", "-.", ":")[i // len(COLOURS) % 4]
+        style = line_style(i)
         axes.plot(values, color=COLOURS[i % len(COLOURS)], linestyle=style, label=name)
     axes.set_xlabel("step of retraining")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("learning rate")
     if logarithmic:
         axes.set_yscale("symlog", linthresh=1e-4)

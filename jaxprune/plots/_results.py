@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxprune.plots._style import COLOURS, axes_of
+from jaxprune.plots._style import COLOURS, axes_of, line_style
 
 
 def over_sparsity(
@@ -73,7 +73,7 @@ def over_sparsity(
         spread = [statistics.stdev(points[p]) if len(points[p]) > 1 else 0.0 for p in places]
         at = [scale[0] * p for p in places]
         colour = COLOURS[i % len(COLOURS)] if colours is None else colours[name]
-        style = ("-", "--", "-.", ":")[i // len(COLOURS) % 4]
+        style = line_style(i)
         axes.plot(
             at,
             mean,

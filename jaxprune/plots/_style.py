@@ -11,6 +11,11 @@ BLUE, ORANGE, GREEN = COLOURS[:3]
 GREY, LIGHT = "#777777", "#CCCCCC"
 
 
+def line_style(i: int) -> str:
+    """The style of line i: of two lines that coincide the one below shows through the gaps."""
+    return ("-", "--")[i % 2] if i < len(COLOURS) else ("-.", ":")[i % 2]
+
+
 @functools.cache
 def _picture() -> Any:
     try:

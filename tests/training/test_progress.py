@@ -1,12 +1,14 @@
 """The line of progress, and how records print."""
 
 import csv
+import functools
 import io
 
 import jax
 import numpy as np
 
 import jaxprune as jp
+from jaxprune import _progress
 from jaxprune._progress import Line, of_chunk
 from tests.training import problem
 from tests.training.test_imp import imp
@@ -40,6 +42,39 @@ def test_a_terminal_has_one_line_that_changes():
     assert text.count("\n") == 1
     assert text.endswith("\n")
     assert [part.split("  ")[0] for part in text.split("\r")[1:]] == ["dense", "done"]
+
+
+def test_a_notebook_replaces_what_it_has_shown(monkeypatch):
+    shown = []
+
+    class Handle:
+        def update(self, content, *, raw):
+            shown.append(("update", content["text/plain"], raw))
+
+    def display(content, *, raw, display_id):
+        shown.append(("display", content["text/plain"], raw and display_id))
+        return Handle()
+
+    monkeypatch.setattr(_progress, "_notebook", lambda: display)
+    line = Line(10)
+    line.show("dense", 5)
+    line.show("dense", 6)  # too soon
+    line.end("done")
+    assert [(how, text.split("  ")[0], ok) for how, text, ok in shown] == [
+        ("display", "dense", True),
+        ("update", "done", True),
+    ]
+
+
+def test_a_sweep_has_one_line_for_all_its_runs(capsys):
+    def run(seed, train):
+        return train(problem.state(), [0.1] * (10 * seed + 10))[1]["loss"].shape
+
+    runs = [functools.partial(run, seed) for seed in range(2)]
+    loops = [jp.training.make_loop(problem.step(), problem.batch_at)] * 2
+    assert jp.training.sweep(runs, loops, progress=True) == [(10,), (20,)]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[-1].startswith("2 runs ended  30 steps")
 
 
 def test_numbers_of_a_chunk():
