@@ -148,14 +148,13 @@ class _Told:
 
     def __init__(self, runs: int):
         self._line, self._runs, self._ended, self._steps = Line(None), runs, 0, 0
+        self._lock = threading.Lock()  # runs end in threads of their own
 
-    def ended(self) -> None:
-        self._ended += 1
-        self.steps(0)
-
-    def steps(self, more: int) -> None:
-        self._steps += more
-        self._line.show(f"{self._ended} of {self._runs} runs ended", self._steps)
+    def add(self, *, steps: int = 0, ended: int = 0) -> None:
+        with self._lock:
+            self._steps += steps
+            self._ended += ended
+            self._line.show(f"{self._ended} of {self._runs} runs ended", self._steps)
 
     def end(self) -> None:
         self._line.end(f"{self._runs} runs ended")
@@ -239,7 +238,7 @@ class _Hub:
         with self._changed:
             self._live.discard(i)
             if self._told is not None:
-                self._told.ended()
+                self._told.add(ended=1)
             self._changed.notify_all()
 
     def _train(self, requests: dict[int, _Request], batches: PyTree) -> dict[int, Any]:
@@ -269,7 +268,7 @@ class _Hub:
             at, rates, valid, metrics = chunk
             fetched = jax.device_get(metrics)
             if self._told is not None:
-                self._told.steps(int(valid.sum()))
+                self._told.add(steps=int(valid.sum()))
             for i, request in requests.items():
                 if not valid[i] or i in failed:
                     continue
