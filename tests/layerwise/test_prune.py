@@ -84,7 +84,7 @@ def test_counts_are_exact(scanned, pattern):
         "nm": {"sparsity": None, "pattern": jp.masks.nm(2, 4, axis=0)},
         "block": {"sparsity": 0.5, "pattern": jp.masks.block(2, 2)},
     }[pattern]
-    new, mask = lw.prune(model.apply, params, batches, method=lw.wanda(), **options)
+    _, mask = lw.prune(model.apply, params, batches, method=lw.wanda(), **options)
     for path, m in jax.tree_util.tree_leaves_with_path(mask):
         layers = m.reshape(3, -1) if "layers" in str(path) else m.reshape(1, -1)
         share = 0.5 if options["sparsity"] is None else options["sparsity"]
@@ -118,9 +118,8 @@ def test_windows_by_name_see_inputs_from_before_all_of_it(scanned):
     # The first MLP by hand: both products see what enters behind the pruned attention.
     plain = networks.Unrolled()
     half = networks.unstacked(params)
-    half["params"]["layers_0"]["attention"] = networks.unstacked(new)["params"]["layers_0"][
-        "attention"
-    ]
+    first = networks.unstacked(new)["params"]["layers_0"]
+    half["params"]["layers_0"]["attention"] = first["attention"]
     grams = lw.statistics(plain.apply, half, batches)
     for name in ("up", "down"):
         kernel = half["params"]["layers_0"][name]["kernel"]
@@ -216,6 +215,7 @@ def test_narrow_weights_stay_narrow():
     assert not np.asarray(new["a"]["w"], np.float32)[~np.asarray(mask["a"]["w"])].any()
 
 
+@pytest.mark.slow
 @settings(max_examples=8, deadline=None)
 @given(
     sparsity=st.floats(0.0, 0.9),
