@@ -16,6 +16,8 @@ from jaxprune.layerwise._error import error as error
 from jaxprune.layerwise._method import Method as Method
 from jaxprune.layerwise._prune import WindowRecord as WindowRecord
 from jaxprune.layerwise._prune import prune as prune
+from jaxprune.layerwise._reconstruct import ReconstructionRecord as ReconstructionRecord
+from jaxprune.layerwise._reconstruct import reconstruct as reconstruct
 from jaxprune.layerwise._refit import refit as refit
 from jaxprune.layerwise._solve import solve as solve
 from jaxprune.layerwise._statistics import Statistics as Statistics

@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import masks
 from jaxprune._tree import PyTree, Where
 from jaxprune.layerwise._error import error
+from jaxprune.layerwise._kernels import beside, kernel_of, put
 from jaxprune.layerwise._method import Method
 from jaxprune.layerwise._refit import refit as refitted
 from jaxprune.layerwise._solve import solve
-from jaxprune.layerwise._walkthrough import Walkthrough, begun, totals_of
+from jaxprune.layerwise._walkthrough import begun, totals_of
 from jaxprune.layerwise._windows import windows_of
 from jaxprune.layerwise.program import Site
 from jaxprune.masks import Allocation, Pattern
@@ -123,7 +123,7 @@ def prune(
             chosen, totals_of(walk, chosen, kind) if chosen else [], strict=True
         ):
             gram = totals.squares if kind == "norms" else totals.gram
-            kernel = _kernel(walk, site)
+            kernel = kernel_of(walk.runner.leaves, site)
             new, mask = solve(
                 method,
                 kernel,
@@ -138,7 +138,7 @@ def prune(
             errors[site.name] = None
             if kind == "gram" and on_window is not None:
                 errors[site.name] = float(np.mean(error(kernel, new, gram, name=site.name)))
-            _put(walk, site, new)
+            put(walk.runner.leaves, site, new)
             whole = kept[site.leaf]
             assert whole is not None
             whole.reshape(-1)[site.entries.reshape(-1)] = np.asarray(mask).reshape(-1)
@@ -147,7 +147,7 @@ def prune(
     leaves = walk.runner.leaves
     mask = walk.treedef.unflatten(
         [
-            None if k is None else _beside(jnp.asarray(k), x)
+            None if k is None else beside(jnp.asarray(k), x)
             for k, x in zip(kept, leaves, strict=True)
         ]
     )
@@ -172,32 +172,3 @@ def _sparsities(
             f"the sparsities of {unused} name none of the products {[s.name for s in sites]}."
         )
     return found
-
-
-def _kernel(walk: Walkthrough, site: Site) -> jax.Array:
-    """The kernel of a product, ``[..., in, out]``."""
-    leaf = jnp.asarray(walk.runner.leaves[site.leaf])
-    return _taken(leaf, site.entries)
-
-
-def _put(walk: Walkthrough, site: Site, kernel: jax.Array) -> None:
-    """Puts a kernel back into its leaf."""
-    leaf = jnp.asarray(walk.runner.leaves[site.leaf])
-    walk.runner.leaves[site.leaf] = _beside(_replaced(leaf, site.entries, kernel), leaf)
-
-
-@jax.jit
-def _taken(leaf: jax.Array, entries: Any) -> jax.Array:
-    return leaf.reshape(-1)[entries]
-
-
-@jax.jit
-def _replaced(leaf: jax.Array, entries: Any, kernel: jax.Array) -> jax.Array:
-    flat = leaf.reshape(-1).at[entries.reshape(-1)].set(kernel.reshape(-1).astype(leaf.dtype))
-    return flat.reshape(leaf.shape)
-
-
-def _beside(x: jax.Array, leaf: Any) -> jax.Array:
-    """An array where a parameter of its shape lies."""
-    committed = isinstance(leaf, jax.Array) and leaf.committed
-    return jax.device_put(x, leaf.sharding) if committed else x

@@ -46,6 +46,7 @@ class Program:
       has_data: for each value whether it depends on the batch.
       roots: for each value the numbers of the watched leaves that it depends on.
       maker: which step makes a value.
+      results: the values that the function returns.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -57,6 +58,7 @@ class Program:
     has_data: list[bool] = field(default_factory=list)
     roots: list[frozenset[int]] = field(default_factory=list)
     maker: dict[int, int] = field(default_factory=dict)
+    results: list[int] = field(default_factory=list)
 
     def value(self, aval: Any, *, data: bool = False, roots: frozenset[int] = frozenset()) -> int:
         """A new value."""
@@ -96,18 +98,16 @@ def flatten(f: Callable[..., Any], params: PyTree, batch: Any, watched: Sequence
       watched: for each leaf of the parameters whether its uses matter.
 
     Returns:
-      The program. Its results are dropped.
+      The program.
     """
     jaxpr = jax.make_jaxpr(f)(params, batch)
     program = Program()
-    operands = []
     for k, x in enumerate(jax.tree.leaves(params)):
         roots = frozenset({k} if watched[k] else ())
         program.leaves.append(program.value(_like(x), roots=roots))
     for x in jax.tree.leaves(batch):
         program.inputs.append(program.value(_like(x), data=True))
-    operands = [*program.leaves, *program.inputs]
-    _run(program, jaxpr, operands)
+    program.results = _run(program, jaxpr, [*program.leaves, *program.inputs])
     return program
 
 

@@ -19,10 +19,12 @@ class Piece(NamedTuple):
     Attributes:
       run: takes the arrays of ``arguments`` and returns those of the values that were asked for.
       arguments: the values that go in.
+      wanted: the values that come out.
     """
 
     run: Callable[..., Any]
     arguments: tuple[int, ...]
+    wanted: tuple[int, ...]
 
 
 class Runner:
@@ -51,6 +53,7 @@ class Runner:
             dict(zip(program.inputs, jax.tree.leaves(batch), strict=True)) for batch in batches
         ]
         self._last = {v: at for at, step in enumerate(program.steps) for v in step.operands}
+        self._last |= dict.fromkeys(program.results, len(program.steps))
         self._pieces: dict[Any, Callable[..., Any]] = {}
 
     @property
@@ -60,17 +63,19 @@ class Runner:
 
     def advance(self, to: int) -> None:
         """Runs the steps before number ``to`` for all batches, with the weights as they are."""
-        program = self._program
-        steps = [s for s in program.steps[self._at : to] if self._has_data(s)]
+        piece = self.ahead(to)
         self._at = to
-        made = [v for step in steps for v in step.results]
-        wanted = tuple(v for v in made if self._last.get(v, -1) >= to)
-        piece = self._piece(steps, wanted, ())
-        for held in self._held:
-            results = piece.run(*self._arguments(piece, held)) if wanted else []
+        for k, held in enumerate(self._held):
+            results = piece.run(*self.arguments(piece, k)) if piece.wanted else []
             for v in [v for v in held if self._last.get(v, -1) < to]:
                 del held[v]
-            held.update(zip(wanted, results, strict=True))
+            held.update(zip(piece.wanted, results, strict=True))
+
+    def ahead(self, to: int) -> Piece:
+        """The steps before number ``to``, as a function: to what is needed from there on."""
+        steps = self._steps(to)
+        made = [v for step in steps for v in step.results]
+        return self._piece(steps, tuple(v for v in made if self._last.get(v, -1) >= to), ())
 
     def look(
         self, to: int, values: Sequence[int], f: Callable[..., Any], key: Any, start: Any
@@ -87,24 +92,14 @@ class Runner:
         Returns:
           The total after all batches, in their order.
         """
-        program, total = self._program, start
-        steps = [s for s in program.steps[self._at : to] if self._has_data(s)]
-        piece = self._piece(steps, tuple(values), key, f)
-        for held in self._held:
-            total = piece.run(total, *self._arguments(piece, held))
+        piece, total = self._piece(self._steps(to), tuple(values), key, f), start
+        for k in range(len(self._held)):
+            total = piece.run(total, *self.arguments(piece, k))
         return total
 
-    def values(self, to: int, values: Sequence[int]) -> list[list[Any]]:
-        """The values themselves, for each batch."""
-        steps = [s for s in self._program.steps[self._at : to] if self._has_data(s)]
-        piece = self._piece(steps, tuple(values), ())
-        return [piece.run(*self._arguments(piece, held)) for held in self._held]
-
-    def _has_data(self, step: Step) -> bool:
-        return any(self._program.has_data[v] for v in step.operands)
-
-    def _arguments(self, piece: Piece, held: dict[int, Any]) -> list[Any]:
-        program = self._program
+    def arguments(self, piece: Piece, batch: int) -> list[Any]:
+        """What goes into a piece, of one of the batches and of the weights as they are."""
+        held, program = self._held[batch], self._program
         number = {v: k for k, v in enumerate(program.leaves)}
         arrays = []
         for v in piece.arguments:
@@ -115,6 +110,12 @@ class Runner:
             else:
                 arrays.append(program.constants[v])
         return arrays
+
+    def _steps(self, to: int) -> list[Step]:
+        """The steps from here to number ``to`` that depend on data."""
+        program = self._program
+        steps = program.steps[self._at : to]
+        return [s for s in steps if any(program.has_data[v] for v in s.operands)]
 
     def _piece(
         self,
@@ -167,7 +168,7 @@ class Runner:
                 return found if f is None else f(total, *found)
 
             self._pieces[shape] = jax.jit(run)
-        return Piece(self._pieces[shape], arguments)
+        return Piece(self._pieces[shape], arguments, wanted)
 
     def _needed(self, steps: Sequence[Step], wanted: Sequence[int]) -> list[Step]:
         """Those of the steps that the wanted values need, with what is made of weights alone."""
