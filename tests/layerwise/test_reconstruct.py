@@ -18,7 +18,9 @@ def pruned():
     batches = networks.batches((4, 5, 8), n=4)
     model = networks.Scanned()
     dense = model.init(jax.random.key(1), batches[0])
-    params, mask = jp.prune(dense, 0.6, allocation=jp.masks.uniform(), stacked={"params/layers/.*": 0})
+    params, mask = jp.prune(
+        dense, 0.6, allocation=jp.masks.uniform(), stacked={"params/layers/.*": 0}
+    )
     return model, dense, params, mask, batches
 
 

@@ -131,7 +131,7 @@ def imp(
       UserWarning: if a cycle removes nothing.
 
     Example:
-      The README's section on the library has a run from the first line to the last.
+      docs/library.md has a run from the first line to the last.
 
     References:
       Zimmer et al., How I Learned to Stop Worrying and Love Retraining, ICLR 2023;
