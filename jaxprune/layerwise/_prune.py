@@ -12,6 +12,7 @@ import numpy as np
 
 from jaxprune import masks
 from jaxprune._tree import PyTree, Where
+from jaxprune.layerwise._entering import Kind, Totals
 from jaxprune.layerwise._error import error
 from jaxprune.layerwise._kernels import beside, kernel_of, put
 from jaxprune.layerwise._method import Method
@@ -22,13 +23,15 @@ from jaxprune.layerwise._windows import windows_of
 from jaxprune.layerwise.program import Site
 from jaxprune.masks import Allocation, Pattern
 
+_KINDS: dict[str, Kind] = {"norms": "norms", "variances": "moments", "gram": "gram"}
+
 
 class WindowRecord(NamedTuple):
     """What `prune` tells of a window.
 
     Attributes:
       errors: for each product, by its name, the relative error of its outputs on what enters it,
-        see `error`; `None` for a method that needs the norms only.
+        see `error`; `None` for a method that needs no Gram matrix, without ``refit``.
       seconds: what the window took.
       windows: how many windows there are.
       number: which one it is, from 1.
@@ -114,34 +117,33 @@ def prune(
         np.ones(np.shape(x), bool) if p else None
         for x, p in zip(walk.runner.leaves, walk.prunable, strict=True)
     ]
-    kind = "norms" if method.needs == "norms" and not refit else "gram"
+    kind, with_gram = _KINDS[method.needs], refit or method.needs == "gram"
     for number, window in enumerate(groups, start=1):
         began, errors = time.perf_counter(), dict[str, float | None]()
         walk.runner.advance(window[0].at)
         chosen = [site for site in window if site.name in wanted]
-        for site, totals in zip(
-            chosen, totals_of(walk, chosen, kind) if chosen else [], strict=True
-        ):
-            gram = totals.squares if kind == "norms" else totals.gram
+        found = totals_of(walk, chosen, kind) if chosen else []
+        grams = found if kind == "gram" or not with_gram else totals_of(walk, chosen, "gram")
+        for site, totals, whole in zip(chosen, found, grams, strict=True):
             kernel = kernel_of(walk.runner.leaves, site)
             new, mask = solve(
                 method,
                 kernel,
-                gram,
+                _entering(totals),
                 wanted[site.name],
                 pattern=pattern,
                 allocation=allocation,
                 name=site.name,
             )
             if refit:
-                new = refitted(kernel, mask, gram, name=site.name)
+                new = refitted(kernel, mask, whole.gram, name=site.name)
             errors[site.name] = None
-            if kind == "gram" and on_window is not None:
-                errors[site.name] = float(np.mean(error(kernel, new, gram, name=site.name)))
+            if with_gram and on_window is not None:
+                errors[site.name] = float(np.mean(error(kernel, new, whole.gram, name=site.name)))
             put(walk.runner.leaves, site, new)
-            whole = kept[site.leaf]
-            assert whole is not None
-            whole.reshape(-1)[site.entries.reshape(-1)] = np.asarray(mask).reshape(-1)
+            flags = kept[site.leaf]
+            assert flags is not None
+            flags.reshape(-1)[site.entries.reshape(-1)] = np.asarray(mask).reshape(-1)
         if on_window is not None:
             on_window(WindowRecord(errors, time.perf_counter() - began, len(groups), number))
     leaves = walk.runner.leaves
@@ -152,6 +154,11 @@ def prune(
         ]
     )
     return masks.apply_mask(walk.treedef.unflatten(leaves), mask), mask
+
+
+def _entering(totals: Totals) -> Any:
+    """What a method is given: a Gram matrix, or a diagonal."""
+    return next(x for x in (totals.gram, totals.squares, totals.spread) if x is not None)
 
 
 def _sparsities(

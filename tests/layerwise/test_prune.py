@@ -154,6 +154,32 @@ def test_convolutions_of_groups():
     assert far(new) < far(magnitude)
 
 
+def test_stade_takes_variances_not_norms():
+    params = {"w": jnp.array([[1.0], [1.0]])}
+    batches = [jnp.array([[100.0, 1.0], [100.5, -1.0]])]  # a large mean, and a large variance
+
+    def kept(method):
+        _, mask = lw.prune(lambda p, x: x @ p["w"], params, batches, 0.5, method=method)
+        return mask["w"][:, 0].tolist()
+
+    assert kept(lw.wanda()) == [True, False]
+    assert kept(lw.stade()) == [False, True]
+
+
+@pytest.mark.parametrize("name", lw.METHODS)
+def test_every_method_prunes_a_network(name):
+    apply, params = networks.mlp()
+    records = []
+    new, mask = lw.prune(
+        apply, params, networks.batches((30, 6)), 0.5, method=lw.METHODS[name](),
+        allocation=jp.masks.per_output(axis=-1), refit=True, on_window=records.append,
+    )  # fmt: skip
+    assert jp.sparsity(mask) == 0.5
+    assert all(0 < error < 1 for record in records for error in record.errors.values())
+    for x, m in ((new["a"]["w"], mask["a"]["w"]), (new["b"]["w"], mask["b"]["w"])):
+        assert not np.asarray(x)[~np.asarray(m)].any()
+
+
 def test_sparsities_by_name(scanned):
     model, params, batches = scanned
     _, mask = lw.prune(
