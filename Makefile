@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test test-full test-newer lint types contracts format clean
+.PHONY: demo test test-full test-newer lint types contracts format dist clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments.run --run-dir $(RUN)
@@ -49,6 +49,11 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# The source distribution and the wheel, in dist/; see docs/releasing.md.
+dist: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet 'hatchling>=1.27,<2'
+	$(BIN)/python -m hatchling build
+
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("jaxprune needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another with PYTHON=...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
@@ -63,4 +68,4 @@ $(VENV)/.test: pyproject.toml | $(BIN)/python
 	@touch $@ $(VENV)/.experiments
 
 clean:
-	rm -rf $(VENV) $(VENV)-newer .test_programs runs .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-newer .test_programs runs dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,4 +1,4 @@
-"""Experiments: data, models, runs and reports, run from a checkout and never installed."""
+"""Experiments: data, models, runs, reports; from a checkout or by the command ``jaxprune``."""
 
 import time
 

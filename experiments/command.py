@@ -10,8 +10,9 @@ import tyro
 from experiments import tasks
 from experiments.config import Config, defaults
 from experiments.options import Dense, Devices, Pruning, Reading, Saving, Sizes, Task
+from experiments.program import program
 
-_PROGRAM = "python -m experiments.run"
+_PROGRAM = program("run")
 _ABOUT = f"""Train a network, prune it and retrain it, in cycles.
 
 The default run prunes a small convolutional network on scikit-learn's digits to 95 % in three

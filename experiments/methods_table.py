@@ -1,4 +1,4 @@
-"""BIMP beside the pruning-stable methods it is compared with: the table of the README.
+"""BIMP beside the pruning-stable methods it is compared with: the table of docs/results.md.
 
 Zimmer et al., ICLR 2023: does a plain budgeted prune-and-retrain keep up with methods that weave
 pruning into training? Here LeNet-5 on Fashion-MNIST, every method for the same number of epochs

@@ -14,14 +14,13 @@ from rich.console import Console
 
 from experiments import caches
 from experiments.errors import is_of_input
+from experiments.program import program
 from experiments.pruning.options import Settings, check
-
-_PROGRAM = "python -m experiments.prune"
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status: 0, 2 bad input or diverged, 130 interrupted."""
-    settings = tyro.cli(Settings, args=arguments, prog=_PROGRAM)
+    settings = tyro.cli(Settings, args=arguments, prog=program("prune"))
     console = Console()
     try:
         check(settings)

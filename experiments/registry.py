@@ -2,7 +2,7 @@
 
     python -m experiments.registry
 
-prints the table of methods that stands in the README.
+prints the table of methods that stands in docs/loops.md.
 
 The packages are read and not imported. Importing JAX takes seconds, and a wrong name should be
 refused before that. Whoever adds a method, a score, a schedule or a model changes its package
@@ -270,7 +270,7 @@ def listing(entries: Mapping[str, Entry], kind: str = "", *, whole: bool = False
 
 
 def methods_table() -> str:
-    """The methods of one phase in Markdown, for the README."""
+    """The methods of one phase in Markdown, for docs/loops.md."""
     lines = [
         "| `--method` | what it is | sparsity | N:M | options of `jp.methods` |",
         "|---|---|---|---|---|",

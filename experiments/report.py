@@ -17,6 +17,7 @@ from rich.console import Console
 
 from experiments import papers
 from experiments.errors import is_of_input
+from experiments.program import program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Options:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status (0, 2 bad input)."""
-    options = tyro.cli(Options, args=arguments, prog="python -m experiments.report")
+    options = tyro.cli(Options, args=arguments, prog=program("report"))
     console = Console()
     try:
         text = report(options)

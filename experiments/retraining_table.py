@@ -1,4 +1,4 @@
-"""Six retraining schedules, side by side: the table of the README.
+"""Six retraining schedules, side by side: the table of docs/results.md.
 
 Zimmer et al., ICLR 2023, and Le & Hua, ICLR 2021, on a network that trains in seconds:
 LeNet-300-100 on Fashion-MNIST, 20 epochs dense, then one-shot and three-cycle magnitude pruning to

@@ -25,6 +25,7 @@ from rich.console import Console
 
 from experiments import caches, checks, papers
 from experiments.errors import is_of_input
+from experiments.program import program
 from experiments.run import asked_to_end
 from experiments.sweeps import Run, Sweep, SweepFolder, changed, runs
 from experiments.sweeps import _launch as launch
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     is_worker = launch.WORKER in words
     words = [word for word in words if word != launch.WORKER]
-    options = tyro.cli(Options, args=words, prog="python -m experiments.sweep")
+    options = tyro.cli(Options, args=words, prog=program("sweep"))
     console = Console()
     try:
         return _main(options, console, is_worker=is_worker)

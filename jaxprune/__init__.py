@@ -12,6 +12,7 @@ from jaxprune import masks as masks
 from jaxprune import methods as methods
 from jaxprune import metrics as metrics
 from jaxprune import parametrizations as parametrizations
+from jaxprune import plots as plots
 from jaxprune import schedules as schedules
 from jaxprune import scores as scores
 from jaxprune import structured as structured

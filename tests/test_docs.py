@@ -29,6 +29,15 @@ def test_names_of_the_library_exist(page):
             found = getattr(found, part)
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_files_named_on_a_page_exist(page):
+    text, _ = snippets.read(page)
+    for path in re.findall(r"`((?:jaxprune|experiments|notebooks|tests)/[\w/.]*)`", text):
+        assert (snippets.ROOT / path).exists(), path
+    for path in re.findall(r"\]\(([\w/.]+\.md)\)", text):
+        assert (snippets.ROOT / "docs" / path).exists(), path
+
+
 def test_every_page_is_named_in_the_readme():
     text, _ = snippets.read("README.md")
     for page in PAGES:

@@ -36,6 +36,15 @@ def test_the_two_commands_are_targets():
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
 
 
+def test_the_readme_is_short():
+    assert len(TEXT.splitlines()) <= 180
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for path in re.findall(r"\]\((?!http|#)([^)]+)\)", TEXT):
+        assert (ROOT / path).exists(), path
+
+
 def test_files_named_in_the_readme_exist():
     for path in re.findall(r"`((?:jaxprune|experiments|notebooks|tests)/[\w/.]*)`", TEXT):
         assert (ROOT / path).exists(), path

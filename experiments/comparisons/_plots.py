@@ -7,11 +7,8 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from experiments.comparisons._statistics import mean_std
+import jaxprune as jp
 from experiments.tasks import DEFAULT, KINDS, Kind
-
-# By Okabe and Ito, told apart by the colour-blind, too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
 
 
 def draw(
@@ -56,15 +53,9 @@ def draw(
 
 
 def _figure(panels: int = 1) -> Any:
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(
-        1, panels, figsize=(2 + 4.2 * panels, 4), dpi=130, squeeze=False, layout="constrained"
-    )
-    return figure, list(axes[0])
+    figure = jp.plots.figure(2 + 4.2 * panels, 4, columns=panels)
+    figure.set_dpi(130)
+    return figure, figure.axes
 
 
 def _lines(
@@ -81,34 +72,31 @@ def _lines(
     settings = sorted({tuple(run[n] for n in others) for run in final}, key=str)
     settings = [s for s in settings if len({r[key] for r in _of(final, others, s)}) > 1][:4]
     figure, axes = _figure(max(len(settings), 1))
+    # All panels have the same lines in the same order, so a label has one colour.
     labels = list(dict.fromkeys(run["label"] for run in final))
+    scale = 100 if axis == "phase_sparsity" else 1
     for panel, setting in zip(axes, settings, strict=False):
-        here = _of(final, others, setting)
-        for colour, label in zip(_COLOURS * 4, labels, strict=False):
-            points: dict[Any, list[dict[str, Any]]] = {}
-            for run in here:
-                if run["label"] == label:
-                    points.setdefault(run[key], []).append(run)
-            if not points:
-                continue
-            places = sorted(points)
-            scale = 100 if axis == "phase_sparsity" else 1
-            x = [scale * points[p][0][axis] for p in places]
-            stats = [
-                mean_std([kind.measure.scale * r[kind.measure.name] for r in points[p]])
-                for p in places
-            ]
-            mean, spread = [m for m, _ in stats], [s or 0.0 for _, s in stats]
-            panel.plot(x, mean, marker="o", markersize=4, color=colour, label=label)
-            low = [m - s for m, s in zip(mean, spread, strict=True)]
-            high = [m + s for m, s in zip(mean, spread, strict=True)]
-            panel.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        here = sorted(_of(final, others, setting), key=lambda run: labels.index(run["label"]))
+        # Seeds of one target belong together, also where a method misses it by a little.
+        places: dict[Any, Any] = {}
+        for run in here:
+            places.setdefault((run["label"], run[key]), run[axis])
+        here = [{**run, axis: places[run["label"], run[key]]} for run in here]
+        jp.plots.over_sparsity(
+            here,
+            x=axis,
+            y=kind.measure.name,
+            by="label",
+            scale=(scale, kind.measure.scale),
+            labels=(words, ""),
+            colours={label: jp.plots.COLOURS[i % 8] for i, label in enumerate(labels)},
+            axes=panel,
+        )
         named = (f"{n} {v}" for n, v in zip(others, setting, strict=True) if n not in ("data",))
         panel.set_title(", ".join(named), fontsize=8)
         if axis != "phase_sparsity":
             panel.set_xticks(sorted({run[axis] for run in here}))
-        panel.set_xlabel(words)
-        panel.grid(alpha=0.3)
+        panel.get_legend().remove()
     axes[0].set_ylabel(f"{_of_test(kind)}, mean ± std over seeds")
     axes[-1].legend(fontsize=8)
     figure.suptitle(title, fontsize=10)
@@ -126,7 +114,9 @@ def _of_test(kind: Kind) -> str:
 
 def _speed(final: Sequence[dict[str, Any]], path: pathlib.Path, title: str, kind: Kind) -> None:
     figure, (panel,) = _figure()
-    for colour, label in zip(_COLOURS * 4, dict.fromkeys(r["label"] for r in final), strict=False):
+    for colour, label in zip(
+        jp.plots.COLOURS * 4, dict.fromkeys(r["label"] for r in final), strict=False
+    ):
         own = [run for run in final if run["label"] == label]
         x = [run[kind.speed] for run in own]
         panel.scatter(
@@ -163,14 +153,6 @@ def _rates(
             seen[run["label"]] = rates
     if len(seen) < 2:
         return False
-    figure, (panel,) = _figure()
-    for colour, (label, rates) in zip(_COLOURS * 4, seen.items(), strict=False):
-        panel.plot(range(len(rates)), rates, color=colour, label=label)
-    panel.set_xlabel("step of retraining")
-    panel.set_ylabel("learning rate")
-    panel.set_yscale("symlog", linthresh=1e-4)
-    panel.grid(alpha=0.3)
-    panel.legend(fontsize=8)
-    figure.suptitle(title, fontsize=10)
-    figure.savefig(path)
+    figure = jp.plots.learning_rates(seen, logarithmic=True, title=title)
+    figure.savefig(path, dpi=130)
     return True

@@ -20,6 +20,7 @@ class Network(NamedTuple):
         `jaxprune.masks.make`.
       to_torch: ``to_torch(params)``: the tensors by the names and in the layouts that the network
         came with, so that PyTorch loads them back.
+      windows: what is repaired together, see `jaxprune.layerwise.prune`: halves of blocks.
       files: what else the network came with and a reader of its tensors needs, by file name.
     """
 
@@ -30,6 +31,7 @@ class Network(NamedTuple):
     to_torch: Callable[[Any], dict[str, np.ndarray]]
     stacked: Mapping[str, int] | None = None
     files: Mapping[str, pathlib.Path] = {}
+    windows: tuple[str, ...] | None = None
 
 
 def is_kernel(path: str, leaf: Any) -> bool:

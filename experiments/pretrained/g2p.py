@@ -11,11 +11,12 @@ from experiments.pretrained._network import Network, is_kernel
 
 PACKAGE = "g2p-en"
 GRAPHEMES = ("<pad>", "<unk>", "</s>", *"abcdefghijklmnopqrstuvwxyz")
-PHONEMES = (
-    "<pad> <unk> <s> </s> AA0 AA1 AA2 AE0 AE1 AE2 AH0 AH1 AH2 AO0 AO1 AO2 AW0 AW1 AW2 AY0 AY1 AY2 "
-    "B CH D DH EH0 EH1 EH2 ER0 ER1 ER2 EY0 EY1 EY2 F G HH IH0 IH1 IH2 IY0 IY1 IY2 JH K L M N NG "
-    "OW0 OW1 OW2 OY0 OY1 OY2 P R S SH T TH UH0 UH1 UH2 UW UW0 UW1 UW2 V W Y Z ZH"
-).split()  # in the order of the network's output
+_PHONEMES = """
+<pad> <unk> <s> </s> AA0 AA1 AA2 AE0 AE1 AE2 AH0 AH1 AH2 AO0 AO1 AO2 AW0 AW1 AW2 AY0 AY1 AY2
+B CH D DH EH0 EH1 EH2 ER0 ER1 ER2 EY0 EY1 EY2 F G HH IH0 IH1 IH2 IY0 IY1 IY2 JH K L M N NG
+OW0 OW1 OW2 OY0 OY1 OY2 P R S SH T TH UH0 UH1 UH2 UW UW0 UW1 UW2 V W Y Z ZH
+"""
+PHONEMES = _PHONEMES.split()  # in the order of the network's output
 PAD, START, END = 0, 2, 3  # among the phonemes
 _END_OF_WORD = 2  # among the graphemes
 MOST = 20  # phonemes of a word, as the package has it
@@ -52,7 +53,15 @@ def load() -> Network:
 
 def network(tensors: dict[str, np.ndarray]) -> Network:
     """A network of tensors by the names of the package."""
-    return Network("G2P", from_torch(tensors), apply, is_kernel, to_torch)
+    return Network("G2P", from_torch(tensors), apply, is_outside_loops, to_torch)
+
+
+def is_outside_loops(path: str, leaf: Any) -> bool:
+    """Whether a leaf is a kernel that is used once.
+
+    The recurrent kernels are used in every round of a loop, on inputs that they make themselves.
+    """
+    return is_kernel(path, leaf) and "/hidden/" not in path
 
 
 def _cell(params: Any, inside: jax.Array, state: jax.Array) -> jax.Array:
@@ -98,9 +107,7 @@ def apply(params: Any, words: Words) -> jax.Array:
     embedded = jnp.where(real[..., None], decoder["embedding"][given], 0)
     inside = embedded @ decoder["input"]["kernel"] + decoder["input"]["bias"]
 
-    def step(
-        state: jax.Array, at: tuple[jax.Array, jax.Array]
-    ) -> tuple[jax.Array, jax.Array]:
+    def step(state: jax.Array, at: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         new = _cell(decoder, at[0], state)
         new = jnp.where(at[1][:, None], new, 0)  # after the end
         return new, new
@@ -159,7 +166,7 @@ def from_torch(tensors: dict[str, np.ndarray]) -> Any:
     def dense(kernel: str, bias: str) -> dict[str, jax.Array]:
         return {"kernel": jnp.asarray(at(kernel).T), "bias": jnp.asarray(at(bias))}
 
-    params = {"output": dense("fc_w", "fc_b")}
+    params: dict[str, Any] = {"output": dense("fc_w", "fc_b")}
     for ours, theirs in _NAMES.items():
         params[ours] = {
             "embedding": jnp.asarray(at(f"{theirs}_emb")),

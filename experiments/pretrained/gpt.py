@@ -91,6 +91,7 @@ def train(into: pathlib.Path, console: "Console | None" = None, **options: Any) 
     file.write_text(text, encoding="utf-8")
     config = defaults("language_modelling", data=str(file), run_dir=run_dir, **options)
     checks.check(config)
+    assert config.heads is not None  # the defaults name them
     job.run(config, console=console)
     variables, _ = jp.load(run_dir / "final.safetensors")
     vocabulary = (run_dir / "vocabulary.json").read_text(encoding="utf-8")

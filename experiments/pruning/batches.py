@@ -15,23 +15,33 @@ def order(n: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).permutation(n)
 
 
+def pieces(chosen: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Examples in batches of one size, the largest up to ``batch_size`` that divides them."""
+    size = next(k for k in range(min(batch_size, len(chosen)), 0, -1) if len(chosen) % k == 0)
+    return [chosen[i : i + size] for i in range(0, len(chosen), size)]
+
+
 def calibration(arrays: Any, chosen: np.ndarray, batch_size: int) -> tuple[Any, ...]:
-    """The chosen examples in batches; the last one may be smaller.
+    """The chosen examples in batches.
 
     Args:
       arrays: a tree of arrays ``[examples, ...]``.
       chosen: int ``[n]``: which of them.
-      batch_size: examples a batch.
+      batch_size: examples a batch, at most.
     """
-    pieces = [chosen[i : i + batch_size] for i in range(0, len(chosen), batch_size)]
-    return tuple(jax.tree.map(lambda x, rows=rows: x[rows], arrays) for rows in pieces)
+    return tuple(
+        jax.tree.map(lambda x, rows=rows: x[rows], arrays) for rows in pieces(chosen, batch_size)
+    )
 
 
 def endless(arrays: Any, seed: int, batch_size: int) -> Callable[[Any], Any]:
     """``batch_at(step)``: examples in a new order every epoch, from (seed, step) alone."""
     n = len(jax.tree.leaves(arrays)[0])
     return jax.tree_util.Partial(
-        _at, jax.device_put(arrays), jax.random.key(seed), jnp.arange(min(batch_size, n), dtype=jnp.int32)
+        _at,
+        jax.device_put(arrays),
+        jax.random.key(seed),
+        jnp.arange(min(batch_size, n), dtype=jnp.int32),
     )
 
 

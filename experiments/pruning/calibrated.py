@@ -1,15 +1,27 @@
-"""The pruning itself: layer by layer, each on the outputs of what is pruned already."""
+"""The pruning itself: window by window, each on the outputs of what is pruned already."""
 
+from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import optax
 
 import jaxprune as jp
 from experiments.pruning.options import Target, target
 from experiments.pruning.subject import Subject
 
+_RECONSTRUCTED = 200  # steps a window
 
-def prune(subject: Subject, method: str, sparsity: str, *, refit: bool = False) -> tuple[Any, Any]:
+
+def prune(
+    subject: Subject,
+    method: str,
+    sparsity: str,
+    *,
+    refit: bool = False,
+    say: Callable[[str], object] = lambda text: None,
+) -> tuple[Any, Any, dict[str, float | None]]:
     """Prunes a network with its calibration examples.
 
     Args:
@@ -17,73 +29,82 @@ def prune(subject: Subject, method: str, sparsity: str, *, refit: bool = False) 
       method: its name.
       sparsity: fraction removed of every kernel, or N:M, as the command line has it.
       refit: whether the kept weights of each kernel are then set by least squares.
+      say: told of each window.
 
     Returns:
-      The parameters and the mask, a tree like the parameters with `None` for what is not pruned.
+      The parameters; the mask, a tree like the parameters with `None` for what is not pruned; and
+      the errors of all kernels, in the order of the program; `None` where a method needs no Gram
+      matrix.
     """
-    goal = target(sparsity)
-    made = magnitude() if method == "magnitude" else jp.layerwise.METHODS[method]()
-    network = subject.network
-    return jp.layerwise.prune(
-        network.apply,
-        network.params,
+    goal, errors = target(sparsity), dict[str, float | None]()
+    pattern = None
+    if goal.kept is not None and goal.group is not None:
+        pattern = jp.masks.nm(goal.kept, goal.group, axis=0)
+    if method == "magnitude":
+        params, mask = _by_magnitude(subject, goal, pattern)
+        return params, mask, errors
+
+    def told(record: jp.layerwise.WindowRecord) -> None:
+        errors.update(record.errors)
+        say(f"window {record.number}/{record.windows}: {', '.join(record.errors)}")
+
+    params, mask = jp.layerwise.prune(
+        subject.network.apply,
+        subject.network.params,
         subject.calibration,
         goal.sparsity,
-        method=refitted(made) if refit else made,
-        pattern=pattern(goal),
+        method=jp.layerwise.METHODS[method](),
+        pattern=pattern,
+        refit=refit,
         where=where(subject, goal),
+        on_window=told,
     )
+    return params, mask, errors
 
 
-def pattern(goal: Target) -> Any:
-    """N:M along the inputs of a kernel; `None` for single weights."""
-    if goal.kept is None:
-        return None
-    return jp.masks.nm(goal.kept, goal.group, axis=-2)
+def reconstruct(
+    subject: Subject, params: Any, mask: Any, learning_rate: float, say: Callable[[str], object]
+) -> tuple[Any, int]:
+    """Each window learns to do what the dense one did; returns how many numbers were trained."""
 
+    def told(record: jp.layerwise.ReconstructionRecord) -> None:
+        say(
+            f"window {record.number}/{record.windows}: "
+            f"loss {record.before:.4g} before, {record.after:.4g} after"
+        )
 
-def where(subject: Subject, goal: Target) -> Any:
-    """What is pruned: of N:M those kernels alone whose inputs fill groups, which MobileNet needs.
-
-    A depthwise filter sees one channel, and the first convolution three.
-    """
-    if goal.group is None:
-        return subject.network.where
-    return lambda path, leaf: (
-        subject.network.where(path, leaf) and leaf.shape[-2] % goal.group == 0
+    tx = optax.adam(optax.linear_schedule(learning_rate, 0.0, _RECONSTRUCTED))
+    params = jp.layerwise.reconstruct(
+        subject.network.apply,
+        params,
+        mask,
+        subject.calibration,
+        dense=subject.network.params,
+        tx=tx,
+        steps=_RECONSTRUCTED,
+        windows=subject.network.windows,
+        on_window=told,
     )
+    return params, sum(int(jnp.sum(m)) for m in jax.tree.leaves(mask))
 
 
-def magnitude() -> jp.layerwise.Method:
-    """The smallest weights of each kernel, whatever enters it."""
-    return jp.layerwise.Method("magnitude", _magnitude, needs="norms", compares="matrix")
+def where(subject: Subject, goal: Target) -> Callable[[str, Any], bool]:
+    """What is pruned: of N:M those kernels alone whose inputs fill groups."""
+    chosen = subject.network.where
+    group = goal.group
+    if group is None:
+        return chosen
+    return lambda path, leaf: chosen(path, leaf) and leaf.shape[-2] % group == 0
 
 
-def _magnitude(problem: Any) -> Any:
-    # Wanda's rule where all inputs are alike.
-    even = jnp.ones_like(problem.squares)
-    return jp.layerwise.wanda()(problem._replace(gram=even))
-
-
-def refitted(start: jp.layerwise.Method) -> jp.layerwise.Method:
-    """A method, and then least squares on what it keeps."""
-    return jp.layerwise.Method(
-        f"{start.name} + refit",
-        _refitted,
-        (("start", start), *((k, v) for k, v in start.options if k == "damping")),
-        needs="gram",
-        compares=start.compares,
-        counts=_counts,
+def _by_magnitude(subject: Subject, goal: Target, pattern: Any) -> tuple[Any, Any]:
+    """The smallest weights of each kernel: no data are needed."""
+    network = subject.network
+    return jp.prune(
+        network.params,
+        goal.sparsity if pattern is None else None,
+        where=where(subject, goal),
+        allocation=jp.masks.uniform(),
+        pattern=None if pattern is None else jp.masks.nm(goal.kept or 0, goal.group or 0, axis=-2),
+        stacked=network.stacked,
     )
-
-
-def _counts(rule: Any, *, start: jp.layerwise.Method, **options: Any) -> Any:
-    del options
-    return start.count(rule)
-
-
-def _refitted(problem: Any, *, start: jp.layerwise.Method, **options: Any) -> Any:
-    del options  # they are the start's: warnings name its damping
-    found = start(problem)
-    kernel = jp.layerwise.refit(problem.kernel, found.mask, problem.gram)
-    return found._replace(kernel=kernel)

@@ -50,21 +50,33 @@ def pruned(
     def note(step: str, params: Any, seconds: float, peak: int, **more: Any) -> None:
         values = subject.evaluate(params)
         rows.append(
-            {"step": step, **values, "output_error": error(params), **more,
-             "minutes": seconds / 60, "peak_bytes": peak}  # fmt: skip
+            {
+                "step": step,
+                **values,
+                "output_error": error(params),
+                **more,
+                "minutes": seconds / 60,
+                "peak_bytes": peak,
+            }
         )
         say(f"{step}: {subject.measure} {values[subject.measure]:.4g} after {seconds:.0f} s")
 
     note("dense", dense, 0.0, 0)
     begin, peak = time.perf_counter(), Peak()
-    params, mask = calibrated.prune(
-        subject, settings.method, settings.sparsity, refit=settings.retrain == "refit"
+    params, mask, errors = calibrated.prune(
+        subject, settings.method, settings.sparsity, refit=settings.retrain == "refit", say=say
     )
     jax.block_until_ready(params)
     what = f"{settings.method} {settings.sparsity}"
     what += " + refit" if settings.retrain == "refit" else ""
     spent = time.perf_counter() - begin
-    note(what, params, spent, peak.bytes(), sparsity=jp.sparsity(mask))
+    known = {name: error for name, error in errors.items() if error is not None}
+    more: Row = {"sparsity": jp.sparsity(mask)}
+    if known:
+        worst = max(known, key=lambda name: known[name])
+        more["layer_error"] = sum(known.values()) / len(known)
+        more["worst"] = f"{known[worst]:.4f} {worst}"
+    note(what, params, spent, peak.bytes(), **more)
     if settings.retrain in ("none", "refit"):
         return params, mask, rows
     begin, peak = time.perf_counter(), Peak()
@@ -81,7 +93,8 @@ def retrain(
 ) -> tuple[Any, int]:
     """The retrained parameters, and how many numbers were trained."""
     if settings.retrain == "reconstruct":
-        return retraining.reconstruct(subject, params, mask)
+        rate = settings.learning_rate or subject.learning_rate
+        return calibrated.reconstruct(subject, params, mask, rate, say)
     return retraining.train(
         settings.retrain,
         subject,
@@ -142,8 +155,16 @@ def table(rows: list[Row], subject: Subject) -> list[str]:
     """The rows as Markdown."""
     names = [n for n in rows[0] if n not in ("step", "output_error", "minutes", "peak_bytes")]
     head = " | ".join(
-        ["step", *(f">{n.replace('_', ' ')}" for n in names), ">output error", ">sparsity",
-         ">trained", ">minutes", ">peak memory, GB"]  # fmt: skip
+        [
+            "step",
+            *(f">{n.replace('_', ' ')}" for n in names),
+            ">output error",
+            ">sparsity",
+            ">layer error",
+            ">trained",
+            ">minutes",
+            ">peak memory, GB",
+        ]
     )
     lines = [
         [
@@ -151,6 +172,7 @@ def table(rows: list[Row], subject: Subject) -> list[str]:
             *(f"{row[n]:.4f}" for n in names),
             f"{row['output_error']:.4f}",
             f"{row['sparsity']:.4f}" if "sparsity" in row else "",
+            f"{row['layer_error']:.4f}" if "layer_error" in row else "",
             f"{row['trained']:,}" if "trained" in row else "",
             f"{row['minutes']:.2f}",
             f"{row['peak_bytes'] / 1e9:.2f}" if row["peak_bytes"] else "",

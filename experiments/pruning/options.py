@@ -1,4 +1,4 @@
-"""The options of pruning a pretrained network. Neither this module nor what it imports loads JAX."""
+"""The options of pruning a pretrained network. What is imported here does not load JAX."""
 
 import dataclasses
 import math

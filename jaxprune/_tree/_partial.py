@@ -36,9 +36,7 @@ def map_partial(f: Callable[..., Any], partial: PyTree, *trees: PyTree, what: st
     )
 
 
-def columns_of(
-    partial: PyTree, *trees: PyTree, what: str = "mask"
-) -> tuple[list[list[Any]], jax.tree_util.PyTreeDef]:
+def columns_of(partial: PyTree, *trees: PyTree, what: str = "mask") -> tuple[list[list[Any]], Any]:
     """The leaves of a partial tree and of full trees of the same parameters, as lists.
 
     Args:

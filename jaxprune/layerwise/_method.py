@@ -103,7 +103,8 @@ class Method(NamedTuple):
       run: ``run(problem, **options) -> Result``, traceable; a function of a module, not a closure,
         so that equal methods are equal.
       options: names and values, hashable.
-      needs: "norms": the diagonal of the Gram matrix is enough; "gram": all of it.
+      needs: "norms": the diagonal of the Gram matrix is enough; "variances": that of centred
+        inputs; "gram": all of it.
       compares: what is compared where the caller names no allocation: the weights of each "output",
         or all of the "matrix".
       counts: ``counts(rule, **options)``, on the host: what ``problem.counts`` holds. Those of
@@ -113,7 +114,7 @@ class Method(NamedTuple):
     name: str
     run: Callable[..., Result]
     options: tuple[tuple[str, Any], ...] = ()
-    needs: Literal["norms", "gram"] = "gram"
+    needs: Literal["norms", "variances", "gram"] = "gram"
     compares: Literal["output", "matrix"] = "matrix"
     counts: Callable[..., Counts] | None = None
 

@@ -37,8 +37,8 @@ def solve(
       kernel: ``[in, out]``; kernels of several layers or experts are stacked, ``[..., in, out]``,
         and solved one by one by the same program.
       gram: the sum of ``x^T x`` over all inputs, ``[in, in]``, or one each, ``[..., in, in]``. Its
-        scale is of no matter. A method that needs no more (``method.needs == "norms"``) takes its
-        diagonal ``[in]``, the squared norms, as well.
+        scale is of no matter. A method that needs no more (``method.needs`` says "norms" or
+        "variances") takes its diagonal ``[in]``, the squared norms, as well.
       sparsity: fraction removed, a Python number in [0, 1); `None` with an N:M pattern.
       pattern: which weights go together: `masks.nm`, with ``axis=0`` for groups along the inputs,
         or `masks.block`; unstructured if omitted. Axes are those of one kernel.
@@ -77,7 +77,7 @@ def solve(
         raise TypeError(
             f"method is what a factory such as sparsegpt() makes; got {method!r}.{hint}"
         )
-    kernel, gram = _arrays.checked(kernel, gram, name, diagonal=method.needs == "norms")
+    kernel, gram = _arrays.checked(kernel, gram, name, diagonal=method.needs != "gram")
     *layers, inputs, outputs = kernel.shape
     default = per_output(axis=-1) if method.compares == "output" and pattern is None else globally()
     dtype = _tree.wide_dtype(kernel.dtype, gram.dtype)

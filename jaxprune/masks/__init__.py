@@ -31,6 +31,7 @@ from jaxprune.masks._plan_counts import counts_in as counts_in
 from jaxprune.masks._plan_counts import leaf_counts as leaf_counts
 from jaxprune.masks._plan_counts import plan_counts as plan_counts
 from jaxprune.masks._plan_groups import plan_groups as plan_groups
+from jaxprune.masks._report import Report as Report
 from jaxprune.masks._report import report as report
 from jaxprune.masks._sets import complement as complement
 from jaxprune.masks._sets import difference as difference

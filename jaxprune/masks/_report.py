@@ -8,11 +8,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune import _eager, _host, _layers, _tree
+from jaxprune import _eager, _host, _html, _layers, _tree
 from jaxprune._layers import Stacked
 from jaxprune._mask import check_bool
 from jaxprune._tree import PyTree, Where
 from jaxprune.metrics import sparsity_per_leaf
+
+
+class Report(str):
+    """A table of leaves: Markdown when printed, a table with a bar a leaf in a notebook."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)  # lines, not a text of "\n": a prompt shows the table
+
+    def _repr_html_(self) -> str:
+        header, _, *rows = [
+            [cell.strip() for cell in line.strip("|").split(" |")] for line in self.splitlines()
+        ]
+        bars = [float(row[-1]) if row[-1] else None for row in rows]
+        return _html.table(header, rows, left=4, bars=bars)
 
 
 def report(
@@ -21,7 +37,7 @@ def report(
     *,
     where: Where | None = None,
     stacked: Stacked | None = None,
-) -> str:
+) -> Report:
     """Lists every leaf, whether it is prunable and how sparse it is, as a Markdown table.
 
     What is counted follows from what is passed, and the header says it:
@@ -40,9 +56,10 @@ def report(
         then has a row of its own.
 
     Returns:
-      The table: path, shape, dtype, prunable or not, the count, and of prunable leaves the
-      sparsity (fraction not counted); their total at the end. No mask touches the other leaves:
-      beside one they are kept whole, and without one their zeros are not counted.
+      The table, a string that notebooks show with a bar of the sparsity: path, shape, dtype,
+      prunable or not, the count, and of prunable leaves the sparsity (fraction not counted); their
+      total at the end. No mask touches the other leaves: beside one they are kept whole, and
+      without one their zeros are not counted.
 
     Raises:
       ValueError: if no leaf is prunable, or the mask is of another tree.
@@ -89,7 +106,7 @@ def report(
             total, size = total + number, size + entries
     leaves = f"{taken} of {len(prunable)} leaves"
     lines.append(f"| all prunable | | | {leaves} | {_share(column, total, size)}")
-    return "\n".join(lines)
+    return Report("\n".join(lines))
 
 
 def _column(params: PyTree, mask: PyTree | None, where: Where | None) -> tuple[str, PyTree]:

@@ -24,6 +24,7 @@ from jaxprune.schedules._llr import llr as llr
 from jaxprune.schedules._lrw import lrw as lrw
 from jaxprune.schedules._retraining import RETRAINING as RETRAINING
 from jaxprune.schedules._retraining import retraining as retraining
+from jaxprune.schedules._retraining_after import retraining_after as retraining_after
 from jaxprune.schedules._slr import slr as slr
 from jaxprune.schedules._sparsities import cubic as cubic
 from jaxprune.schedules._sparsities import gmp_targets as gmp_targets

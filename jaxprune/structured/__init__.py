@@ -31,6 +31,7 @@ from jaxprune.structured.allocations import to_widths as to_widths
 from jaxprune.structured.allocations import uniform as uniform
 from jaxprune.structured.analysis import channel_groups as channel_groups
 from jaxprune.structured.budgets import Budget as Budget
+from jaxprune.structured.budgets import LatencyTable as LatencyTable
 from jaxprune.structured.budgets import bytes as bytes
 from jaxprune.structured.budgets import latency as latency
 from jaxprune.structured.budgets import macs as macs

@@ -16,7 +16,7 @@ from experiments.prepared import KNOWN
 from experiments.scoring import make_scores
 from experiments.setup import make_allocation, make_pattern
 
-README = pathlib.Path(__file__).parents[2] / "README.md"
+PAGE = pathlib.Path(__file__).parents[2] / "docs" / "loops.md"
 
 
 def returning(package, kind):
@@ -187,5 +187,5 @@ def test_allocations_by_name(name):
     assert jp.sparsity(mask) == pytest.approx(0.5, abs=0.01)
 
 
-def test_the_readme_has_the_table_of_methods():
-    assert registry.methods_table() in README.read_text()
+def test_the_page_has_the_table_of_methods():
+    assert registry.methods_table() in PAGE.read_text()

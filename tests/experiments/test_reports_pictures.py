@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments import reports
-from experiments.reports import _pictures
+from jaxprune.plots import _run
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_markers_of_one_step_are_beside_each_other(tmp_path, figures):
     ]
     assert len(places) == 2
     distance = np.linalg.norm(places[0][:, None] - places[1][None], axis=-1)
-    assert distance.min() > figures[0].dpi * 2 * _pictures._SHIFT / 72 - 1e-3
+    assert distance.min() > figures[0].dpi * 2 * _run._SHIFT / 72 - 1e-3
 
 
 @pytest.mark.parametrize("cycles", [1, 2, 12, 60])
@@ -87,8 +87,8 @@ def test_layers_are_in_the_order_of_their_numbers(tmp_path, figures):
 
 
 def test_limits_of_nothing_and_of_nan():
-    assert _pictures._zoom([]) == (-1.0, 114.0)
-    assert _pictures._zoom([float("nan"), 50.0]) == pytest.approx((49.94, 50.14))
+    assert _run._zoom([]) == (-1.0, 114.0)
+    assert _run._zoom([float("nan"), 50.0]) == pytest.approx((49.94, 50.14))
 
 
 def test_sparsity_of_each_layer(tmp_path, figures):

@@ -183,6 +183,81 @@ def test_latency_is_measured(net):
     st.masks(groups, kept)
 
 
+@pytest.fixture
+def by_macs(monkeypatch):
+    """The time of a call is a nanosecond a MAC, and twice that in a whole network."""
+    timed = []
+
+    def latency(f, *args, repeats, min_seconds):
+        del min_seconds
+        n = jp.metrics.flops(lambda p, *xs: f(*xs), (), *args).macs * 1e-9
+        whole = isinstance(args[0], dict)
+        timed.append(whole)
+        n *= 2 if whole else 1
+        return jp.metrics.Latency(n, n, n, repeats, 1, None)
+
+    monkeypatch.setattr(_latency.metrics, "latency", latency)
+    return timed
+
+
+def test_a_table_proposes_and_whole_networks_decide(net, by_macs):
+    groups, scores = net
+    table = st.LatencyTable()
+    budget = st.latency(0.5, table=table, measurements=6)
+    kept = st.select(groups, scores, budget=budget)
+    left = _sizes(kept)["macs"]
+    assert 0.95 * FULL["macs"] <= 2 * left <= FULL["macs"]
+    assert by_macs.count(True) <= 3
+    entries = len(table.seconds)
+    assert f"a table of {entries} products" in kept.notes[1]
+    assert entries == by_macs.count(False) - 1  # and a call of nothing
+    st.select(groups, scores, budget=st.latency(0.45, table=table), allocation=st.globally())
+    more = len(table.seconds) - entries
+    st.select(groups, scores, budget=st.latency(0.45, table=table), allocation=st.globally())
+    assert len(table.seconds) == entries + more
+    for _, (lhs, _), _, _ in table.seconds:
+        assert lhs[1] in {3, *(n for n in range(1, 9)), 10, 12, 14, 16, 20, 24, 28, 32, 40}
+
+
+def test_between_widths_of_the_grid_the_time_is_interpolated(by_macs):
+    def apply(params, x):
+        x = jax.lax.conv_general_dilated(x, params["c"], (1, 1), "SAME")
+        scanned = jax.lax.scan(lambda h, _: (h @ params["w"], None), x[..., 0], None, length=3)
+        return jnp.einsum("bcx,bdx->bcd", scanned[0], x[..., 0])
+
+    shape = jax.ShapeDtypeStruct
+    params = {"c": shape((11, 5, 3, 3), "float32"), "w": shape((9, 9), "float32")}
+    table = st.LatencyTable()
+    seconds = table.predict(apply, params, (shape((2, 5, 9, 9), "float32"),))
+    macs = jp.metrics.flops(apply, params, shape((2, 5, 9, 9), "float32")).macs
+    assert seconds == pytest.approx(macs * 1e-9)  # MACs are bilinear in the widths
+    assert by_macs.count(True) == 0
+
+
+def test_a_table_of_a_network_without_products(by_macs):
+    def apply(params, x):
+        return jnp.tanh(x * params["a"]).sum(-1)
+
+    groups = st.channel_groups(apply, {"a": jnp.ones((1, 8))}, jnp.ones((2, 1)))
+    for budget in (st.latency(0.5, table=st.LatencyTable()), st.macs(0.5)):
+        kept = st.select(groups, [np.arange(8.0)], budget=budget)
+        assert all(k.all() for k in kept)
+        assert "are left (100.0 %)" in kept.notes[0]
+    assert st.LatencyTable().predict(apply, {"a": jnp.ones((1, 8))}, (jnp.ones((2, 1)),)) == 0
+    del by_macs
+
+
+def test_grouped_convolutions_are_measured_as_they_are(by_macs):
+    def apply(kernel, x):
+        return jax.lax.conv_general_dilated(x, kernel, (1,), "SAME", feature_group_count=11)
+
+    table = st.LatencyTable()
+    kernel, x = jnp.ones((11, 1, 3)), jnp.ones((1, 11, 8))
+    table.predict(apply, kernel, (x,))
+    assert [key[1] for key in table.seconds] == [((1, 11, 8), (11, 1, 3))]
+    assert by_macs
+
+
 def test_inputs_and_parameters_of_other_kinds():
     """Integers, keys and Python numbers, too, are filled in to be timed."""
 
@@ -248,6 +323,10 @@ def test_errors_of_amounts(net):
         st.latency()
     with pytest.raises(ValueError, match="measurements"):
         st.latency(0.5, measurements=2)
+    with pytest.raises(ValueError, match="repeats"):
+        st.LatencyTable(repeats=3)
+    with pytest.raises(TypeError, match=r"table is a jp.structured.LatencyTable\(\)"):
+        st.latency(0.5, table=True)
     groups, scores = net
     again = pickle.loads(pickle.dumps(groups))
     assert again.shapes == groups.shapes

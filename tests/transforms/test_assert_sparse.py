@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 
@@ -29,6 +30,25 @@ def test_outermost_is_sparse_and_an_average_is_not():
     with pytest.raises(ValueError, match=r"4 of the 4 pruned weights of 'a/kernel' are not zero"):
         jp.assert_sparse(average, state)
     jp.assert_sparse(jp.apply_mask(average, mask), state)
+
+
+def test_an_average_that_goes_on_after_a_prune_is_sparse_where_the_mask_is_applied_to_it():
+    tx = transforms.gmp(optax.sgd(0.1), sparsity=0.5, total_steps=6, interval=2)
+    params, state, own, plain = PARAMS, tx.init(PARAMS), PARAMS, PARAMS
+    for _ in range(8):
+        updates, state = tx.update(jax.tree.map(jnp.ones_like, params), state, params)
+        params = optax.apply_updates(params, updates)
+        plain = optax.incremental_update(params, plain, 0.1)
+        own = optax.incremental_update(params, own, 0.1)
+        own = jp.apply_mask(own, transforms.get_mask(state))
+        jp.assert_sparse(own, state)
+    mask = transforms.get_mask(state)
+    assert jp.sparsity(mask) == 0.5
+    with pytest.raises(ValueError, match="4 of the 4 pruned weights of 'a/kernel' are not zero"):
+        jp.assert_sparse(plain, state)
+    # Of weights that are never pruned the two are one average.
+    for a, b in zip(jax.tree.leaves(own), jax.tree.leaves(jp.apply_mask(plain, mask)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_updates_that_are_scaled_afterwards_are_found():

@@ -16,6 +16,7 @@ from rich.console import Console
 from experiments import caches
 from experiments.bench.common import machine, tables
 from experiments.errors import is_of_input
+from experiments.program import program
 
 Row = dict[str, Any]
 Document = dict[str, Any]
@@ -122,7 +123,7 @@ def main(
     Returns:
       The exit status: 0, 1 a failure, 2 bad input, 130 interrupted.
     """
-    settings = tyro.cli(settings_type, args=arguments, prog=f"python -m experiments.bench.{name}")
+    settings = tyro.cli(settings_type, args=arguments, prog=program(f"bench.{name}"))
     console = Console()
     try:
         if hasattr(settings, "compilation_cache"):

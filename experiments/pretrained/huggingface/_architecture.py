@@ -176,15 +176,15 @@ def _rotary(config: Mapping[str, Any], family: str) -> Architecture:
     width, heads = config["hidden_size"], config["num_attention_heads"]
     gemma = family.startswith("gemma")
     # Qwen 3 and Gemma have heads of a width of their own, of which config.json may be silent.
-    default = {"gemma": 256, "gemma2": 256, "qwen3": 128}.get(family, width // heads)
-    head_width = config.get("head_dim") or default
+    default = {"gemma": 256, "gemma2": 256, "qwen3": 128}.get(family) or width // heads
+    head_width: int = config.get("head_dim") or default
     positions = config["max_position_embeddings"]
     window = config.get("sliding_window")
     if window and config.get("use_sliding_window", family in ("mistral", "gemma2")):
         positions = min(positions, window)  # up to there a window changes nothing
     if config.get("mlp_bias"):
         raise ValueError("mlp_bias is not supported.")
-    query = config.get("query_pre_attn_scalar", 256) if family == "gemma2" else head_width
+    query: int = config.get("query_pre_attn_scalar", 256) if family == "gemma2" else head_width
     biases = "query_key_value" if family == "qwen2" else "none"
     activation = config.get("hidden_activation") or config.get("hidden_act", "silu")
     if family == "gemma":  # whose config.json says gelu and means the one by tanh

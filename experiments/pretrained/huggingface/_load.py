@@ -44,6 +44,7 @@ def load(folder: pathlib.Path) -> Network:
         where=in_layers,
         to_torch=lambda params: _weights.to_torch(params, of, before),
         stacked={"layers/.*": 0},
+        windows=(r"layers/attention.*\[(\d+)\]", r"layers/.*\[(\d+)\]"),
         files={name: folder / name for name in _KEPT if (folder / name).is_file()},
     )
 

@@ -1,6 +1,6 @@
 """Names and layouts: from the tensors of Hugging Face to stacked parameters and back."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax

@@ -65,7 +65,9 @@ def _arrays(words: list[str], known: dict[str, list[list[str]]]) -> network_of.W
     for row, word in zip(phonemes, words, strict=True):
         said = known[word][0]
         row[: len(said) + 2] = [network_of.START, *(index[p] for p in said), network_of.END]
-    return network_of.Words(network_of.spelled(words, _LONGEST + 1), phonemes)
+    return network_of.Words(
+        jnp.asarray(network_of.spelled(words, _LONGEST + 1)), jnp.asarray(phonemes)
+    )
 
 
 def _loss(params: Any, model_state: Any, batch: network_of.Words, key: jax.Array) -> Any:

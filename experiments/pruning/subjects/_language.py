@@ -33,7 +33,8 @@ def language(network: Network, tokenizer: pathlib.Path, settings: Settings) -> S
     """
     name, text = _text(settings)
     cuts = [len(text) * 18 // 20, len(text) * 19 // 20]
-    longest = network.apply.keywords["of"].longest
+    apply: Any = network.apply
+    longest = apply.keywords["of"].longest
     length = settings.length or min(_LENGTH, longest)
     train, test = _tokens(tokenizer, (text[: cuts[0]], text[cuts[1] :]))
     pieces = len(train) // (length + 1)
@@ -93,9 +94,8 @@ def _tokens(file: pathlib.Path, texts: tuple[str, ...]) -> list[np.ndarray]:
     try:
         import tokenizers
     except ImportError as error:
-        raise ImportError(f"{file} is read by the package tokenizers: pip install tokenizers") from (
-            error
-        )
+        what = f"{file} is read by the package tokenizers: pip install tokenizers"
+        raise ImportError(what) from error
     made = tokenizers.Tokenizer.from_file(str(file))
     found = []
     for text in texts:

@@ -85,9 +85,7 @@ class _Evaluate:
 
     def __call__(self, params: Any) -> dict[str, float]:
         found = self._vectors(params)
-        shared = [
-            len(set(a) & set(b)) for a, b in zip(self._near, _nearest(found), strict=True)
-        ]
+        shared = [len(set(a) & set(b)) for a, b in zip(self._near, _nearest(found), strict=True)]
         return {
             "cosine": float(np.mean(np.sum(found * self._wanted, -1))),
             "neighbours": float(np.mean(shared)) / self._near.shape[1],

@@ -35,7 +35,7 @@ def mobilenet(settings: Settings, console: Console) -> Subject:
     chosen = batches.order(len(pixels), settings.seed)
 
     def scaled(rows: np.ndarray) -> np.ndarray:
-        return np.asarray(_scaled(pixels[rows], side))
+        return np.asarray(_scaled(jnp.asarray(pixels[rows]), side))
 
     def apply_to_bytes(params: Any, images: jax.Array) -> jax.Array:
         return network.apply(params, _scaled(images, side))
@@ -49,9 +49,7 @@ def mobilenet(settings: Settings, console: Console) -> Subject:
     calibration = chosen[: settings.calibration]
     return Subject(
         network=network,
-        calibration=tuple(
-            scaled(calibration[i : i + size]) for i in range(0, len(calibration), size)
-        ),
+        calibration=tuple(map(scaled, batches.pieces(calibration, size))),
         described={
             "set": name,
             "split": "train",

@@ -14,6 +14,8 @@ def stade() -> Method:
     add `bias_correction` to the bias afterwards. It is Wanda's rule on centred inputs. For a layer
     without a bias the authors take Wanda's score.
 
+    In `prune` it takes the variances of all layers.
+
     Returns:
       A method for `solve`.
 
@@ -27,4 +29,4 @@ def stade() -> Method:
     References:
       STADE: Standard Deviation as a Pruning Metric, 2025 (arXiv:2503.22451).
     """
-    return _wanda.wanda()._replace(name="stade")
+    return _wanda.wanda()._replace(name="stade", needs="variances")

@@ -37,6 +37,8 @@ class Budget(NamedTuple):
         inputs are `jax.ShapeDtypeStruct`.
       probes: how many networks are measured at most.
       shown: how an amount is written.
+      table: has ``predict(apply, params, inputs)``, a number that grows with what is measured, to
+        search by where measuring is slow.
     """
 
     unit: str
@@ -45,6 +47,7 @@ class Budget(NamedTuple):
     measure: Callable[[Callable[..., Any], PyTree, tuple[Any, ...]], Measured]
     probes: int = 64
     shown: Callable[[float], str] = str
+    table: Any = None
 
 
 def exactly(value: int) -> Measured:

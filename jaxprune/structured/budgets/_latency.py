@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from jaxprune import metrics
 from jaxprune._checks import check_number, check_steps
 from jaxprune._tree import PyTree
 from jaxprune.structured.budgets._budget import Budget, Measured, fraction_of
+from jaxprune.structured.budgets._filled import filled
+from jaxprune.structured.budgets._latency_table import LatencyTable
 
 
 def latency(
@@ -22,6 +22,7 @@ def latency(
     measurements: int = 8,
     repeats: int = 25,
     min_seconds: float = 0.01,
+    table: LatencyTable | None = None,
 ) -> Budget:
     """A budget of time: of one compiled call with the example inputs of `channel_groups`.
 
@@ -32,6 +33,10 @@ def latency(
     with a probability of 95 %. A candidate is taken if its median meets the budget; the search ends
     where the budget lies in a candidate's interval, for no further one could be told from it.
 
+    With a table the search goes by predictions, which compile single products. Whole networks are
+    timed only to scale the predictions and to check what they lead to: the whole one, then each
+    proposal, until one meets the budget by 1 % or its interval holds it.
+
     Args:
       fraction: what may be left of the time of the whole network, in (0, 1].
       seconds: or this many seconds a call.
@@ -39,6 +44,8 @@ def latency(
         among them.
       repeats: timings of each, 6 or more.
       min_seconds: how long a timing takes at least.
+      table: of products that were timed, a new `LatencyTable` or one of an earlier search. For
+        networks whose compilation takes long.
 
     Returns:
       A budget for `select`.
@@ -46,7 +53,7 @@ def latency(
     Raises:
       ValueError: if there are both a fraction and seconds, or none; if one is out of range, or
         there are fewer than three measurements.
-      TypeError: if a number is of the wrong kind.
+      TypeError: if a number or the table is of the wrong kind.
 
     Example:
       >>> import jaxprune as jp
@@ -64,8 +71,11 @@ def latency(
     else:
         amount = check_number("seconds", seconds, low=0.0)
 
+    if table is not None and not isinstance(table, LatencyTable):
+        raise TypeError(f"table is a jp.structured.LatencyTable(); got {table!r:.80}.")
+
     def measure(apply: Callable[..., Any], params: PyTree, inputs: tuple[Any, ...]) -> Measured:
-        arguments = jax.tree.map(_filled, (params, inputs))
+        arguments = jax.tree.map(filled, (params, inputs))
         # A function of its own, so that nothing compiled for another candidate is reused.
         call = jax.jit(lambda p, xs: apply(p, *xs))
         found = metrics.latency(call, *arguments, repeats=repeats, min_seconds=min_seconds)
@@ -73,16 +83,8 @@ def latency(
         detail = f"median of {found.repeats} timings, its 95 % interval {interval}"
         return Measured(found.median_seconds, detail, found.low, found.high)
 
-    return Budget("seconds", amount, fraction is not None, measure, measurements, _shown)
+    return Budget("seconds", amount, fraction is not None, measure, measurements, _shown, table)
 
 
 def _shown(seconds: float) -> str:
     return f"{seconds:.4g}"
-
-
-def _filled(x: Any) -> jax.Array:
-    """An array of a shape."""
-    if not jnp.issubdtype(x.dtype, jnp.inexact):
-        return jnp.zeros(x.shape, x.dtype)  # random keys, too
-    values = np.random.default_rng(0).normal(size=x.shape) / 8
-    return jax.device_put(np.asarray(values).astype(x.dtype))

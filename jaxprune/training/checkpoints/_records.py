@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from jaxprune import _html
 from jaxprune.masks import PruneInfo
 from jaxprune.training.steps._state import TrainState
 
@@ -70,12 +72,108 @@ class PhaseRecord(NamedTuple):
     seconds: float
     left: Left | None = None
 
+    def to_dict(self) -> dict[str, Any]:
+        """The numbers of this phase under flat names, as a row of a table.
+
+        Evaluations have the names of their metrics; right after the prune, with ``_pruned`` behind.
+        Arrays are left out, except for what is said of them: steps, first and last learning rate.
+
+        Returns:
+          Words, numbers and `None`, by name.
+        """
+        rates = self.learning_rates
+        row: dict[str, Any] = {
+            "phase": self.phase,
+            "cycle": self.cycle,
+            "sparsity": self.sparsity,
+            "nonzero": self.nonzero,
+            "prunable": self.prunable,
+            **self.evaluation,
+            **{f"{name}_pruned": value for name, value in (self.evaluation_pruned or {}).items()},
+            "discount": self.discount,
+            "stability": self.stability,
+            "pruned_fraction": self.pruned_fraction,
+            "steps": len(rates),
+            "highest_learning_rate": float(rates.max()) if len(rates) else None,
+            "last_learning_rate": float(rates[-1]) if len(rates) else None,
+            "seconds": self.seconds,
+        }
+        if self.left is not None:
+            row |= {name: getattr(self.left, name) for name in ("channels", "parameters", "macs")}
+        return row
+
+    def __repr__(self) -> str:
+        parts = [f"{100 * self.sparsity:.4g} % sparse"]
+        for name, value in self.evaluation.items():
+            before = (self.evaluation_pruned or {}).get(name)
+            parts.append(f"{name} {value:.4g}")
+            if before is not None and len(self.learning_rates):
+                parts[-1] += f" (right after the prune {before:.4g})"
+        if self.discount is not None:
+            parts.append(f"discount {self.discount:.3g}")
+        parts.append(f"{len(self.learning_rates):,} steps in {self.seconds:.1f} s")
+        return f"<{self.phase}: {', '.join(parts)}>"
+
+    def _repr_html_(self) -> str:
+        return html_of((self,))
+
 
 class RunResult(NamedTuple):
-    """The end of a run: the final state, and a record of every phase in order."""
+    """The end of a run: the final state, and a record of every phase in order.
+
+    It prints as a line a phase, and a notebook shows a table.
+    """
 
     state: TrainState
     records: tuple[PhaseRecord, ...]
+
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """A row a phase, for ``pandas.DataFrame``, ``polars.DataFrame`` or `csv.DictWriter`.
+
+        Returns:
+          The rows, all with the same names: `None` where a phase has no such number.
+        """
+        return rows_of(self.records)
+
+    def __repr__(self) -> str:
+        return repr_of("RunResult", self.records)
+
+    def _repr_html_(self) -> str:
+        return html_of(self.records)
+
+
+def rows_of(records: Sequence[PhaseRecord]) -> list[dict[str, Any]]:
+    """A row a phase; all have the same names."""
+    rows = [record.to_dict() for record in records]
+    # In the order of the longest: the dense phase knows nothing of "accuracy_pruned".
+    names = dict.fromkeys(name for row in sorted(rows, key=len, reverse=True) for name in row)
+    return [{name: row.get(name) for name in names} for row in rows]
+
+
+def repr_of(name: str, records: Sequence[PhaseRecord]) -> str:
+    """A line a phase."""
+    return "\n  ".join([f"<{name} of {len(records)} phases:", *map(repr, records)]) + ">"
+
+
+def html_of(records: Sequence[PhaseRecord]) -> str:
+    """A table for notebooks: a row a phase, with a bar of its sparsity."""
+    measures = dict.fromkeys(name for record in records for name in record.evaluation)
+    pruned = dict.fromkeys(name for record in records for name in record.evaluation_pruned or {})
+    header = ["phase", "steps", "seconds", "discount"]
+    header += [f"{name} right after the prune" for name in pruned]
+    header += [*measures, "sparsity"]
+    rows = []
+    for record in records:
+        row = [record.phase, f"{len(record.learning_rates):,}", f"{record.seconds:.1f}"]
+        row.append(_number(record.discount))
+        row += [_number((record.evaluation_pruned or {}).get(name)) for name in pruned]
+        row += [_number(record.evaluation.get(name)) for name in measures]
+        rows.append([*row, f"{100 * record.sparsity:.2f} %"])
+    return _html.table(header, rows, bars=[record.sparsity for record in records])
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def to_json(value: Any, arrays: dict[str, np.ndarray], name: str) -> Any:

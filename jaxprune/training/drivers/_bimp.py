@@ -44,7 +44,7 @@ def bimp(
       cycles: prunings.
       **options: further options of `imp`: ``scores``, ``allocation``, ``pattern``,
         ``stacked``, ``warmup``, ``recalibrate``, ``optimizer_state``, ``metric``, ``on_phase``,
-        ``checkpoints``, ...
+        ``checkpoints``, ``progress``, ...
 
     Returns:
       As `imp`. The lengths of the phases add up to ``budget`` exactly.

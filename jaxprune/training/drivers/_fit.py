@@ -178,6 +178,7 @@ def fit(
     recalibrate: Callable[[TrainState], TrainState] | None = None,
     on_phase: Callable[[PhaseRecord], None] | None = None,
     checkpoints: Checkpoints | None = None,
+    progress: bool = False,
 ) -> RunResult:
     """Trains with a method for one phase, then prunes for good, measuring before and after.
 
@@ -192,6 +193,9 @@ def fit(
       recalibrate: from `make_recalibrate`, for the plain loss; run after the final prune.
       on_phase: called with each of the two records.
       checkpoints: where to save the run and whether to go on with one, see `Checkpoints`.
+      progress: whether to show a line that tells phase, steps, loss, learning rate and the time
+        that is left; it changes in place in a terminal and a notebook. It reads what is on the host
+        already: the run does not wait for it, and its results do not change.
 
     Returns:
       The final state, masked for good, and two records: "training", evaluated before the final
@@ -243,7 +247,16 @@ def fit(
             "key": np.asarray(jax.random.key_data(first.key)).tolist(),
         }
 
-    with Run(train, checkpoints, copy(first), fingerprint=fingerprint, on_phase=on_phase) as run:
+    own = Run(
+        train,
+        checkpoints,
+        copy(first),
+        fingerprint=fingerprint,
+        on_phase=on_phase,
+        progress=len(rates) if progress else None,
+        first_phase="training",
+    )
+    with own as run:
         while not run.records:
             if run.start is None:
                 run.begin()

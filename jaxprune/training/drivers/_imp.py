@@ -65,6 +65,7 @@ def imp(
     metric: str | None = None,
     on_phase: Callable[[PhaseRecord], None] | None = None,
     checkpoints: Checkpoints | None = None,
+    progress: bool = False,
 ) -> RunResult:
     """Iterative magnitude pruning (IMP): trains dense, then prunes and retrains in cycles.
 
@@ -108,6 +109,9 @@ def imp(
         omitted and there. Where its value is NaN or not positive, stability is `None`.
       on_phase: called with the record of every finished phase.
       checkpoints: where to save the run and whether to go on with one, see `Checkpoints`.
+      progress: whether to show a line that tells phase, steps, loss, learning rate and the time
+        that is left; it changes in place in a terminal and a notebook. It reads what is on the host
+        already: the run does not wait for it, and its results do not change.
 
     Returns:
       The final state and the records, dense phase first.
@@ -127,7 +131,7 @@ def imp(
       UserWarning: if a cycle removes nothing.
 
     Example:
-      The README's section on the library has a run from the first line to the last.
+      docs/library.md has a run from the first line to the last.
 
     References:
       Zimmer et al., How I Learned to Stop Worrying and Love Retraining, ICLR 2023;
@@ -173,7 +177,14 @@ def imp(
             "recalibrate": recalibrate is not None,
         }
 
-    own = Run(train, checkpoints, copy(state), fingerprint=fingerprint, on_phase=on_phase)
+    own = Run(
+        train,
+        checkpoints,
+        copy(state),
+        fingerprint=fingerprint,
+        on_phase=on_phase,
+        progress=plan.total_steps(pretrain=pretrain) if progress else None,
+    )
     own.snapshot = rewind if isinstance(rewind, TrainState) else None
     with own as run:
         while (number := len(run.records)) <= len(plan.cycles):

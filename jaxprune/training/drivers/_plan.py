@@ -44,6 +44,11 @@ class Plan(NamedTuple):
     discounted: bool
     undiscounted: tuple[np.ndarray, ...]
 
+    def total_steps(self, *, pretrain: bool) -> int:
+        """Training steps of all phases together."""
+        retraining = sum(cycle.retraining_steps for cycle in self.cycles)
+        return retraining + (self.steps if pretrain else 0)
+
 
 def split_steps(total: int, cycles: int) -> tuple[int, ...]:
     """Splits ``total`` steps evenly over ``cycles``; the last cycle gets the remainder.

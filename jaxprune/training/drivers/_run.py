@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple, TypeAlias
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxprune import _tree
+from jaxprune._progress import Line, of_chunk
 from jaxprune._tree import PyTree
 from jaxprune.masks import PruneInfo
 from jaxprune.training.checkpoints import Checkpoints, PhaseRecord, Preempted, Resumed
@@ -74,6 +76,8 @@ class Run:
         fingerprint: Callable[[], Mapping[str, Any]],
         on_phase: Callable[[PhaseRecord], None] | None = None,
         like: Callable[[Kept], dict[str, PyTree]] | None = None,
+        progress: int | None = None,
+        first_phase: str = "dense",
     ):
         """Takes the folder of the checkpoints.
 
@@ -85,6 +89,8 @@ class Run:
           on_phase: called with the record of every phase that ends.
           like: makes the trees that a checkpoint is read into, of what it says of ``kept``; as the
             present state if omitted.
+          progress: how many steps all phases have, to tell how far the run is; `None` is silent.
+          first_phase: the name of the first phase, in that line.
 
         Raises:
           As `Store`.
@@ -100,6 +106,8 @@ class Run:
         self._began, self._seconds = time.perf_counter(), 0.0  # of earlier processes
         self._returns, self._training = 0, False
         self._asked_to_stop = Agreement()
+        self._line = None if progress is None or jax.process_index() else Line(progress)
+        self._first_phase = first_phase
         self._store = None if checkpoints is None else Store(checkpoints, fingerprint())
 
     def __enter__(self) -> Run:
@@ -112,6 +120,8 @@ class Run:
             self._place()
             if self._settings is not None and self._settings.resume:
                 self._restore()
+            if self._line is not None:
+                self._line.start(self._total)
         except BaseException:
             self._close()
             raise
@@ -137,10 +147,14 @@ class Run:
             if self._store is not None and kind is None:
                 self._store.finish()
                 self._store.mark_ended()
+            if self._line is not None and kind is None:
+                self._line.end(_in_short(self.records[-1]))
         finally:
             self._close()
 
     def _close(self) -> None:
+        if self._line is not None:
+            self._line.close()
         if self._store is not None:
             self._store.close()
 
@@ -156,6 +170,8 @@ class Run:
         """
         self.state = self.state if state is None else state
         self.start = PhaseStart(int(self.state.step), **known)
+        if self._line is not None:
+            self._line.show(self._phase, self._total)
         return self.start
 
     def train(self, rates: np.ndarray, *, until: int | None = None) -> bool:
@@ -183,7 +199,7 @@ class Run:
                 asked = min(asked, every - self._total % every)
             chosen = rates[before : before + asked]
             self._training = True
-            self.state, metrics = self.loop(self.state, chosen, stop=self._stop)
+            self.state, metrics = self._told(first)(self.state, chosen, stop=self._stop)
             self._training = False
             done = len(next(iter(metrics.values()), ()))
             self._steps = before + done
@@ -254,6 +270,24 @@ class Run:
         if save:
             self._save()
         self._began = time.perf_counter()
+
+    @property
+    def _phase(self) -> str:
+        """The name of the phase under way, in the line of progress."""
+        return f"cycle {len(self.records)}" if self.records else self._first_phase
+
+    def _told(self, first: int) -> TrainLoop:
+        """The loop, which tells the line of progress of every chunk from step ``first`` on."""
+        line, own, done = self._line, self.loop.on_chunk, self._total
+        if line is None:
+            return self.loop
+
+        def on_chunk(start: int, rates: np.ndarray, metrics: Metrics) -> None:
+            line.show(self._phase, done + start - first + len(rates), of_chunk(rates, metrics))
+            if own is not None:
+                own(start, rates, metrics)
+
+        return self.loop._replace(on_chunk=on_chunk)
 
     @property
     def _total(self) -> int:
@@ -353,3 +387,9 @@ class Run:
         # The same batches would end the same way: go on with those after the one that failed.
         after = jnp.full_like(self.state.step, first + failed + 1)
         self.state = self.state._replace(step=after)
+
+
+def _in_short(record: PhaseRecord) -> str:
+    """How a run ended, in a few words."""
+    numbers = (f"{name} {value:.4g}" for name, value in record.evaluation.items())
+    return "  ".join([f"{100 * record.sparsity:.4g} % sparse", *numbers])

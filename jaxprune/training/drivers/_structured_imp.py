@@ -14,6 +14,7 @@ from jaxprune._tree import PyTree
 from jaxprune.structured import ChannelGroups
 from jaxprune.training.checkpoints import Checkpoints, PhaseRecord
 from jaxprune.training.checkpoints._fingerprint import describe_function
+from jaxprune.training.checkpoints._records import html_of, repr_of, rows_of
 from jaxprune.training.drivers._channels import (
     Channels,
     Function,
@@ -52,6 +53,16 @@ class StructuredResult(NamedTuple):
     groups: ChannelGroups
     masks: PyTree
 
+    def to_dicts(self) -> list[dict[str, Any]]:
+        """A row a phase, as `RunResult.to_dicts`."""
+        return rows_of(self.records)
+
+    def __repr__(self) -> str:
+        return repr_of("StructuredResult", self.records)
+
+    def _repr_html_(self) -> str:
+        return html_of(self.records)
+
 
 def structured_imp(
     state: TrainState,
@@ -78,6 +89,7 @@ def structured_imp(
     metric: str | None = None,
     on_phase: Callable[[PhaseRecord], None] | None = None,
     checkpoints: Checkpoints | None = None,
+    progress: bool = False,
 ) -> StructuredResult:
     """Iterative structured pruning: trains dense, then removes channels and retrains, in cycles.
 
@@ -126,6 +138,7 @@ def structured_imp(
       metric: as `imp`.
       on_phase: as `imp`.
       checkpoints: as `imp`. They hold which channels stay, so that a run goes on in any cycle.
+      progress: as `imp`.
 
     Returns:
       The small state, records, and what makes small functions, see `StructuredResult`.
@@ -218,7 +231,13 @@ def structured_imp(
         }
 
     own = Run(
-        dense.train, checkpoints, copy(state), fingerprint=fingerprint, on_phase=on_phase, like=like
+        dense.train,
+        checkpoints,
+        copy(state),
+        fingerprint=fingerprint,
+        on_phase=on_phase,
+        like=like,
+        progress=plan.total_steps(pretrain=pretrain) if progress else None,
     )
     own.snapshot = rewind if isinstance(rewind, TrainState) else None
     with own as run:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxprune._progress import Line
 from jaxprune._tree import PyTree
 from jaxprune.training.steps._loop import Metrics, OnChunk, Stop, TrainLoop, join_metrics
 from jaxprune.training.steps._state import TrainState, copy
@@ -25,6 +26,7 @@ def sweep(
     loops: Sequence[TrainLoop],
     *,
     devices: Sequence[Any] | None = None,
+    progress: bool = False,
 ) -> list[Result]:
     """Runs several independent runs at once, each on a device of its own.
 
@@ -40,6 +42,8 @@ def sweep(
       loops: a loop for each, from `make_loop` with one and the same step without a mesh; their
         batch functions are ``jax.tree_util.Partial`` of one function, with arrays of equal shapes.
       devices: devices of this process; all of its own if omitted.
+      progress: whether to show a line with the runs that have ended and the steps of all together;
+        see `imp`. Leave it out of the runs themselves: their lines would write over each other.
 
     Returns:
       The results in order; their arrays lie on the devices of the runs.
@@ -78,14 +82,17 @@ def sweep(
     devices = list(jax.local_devices() if devices is None else devices)
     results: list[Result] = []
     programs: dict[int, Callable[..., Any]] = {}
+    told = _Told(len(runs)) if progress else None
     for first in range(0, len(runs), len(devices)):
         chosen = slice(first, first + len(devices))
         used = devices[: len(runs[chosen])]
         sharding = NamedSharding(Mesh(np.array(used), (_AXIS,)), PartitionSpec(_AXIS))
         if len(used) not in programs:
             programs[len(used)] = _program(loops[0].many, sharding)
-        hub = _Hub(loops[chosen], used, sharding, programs[len(used)], first)
+        hub = _Hub(loops[chosen], used, sharding, programs[len(used)], first, told)
         results += hub.results(runs[chosen])
+    if told is not None:
+        told.end()
     return results
 
 
@@ -136,6 +143,26 @@ class _Request(NamedTuple):
     stop: Stop | None
 
 
+class _Told:
+    """The line of progress of a sweep: nobody knows how many steps its runs will ask for."""
+
+    def __init__(self, runs: int):
+        self._line, self._runs, self._ended, self._steps = Line(None), runs, 0, 0
+        self._lock = threading.Lock()  # runs end in threads of their own
+
+    def add(self, *, steps: int = 0, ended: int = 0) -> None:
+        with self._lock:
+            self._steps += steps
+            self._ended += ended
+            self._line.show(f"{self._ended} of {self._runs} runs ended", self._steps)
+
+    def end(self) -> None:
+        self._line.end(f"{self._runs} runs ended")
+
+    def close(self) -> None:
+        self._line.close()
+
+
 class _Hub:
     """The runs of one turn: a thread each, and the program that they share."""
 
@@ -146,7 +173,9 @@ class _Hub:
         sharding: NamedSharding,
         program: Callable[..., Any],
         first: int,
+        told: _Told | None = None,
     ):
+        self._told = told
         self._loops, self._devices, self._first = loops, devices, first
         self._sharding, self._program = sharding, program
         self._chunk_steps = loops[0].chunk_steps
@@ -181,6 +210,8 @@ class _Hub:
                 self._changed.notify_all()
         for thread in threads:
             thread.join()
+        if self._told is not None and self._failed:
+            self._told.close()
         for i, error in sorted(self._failed.items()):
             error.add_note(f"in run {self._first + i} of the sweep")
             raise error
@@ -206,6 +237,8 @@ class _Hub:
             self._failed[i] = error
         with self._changed:
             self._live.discard(i)
+            if self._told is not None:
+                self._told.add(ended=1)
             self._changed.notify_all()
 
     def _train(self, requests: dict[int, _Request], batches: PyTree) -> dict[int, Any]:
@@ -234,6 +267,8 @@ class _Hub:
         def finish(chunk: tuple[int, np.ndarray, np.ndarray, Any]) -> None:
             at, rates, valid, metrics = chunk
             fetched = jax.device_get(metrics)
+            if self._told is not None:
+                self._told.add(steps=int(valid.sum()))
             for i, request in requests.items():
                 if not valid[i] or i in failed:
                     continue
