@@ -8,7 +8,7 @@ BIN    := $(VENV)/bin
 RUN    ?= runs/demo
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
-.PHONY: demo test test-full test-newer lint types contracts format dist clean
+.PHONY: demo test test-full test-newer lint types contracts format dist docs clean
 
 demo: $(VENV)/.experiments
 	$(BIN)/python -m experiments.run --run-dir $(RUN)
@@ -34,6 +34,10 @@ test-newer:
 	  $(MAKE) $(VENV)-newer/.test VENV=$(VENV)-newer PYTHON="$$found" && \
 	  $(VENV)-newer/bin/python -m pytest --numprocesses auto --dist worksteal -m "not slow"; \
 	fi
+
+# The pages of docs/ and all public names, as HTML in docs/_build. Warnings are errors.
+docs: $(VENV)/.docs
+	$(BIN)/python -m sphinx -b html -W --keep-going docs docs/_build
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
@@ -66,6 +70,10 @@ $(VENV)/.experiments: pyproject.toml | $(BIN)/python
 $(VENV)/.test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --editable '.[experiments,test]'
 	@touch $@ $(VENV)/.experiments
+
+$(VENV)/.docs: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --editable '.[experiments,docs]'
+	@touch $@
 
 clean:
 	rm -rf $(VENV) $(VENV)-newer .test_programs runs dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
