@@ -147,7 +147,7 @@ def _summary(x: Any) -> list[Any]:
     if hasattr(x, "dtype") and jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key):
         x = jax.random.key_data(x)
     values = np.asarray(x)
-    values = values.real.astype(np.float64) + values.imag.astype(np.float64)
+    values = np.real(values).astype(np.float64) + np.imag(values).astype(np.float64)
     values = np.nan_to_num(values.ravel(), posinf=1e9, neginf=-1e9)
     factors = np.cos(np.arange(values.size, dtype=np.float64))
     return [*kind, float(np.abs(values).sum()), float(values @ factors)]
