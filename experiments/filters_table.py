@@ -1,4 +1,4 @@
-"""Filters removed at random or by their L1 norm, six retraining schedules: a table of docs/results.md.
+"""Filters removed at random or by their L1 norm, six schedules: a table of docs/results.md.
 
 Le & Hua, ICLR 2021: does random filter pruning with the right retraining learning rate keep up with
 pruning by norm (PFEC, Li et al., ICLR 2017) and plain fine-tuning? A dense network is trained, a

@@ -7,4 +7,8 @@ import sys
 def program(name: str) -> str:
     """``jaxprune run`` where the installed command began, else ``python -m experiments.run``."""
     installed = pathlib.Path(sys.argv[0]).stem == "jaxprune"
-    return f"jaxprune {name.replace('.', ' ')}" if installed else f"python -m experiments.{name}"
+    return (
+        f"jaxprune {name.replace('.', ' ').replace('_', '-')}"
+        if installed
+        else f"python -m experiments.{name}"
+    )

@@ -158,6 +158,7 @@ def _returning(module: str, returns: str) -> dict[str, Entry]:
 METHODS = _registered("jaxprune.methods", "METHODS")
 SCORES = _registered("jaxprune.scores", "SCORES")
 SCHEDULES = _registered("jaxprune.schedules", "RETRAINING")
+LAYERWISE = _registered("jaxprune.layerwise", "METHODS")
 # `global` is a word of Python, so the function has another name.
 ALLOCATIONS = {
     {"globally": "global"}.get(name, name): entry

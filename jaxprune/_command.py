@@ -18,7 +18,8 @@ _COMMANDS = {
     "run": "train, prune and retrain one network",
     "sweep": "a grid of runs, resumable",
     "report": "tables, intervals and pictures of a sweep",
-    "prune": "prune a network in a safetensors file, without retraining",
+    "prune": "prune a pretrained network with some data, and repair it",
+    "prune-file": "prune a network in a safetensors file by magnitude",
     "bench": "a benchmark: masks, overhead, training, loading, scaling, shrink, layerwise, models",
 }
 
@@ -39,7 +40,7 @@ def main() -> int:
         print(f"jaxprune has no command {name!r}.\n\n{_help()}", file=sys.stderr)
         return 2
     _find_experiments()
-    module = f"experiments.{name}"
+    module = f"experiments.{name.replace('-', '_')}"
     if name == "bench":
         if not words or words[0].startswith("-"):
             print(f"usage: jaxprune bench NAME [options]\n\n{_COMMANDS['bench']}")

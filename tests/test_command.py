@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import jaxprune as jp
-from experiments import prune
+from experiments import prune_file
 from jaxprune import _command
 
 
@@ -43,7 +43,7 @@ def test_a_network_of_jaxprune_is_pruned_further(tmp_path, monkeypatch, capsys):
     path = tmp_path / "net.safetensors"
     params, mask = jp.prune(PARAMS, 0.25)
     jp.save(path, params, mask, settings={"seed": 3})
-    assert call(monkeypatch, "prune", str(path), "--sparsity", "0.5") == 0
+    assert call(monkeypatch, "prune-file", str(path), "--sparsity", "0.5") == 0
     assert "0.5000" in capsys.readouterr().out
     params, mask = jp.load(tmp_path / "net-pruned.safetensors")
     np.testing.assert_array_equal(params["a"]["kernel"], [[0, 0, 0, 0], [5, 6, 7, 8]])
@@ -52,7 +52,9 @@ def test_a_network_of_jaxprune_is_pruned_further(tmp_path, monkeypatch, capsys):
     assert settings == {"seed": 3, "prune": {"sparsity": 0.5, "allocation": "global"}}
     # It says no to less than what is gone.
     assert (
-        call(monkeypatch, "prune", str(tmp_path / "net-pruned.safetensors"), "--sparsity", "0.1")
+        call(
+            monkeypatch, "prune-file", str(tmp_path / "net-pruned.safetensors"), "--sparsity", "0.1"
+        )
         == 2
     )
 
@@ -61,7 +63,7 @@ def test_a_network_of_pytorch_keeps_its_names(tmp_path):
     path, out = tmp_path / "model.safetensors", tmp_path / "out.safetensors"
     weight = np.arange(1, 9, dtype=np.float32).reshape(4, 2)
     save_file({"encoder.0.weight": weight, "encoder.0.bias": np.ones(4, np.float32)}, path)
-    assert prune.main([str(path), "--sparsity", "0.5", "--out", str(out)]) == 0
+    assert prune_file.main([str(path), "--sparsity", "0.5", "--out", str(out)]) == 0
     written = load_file(out)
     assert set(written) == {"encoder.0.weight", "encoder.0.bias"}
     np.testing.assert_array_equal(written["encoder.0.weight"], np.where(weight > 4, weight, 0))
@@ -81,5 +83,5 @@ def test_a_network_of_pytorch_keeps_its_names(tmp_path):
 def test_bad_input_is_one_line(tmp_path, monkeypatch, capsys, words, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "text.safetensors").write_text("no network at all")
-    assert prune.main(words) == 2
+    assert prune_file.main(words) == 2
     assert message in capsys.readouterr().out

@@ -184,6 +184,7 @@ def align(mask: PyTree, like: PyTree) -> PyTree:
       ValueError: if structure or shapes differ.
       TypeError: if a leaf of the mask is not bool.
     """
+    _tree.check_untied(like)
     leaves, treedef = jax.tree.flatten(like, is_leaf=_tree.is_absent)
     absent = _tree.is_absent
     pieces = [

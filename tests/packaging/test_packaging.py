@@ -129,7 +129,7 @@ def test_the_wheel_on_the_newest_python_with_its_command(dist, tmp_path):
     (tmp_path / "experiments").mkdir()
     (tmp_path / "experiments" / "__init__.py").write_text("raise AssertionError('not these')")
     jaxprune = bin_ / "jaxprune"
-    for name in ("run", "sweep", "report", "prune"):
+    for name in ("run", "sweep", "report", "prune", "prune-file"):
         assert f"jaxprune {name}" in call(jaxprune, name, "--help", cwd=tmp_path)
     assert "jaxprune bench masks" in call(jaxprune, "bench", "masks", "--help", cwd=tmp_path)
     assert "no command 'train'" in call(jaxprune, "train", cwd=tmp_path, status=2)
@@ -137,7 +137,14 @@ def test_the_wheel_on_the_newest_python_with_its_command(dist, tmp_path):
     call(jaxprune, "run", *small, "--run-dir", "runs/one", cwd=tmp_path)
     final = "runs/one/final.safetensors"
     said = call(
-        jaxprune, "prune", final, "--sparsity", "0.9", "--out", "more.safetensors", cwd=tmp_path
+        jaxprune,
+        "prune-file",
+        final,
+        "--sparsity",
+        "0.9",
+        "--out",
+        "more.safetensors",
+        cwd=tmp_path,
     )
     assert "| 0.9000 |" in said.split("all prunable")[1]
     assert (tmp_path / "more.safetensors").exists()

@@ -169,7 +169,14 @@ def test_drives_an_optimizer_inside_jit():
 
 def test_the_table_of_names_is_complete():
     public = {n for n in dir(schedules) if not n.startswith("_")}
-    others = {"RETRAINING", "retraining", "allr_discount", "allr_ratio", "cubic"}
+    others = {
+        "RETRAINING",
+        "retraining",
+        "allr_discount",
+        "allr_ratio",
+        "cubic",
+        "retraining_after",
+    }
     others |= {"imp_sparsities", "twenty_percent_sparsities", "gmp_targets"}
     assert public - others == set(NAMES)
     assert all(set(needed(n).get(n, {})) <= {"peak", "discount"} for n in NAMES)

@@ -1,0 +1,1 @@
+"""Pruning of pretrained networks: `python -m experiments.prune`. Nothing here imports JAX."""
