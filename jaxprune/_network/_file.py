@@ -97,8 +97,12 @@ def write(
     *,
     settings: Mapping[str, Any] | None = None,
     cuts: Mapping[tuple[str, ...], Cut] | None = None,
+    program: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes a network, see `save`; one with channels removed where there are ``cuts``."""
+    """Writes a network, see `save`; one with channels removed where there are ``cuts``.
+
+    Its ``program`` may say what the function is that runs it.
+    """
     found = jax.tree_util.tree_leaves_with_path(params, is_leaf=_is_nothing)
     if all(_is_nothing(leaf) for _, leaf in found):
         raise ValueError(f"there is no parameter to save: {params!r:.80}.")
@@ -136,6 +140,8 @@ def write(
         "settings": document,
         "leaves": json.dumps([leaf.to_json() for leaf in leaves]),
     }
+    if program is not None:
+        metadata["program"] = json.dumps(program)
     _safetensors.write(path, tensors, metadata)
 
 

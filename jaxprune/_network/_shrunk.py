@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -31,11 +32,13 @@ class Shrunk(NamedTuple):
       params: its parameters.
       full: a tree like them of the shapes and types before.
       cuts: of the leaves that had channels removed, by their place in `jax.tree.leaves`.
+      program: what the file says of the function that runs it; `None` if nothing.
     """
 
     params: PyTree
     full: PyTree
     cuts: dict[int, Cut]
+    program: dict[str, Any] | None
 
 
 def read_shrunk(path: str | os.PathLike[str], *, like: PyTree | None = None) -> Shrunk:
@@ -83,7 +86,10 @@ def read_shrunk(path: str | os.PathLike[str], *, like: PyTree | None = None) -> 
         )
     places = jax.tree_util.tree_leaves_with_path(whole)
     by_place = {i: cuts.get(keys_of(keys)) for i, (keys, _) in enumerate(places)}
-    return Shrunk(params, whole, {i: cut for i, cut in by_place.items() if cut is not None})
+    program = json.loads(file.metadata["program"]) if "program" in file.metadata else None
+    return Shrunk(
+        params, whole, {i: cut for i, cut in by_place.items() if cut is not None}, program
+    )
 
 
 def _cut(file: _safetensors.File, raw: Mapping[str, np.ndarray], leaf: Leaf) -> Cut:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -92,6 +92,22 @@ def cut_out(
     return function, small
 
 
+class Origin(NamedTuple):
+    """What a small function was made from.
+
+    Attributes:
+      apply: the function of the dense network.
+      params: its parameters, abstract.
+      inputs: inputs that the small function was followed with, abstract.
+      alive: which positions are left of each axis that lost any, bool, by (path, axis).
+    """
+
+    apply: Callable[..., Any]
+    params: PyTree
+    inputs: tuple[Any, ...] | None
+    alive: Stays
+
+
 class SmallApply:
     """The small function. It keeps what it found for each shape of inputs."""
 
@@ -100,6 +116,7 @@ class SmallApply:
         self._stays = stays
         self._full = jax.tree.map(_bare, params)
         self._found: dict[Any, tuple[Graph, Kept]] = {}
+        self._example: tuple[Any, ...] | None = None  # inputs that it was followed with, abstract
 
     def __getstate__(self) -> dict[str, Any]:
         # Programs of JAX do not pickle, and belong to the release of JAX that traced them.
@@ -108,7 +125,7 @@ class SmallApply:
     def __call__(self, params: PyTree, *inputs: Any) -> Any:
         key = _key(params, inputs)
         if key not in self._found:
-            self._check(params)
+            self.check(params)
             full = jax.tree.map(
                 lambda x, now: jax.ShapeDtypeStruct(x.shape, now.dtype), self._full, params
             )
@@ -133,8 +150,25 @@ class SmallApply:
                     "of these shapes."
                 )
         self._found[_key(small, inputs)] = (graph, kept)
+        if self._example is None:
+            self._example = jax.tree.map(_bare, tuple(inputs))
 
-    def _check(self, params: PyTree) -> None:
+    def origin(self) -> Origin:
+        """The function that was shrunk first, and what all shrinking since has left of it."""
+        if not isinstance(self._apply, SmallApply):
+            alive = {key: np.asarray(left) for key, left in self._stays.items()}
+            return Origin(self._apply, self._full, self._example, alive)
+        first = self._apply.origin()
+        alive = dict(first.alive)
+        for key, left in self._stays.items():
+            before = alive.get(key, np.ones(len(left), bool))
+            after = np.zeros(len(before), bool)
+            after[np.flatnonzero(before)[left]] = True
+            alive[key] = after
+        return Origin(first.apply, first.params, self._example, alive)
+
+    def check(self, params: PyTree) -> None:
+        """Raises unless these are parameters of this function, by tree and shapes."""
         if jax.tree.structure(params) != jax.tree.structure(self._full):
             ours, theirs = (
                 [path for path, _ in _tree.named_leaves(tree)] for tree in (params, self._full)

@@ -137,7 +137,8 @@ def test_all_in_another_process(tmp_path):
                 for a, b in zip(jax.tree.leaves(small), jax.tree.leaves(params), strict=True)
             )
             file = tmp_path / f"{name}.safetensors"
-            jp.structured.save(file, small, masks)
+            # Both forms: what a function is must be the same words in another process.
+            jp.structured.save(file, small, masks if name == "tied" else small_apply)
             like = saved.abstract(name) if needs_like else None
             _, loaded = jp.structured.load(file, function, x, like=like)
             same(loaded, small)
@@ -341,3 +342,106 @@ def test_onnx(tmp_path, network):
     session = onnxruntime.InferenceSession(tmp_path / "small.onnx")
     (result,) = session.run(None, {session.get_inputs()[0].name: X})
     np.testing.assert_allclose(result, by_hand(X), rtol=1e-5)
+
+
+class TestFunction:
+    """Files that say which function they belong to."""
+
+    def test_the_same_function_loads(self, path, network):
+        small_apply, small, _ = network
+        jp.structured.save(path, small, small_apply)
+        for x in (X, np.ones((5, 4), "float32")):  # another batch than that of the file
+            loaded_apply, loaded = jp.structured.load(path, apply, x)
+            np.testing.assert_allclose(loaded_apply(loaded, X), by_hand(X), rtol=1e-5)
+        jp.structured.save(path, loaded, loaded_apply)  # what was loaded saves
+        jp.structured.load(path, jax.jit(lambda p, x: apply(p, x)), X, other_function=True)
+        again = pickle.loads(pickle.dumps(small_apply))
+        jp.structured.save(path, small, again)
+        with pytest.raises(ValueError, match="something else"):
+            jp.structured.load(path, lambda p, x: apply(p, x) + 1, X)
+
+    @pytest.mark.parametrize(
+        ("other", "message"),
+        [
+            (
+                lambda p, x: jax.lax.logistic(x @ p["a"] + p["bias"][None]) @ p["z"],
+                r"0 logistic, now 1, 1 tanh, now 0\. If that is meant .*other_function=True",
+            ),
+            (lambda p, x: apply(p, x) * 2, r"0 mul, now 1"),
+            (
+                lambda p, x: jnp.tanh(x @ p["a"] + p["bias"][None]) @ p["z"][:, ::-1],
+                r"0 rev, now 1",
+            ),
+        ],
+    )
+    def test_another_function_is_refused(self, path, network, other, message):
+        small_apply, small, _ = network
+        jp.structured.save(path, small, small_apply)
+        with pytest.raises(ValueError, match=r"computes something else.*: " + message):
+            jp.structured.load(path, other, X)
+        jp.structured.load(path, other, X, other_function=True)
+
+    def test_numbers_order_and_captured_arrays_count(self, path):
+        def of(number, captured, *, first=jnp.tanh, then=jnp.sin):
+            return lambda p, x: then(first(x @ p["a"])) * number @ p["z"] + captured
+
+        table = np.linspace(0, 1, 4, dtype="float32").reshape(2, 2)
+        params = {"a": PARAMS["a"], "z": PARAMS["z"]}
+        masks = {"a": np.array([[True, False, True]] * 4), "z": np.array([[True, True]] * 3)}
+        masks["z"][1] = False
+        small_apply, small = jp.structured.shrink(of(2.0, table), params, masks, X)
+        jp.structured.save(path, small, small_apply)
+        jp.structured.load(path, of(2.0, table + 1e-6), X)  # rounding is no other function
+        with pytest.raises(ValueError, match="values of a captured array, float32"):
+            jp.structured.load(path, of(2.0, table[::-1].copy()), X)
+        with pytest.raises(ValueError, match="the same operations, with other shapes or numbers"):
+            jp.structured.load(path, of(3.0, table), X)
+        with pytest.raises(ValueError, match="the same operations"):
+            jp.structured.load(path, of(2.0, table, first=jnp.sin, then=jnp.tanh), X)
+
+    def test_another_release_of_jax_warns(self, path, network, monkeypatch):
+        small_apply, small, _ = network
+        with monkeypatch.context() as patch:
+            patch.setattr(jax, "__version__", "0.0.1")
+            jp.structured.save(path, small, small_apply)
+        jp.structured.load(path, apply, X)  # the same program: nothing to say
+        with pytest.warns(UserWarning, match=r"0 mul, now 1\. .* JAX alone, which was 0\.0\.1"):
+            jp.structured.load(path, lambda p, x: apply(p, x) * 2, X)
+
+    def test_what_cannot_be_compared_warns(self, path, network):
+        small_apply, small, _ = network
+        jp.structured.save(path, small, small_apply)
+
+        def for_five(p, x):
+            return apply(p, x.reshape(5, 4))
+
+        with pytest.warns(UserWarning, match="could not be compared .*TypeError"):
+            jp.structured.load(path, for_five, np.ones((5, 4), "float32"))
+        with pytest.raises(ValueError, match=r"saved with inputs float32\[2, 4\], and loads with"):
+            jp.structured.load(path, lambda p, x, y: apply(p, x), X, X)
+
+    def test_wrong_parameters_are_not_saved(self, path, network):
+        with pytest.raises(ValueError, match=r"'a' has shape \(4, 3\), but what is left of it"):
+            jp.structured.save(path, PARAMS, network[0])
+
+
+def test_shrunk_twice(path):
+    params = {
+        "a": np.linspace(-1, 2, 20, dtype="float32").reshape(4, 5),
+        "bias": np.arange(5, dtype="float32"),
+        "z": np.linspace(1, 2, 10, dtype="float32").reshape(5, 2),
+    }
+    function, small = apply, params
+    for stays in ([True, False, True, True, True], [True, True, False, True]):
+        groups = jp.structured.channel_groups(function, small, X)
+        masks = jp.structured.masks(groups, [np.array(stays)])
+        function, small = jp.structured.shrink(function, small, masks, X)
+    kept = [0, 2, 4]
+    expected = np.tanh(X @ params["a"][:, kept] + params["bias"][kept]) @ params["z"][kept]
+    jp.structured.save(path, small, function)
+    loaded_apply, loaded = jp.structured.load(path, apply, X)
+    same(loaded, jax.device_get(small))
+    np.testing.assert_array_equal(loaded["a"], params["a"][:, kept])
+    np.testing.assert_allclose(loaded_apply(loaded, X), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match="1 tanh, now 0"):
+        jp.structured.load(path, lambda p, x: (x @ p["a"] + p["bias"][None]) @ p["z"], X)
