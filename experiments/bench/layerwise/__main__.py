@@ -95,6 +95,7 @@ def _solver(method: str, problem: problems.Problem, pattern: str) -> Callable[[]
 def measure(problem: problems.Problem, seed: int, settings: Settings) -> list[report.Row]:
     """Prunes one matrix by every method."""
     kernel = jnp.asarray(problem.kernel)
+    inputs, outputs = kernel.shape
     rows = []
     for pattern in settings.patterns:
         for method in settings.methods:
@@ -115,7 +116,8 @@ def measure(problem: problems.Problem, seed: int, settings: Settings) -> list[re
                     raise RuntimeError(f"{method}, {pattern}: a pruned weight is not zero.")
                 rows.append(
                     report.row(
-                        *kernel.shape,
+                        inputs,
+                        outputs,
                         pattern,
                         seed,
                         method,
