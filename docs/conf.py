@@ -1,5 +1,7 @@
 """The documentation: pages of this folder, and the public names of the library."""
 
+from __future__ import annotations
+
 import re
 
 import jaxprune

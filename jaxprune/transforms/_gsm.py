@@ -61,7 +61,7 @@ def gsm(
         pattern.
       scores: importance, higher stays: a function of ``params`` that by name also gets ``grads``
         and extra arguments of ``update``, if its signature has them; `jaxprune.scores.taylor`,
-        which is |w g|, if omitted. Leaves without a score keep their gradient.
+        which is ``|w g|``, if omitted. Leaves without a score keep their gradient.
       allocation: how the total is spread over leaves; global if omitted.
       pattern: which entries go together; single ones if omitted. Biases have no groups: pass
         ``where=jaxprune.default_where`` with it, or a pattern that is `None` for them.
