@@ -137,14 +137,17 @@ def _fft(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
 
 
 def _top_k(units: Units, eqn: JaxprEqn, operands: Operands) -> list[Tracked]:
-    value = operands[0]
-    axis = eqn.params.get("axis", -1) % len(value.nodes)
+    """The largest entries along an axis, approximate ones too; other axes are followed."""
+    value, params = operands[0], eqn.params
+    axis = params.get("reduction_dimension", params.get("axis", -1)) % len(value.nodes)
     units.use(value.nodes[axis])
     text = "positions along it depend on each other"
     units.fix_all(value.nodes[axis], text)
     n = shape_of(eqn.outvars[0])[axis]
     nodes, zeros = list(value.nodes), list(value.zeros)
     nodes[axis], zeros[axis] = units.new_fixed(n, text), np.ones(n, bool)
+    if not params.get("aggregate_to_topk", True):  # bins without an entry hold -inf
+        zeros = [np.zeros_like(z) for z in zeros]
     # The indices of equal entries are 0, 1, ...: not zero.
     flags = tuple(np.zeros_like(z) for z in zeros)
     largest = Tracked(tuple(nodes), tuple(zeros), None, value.source)
@@ -186,6 +189,6 @@ RULES = {
     **{name: Rule(_along) for name in _RUNNING},
     **{f"reduce_window_{kind}": Rule(_windows) for kind in ("sum", "max", "min")},
     "fft": Rule(_fft),
-    "top_k": Rule(_top_k),
+    **{name: Rule(_top_k) for name in ("top_k", "approx_top_k")},
     **{name: Rule(_mapped) for name in ("psum", "pmax", "pmin")},
 }
