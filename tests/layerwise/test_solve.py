@@ -86,10 +86,17 @@ def test_sparsegpt_chooses_groups_when_it_reaches_them(block):
 
 def test_admm_of_a_matrix_of_groups_and_of_each_output():
     kernel, gram = problem()
-    cubic = [round(IN * (0.5 - 0.5 * (1 - (t + 1) / 15) ** 3)) for t in range(15)]
+    rising = [0.5 - 0.5 * (1 - (t + 1) / 15) ** 3 for t in range(15)]
+    cubic = [round(IN * s) for s in rising]
+
+    def of_groups(scores, t):
+        """What the groups lose in the end, the lowest first."""
+        kept = oracle.groups(scores, 2, 4)
+        return oracle.smallest(np.where(kept, np.inf, scores), round(IN * OUT * rising[t]))
+
     for options, sparsity, choose in (
         ({}, 0.5, lambda s, t: oracle.smallest(s, 30)),
-        ({"pattern": NM}, None, lambda s, t: oracle.groups(s, 2, 4)),
+        ({"pattern": NM}, None, of_groups),
         (
             {"allocation": jp.masks.per_output(axis=-1)},
             0.5,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
@@ -12,6 +13,7 @@ from jaxprune._checks import check_number, check_steps
 from jaxprune.layerwise import _factor
 from jaxprune.layerwise._method import Method, Problem, Result, Rule
 from jaxprune.layerwise.methods._scaled import scaled
+from jaxprune.masks import choice
 
 
 def admm(
@@ -26,8 +28,9 @@ def admm(
     Inputs are scaled to norm 1, the Gram matrix gets ``damping * I``. From W and U = 0: for the
     first ``mask_iterations`` the mask is made anew from ``|W + U|``; then ``Z = mask (W + U)``,
     ``U += W - Z``, ``W = (G + penalty I)^-1 (G W_0 + penalty (Z - U))``. Where each output is
-    compared for itself, the sparsity rises by the authors' cubic schedule; else all goes at once,
-    as in their code for whole matrices. The result is Z.
+    compared for itself, the sparsity rises by the authors' cubic schedule, and so it does among
+    what an N:M pattern would take; else all goes at once, as in their code for whole matrices. The
+    result is Z.
 
     Args:
       damping: added to the diagonal of the scaled matrix, relative to its mean.
@@ -59,12 +62,19 @@ def admm(
     return Method("admm", _run, options, counts=_counts)
 
 
-def _counts(rule: Rule, **options: Any) -> np.ndarray:
-    steps, s = options["mask_iterations"], rule.sparsity
-    if s is None or not rule.choice.units:
-        return rule.counts([s] * steps)
-    cubic = [s - s * (1 - (t + 1) / steps) ** 3 for t in range(steps)]
-    return rule.counts([*cubic[:-1], s])
+def _counts(rule: Rule, **options: Any) -> dict[str, np.ndarray]:
+    steps, spec = options["mask_iterations"], rule.choice.spec
+    if spec is not None and spec.kept is not None:
+        entries = math.prod(spec.group)
+        relaxed = choice(rule.like, _cubic(1 - spec.kept / entries, steps), path=rule.name)[1]
+        return {"counts": rule.counts([None] * steps), "relaxed": relaxed}
+    if not rule.choice.units:
+        return {"counts": rule.counts([rule.sparsity] * steps)}
+    return {"counts": rule.counts(_cubic(rule.sparsity, steps))}
+
+
+def _cubic(sparsity: float, steps: int) -> list[float]:
+    return [*(sparsity * (1 - (1 - (t + 1) / steps) ** 3) for t in range(steps - 1)), sparsity]
 
 
 def _run(
@@ -74,13 +84,20 @@ def _run(
     eye = jnp.eye(gram.shape[0], dtype=gram.dtype)
     lower, added = _factor.factor(gram + penalty * eye, 0.0)
     inverse = jax.scipy.linalg.cho_solve((lower, True), eye)
-    target, counts = gram @ w0, jnp.asarray(problem.counts)
+    target, counts = gram @ w0, jax.tree.map(jnp.asarray, problem.counts)
+    single = choice(jax.ShapeDtypeStruct(w0.shape, w0.dtype), [0.0])[0]
 
     def step(t: Any, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         w, u, mask, _ = state
 
         def renewed(scores: jax.Array) -> jax.Array:
-            return problem.choice.make(scores, counts[jnp.minimum(t, mask_iterations - 1)])
+            now = {name: rows[jnp.minimum(t, mask_iterations - 1)] for name, rows in counts.items()}
+            chosen = problem.choice.make(scores, now["counts"])
+            if "relaxed" not in now:
+                return chosen
+            # Of what the groups lose in the end the lowest goes first.
+            early = single.make(jnp.where(chosen, jnp.inf, scores), now["relaxed"])
+            return jnp.where(t < mask_iterations - 1, early | chosen, chosen)
 
         mask = jax.lax.cond(t < mask_iterations, renewed, lambda _: mask, jnp.abs(w + u))
         z = jnp.where(mask, w + u, jnp.zeros_like(w))
