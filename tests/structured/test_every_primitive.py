@@ -1,5 +1,6 @@
 """Every primitive of `jax.lax` is followed, or known to be left alone."""
 
+import jax
 import jax.numpy as jnp
 import pytest
 from jax import lax
@@ -43,6 +44,9 @@ def exposed():
     return {value.name for value in values if isinstance(value, Primitive)}
 
 
+@pytest.mark.skipif(
+    jax.__version_info__ >= (0, 11), reason="the table is of the newest JAX for Python 3.11"
+)
 def test_every_primitive_has_a_rule_or_a_reason():
     followed = {*RULES, *CONTROL}
     assert len(exposed()) > 100
