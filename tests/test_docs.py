@@ -38,10 +38,12 @@ def test_files_named_on_a_page_exist(page):
         assert (snippets.ROOT / "docs" / path).exists(), path
 
 
-def test_every_page_is_named_in_the_readme():
-    text, _ = snippets.read("README.md")
+def test_every_page_is_named_in_the_readme_and_on_the_front_page():
+    readme, front = (snippets.read(page)[0] for page in ("README.md", "docs/index.md"))
     for page in PAGES:
-        assert f"({page})" in text
+        if page != "docs/index.md":
+            assert f"({page})" in readme
+            assert f"\n{page.removeprefix('docs/').removesuffix('.md')}\n" in front
 
 
 def test_a_fraction_of_n_is_exact_for_a_number_of_weights():
