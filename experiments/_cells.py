@@ -16,7 +16,7 @@ from rich.console import Console
 
 from experiments import caches, checks
 from experiments.config import Config
-from experiments.errors import is_of_input
+from experiments.errors import refused
 
 if TYPE_CHECKING:
     from experiments import data
@@ -235,8 +235,5 @@ def main(
         console.print(f"Interrupted; run it again to go on. Done cells: {grid.out}/results.jsonl.")
         return 130
     except Exception as error:
-        if not is_of_input(error):
-            raise
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 2
+        return refused(error, console)
     return 0

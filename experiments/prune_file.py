@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console
 
 from experiments import checks, registry
-from experiments.errors import is_of_input
+from experiments.errors import refused
 from experiments.program import program
 
 
@@ -47,10 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         checks.check_offered("allocation", options.allocation, registry.ALLOCATIONS)
         console.print(prune(options), markup=False, highlight=False, soft_wrap=True)
     except Exception as error:
-        if not is_of_input(error):
-            raise
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 2
+        return refused(error, console)
     return 0
 
 

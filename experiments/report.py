@@ -16,7 +16,7 @@ import tyro
 from rich.console import Console
 
 from experiments import papers
-from experiments.errors import is_of_input
+from experiments.errors import refused
 from experiments.program import program
 
 
@@ -48,10 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         text = report(options)
     except Exception as error:
-        if not is_of_input(error):
-            raise
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 2
+        return refused(error, console)
     console.print(text, markup=False, highlight=False, soft_wrap=True)
     return 0
 

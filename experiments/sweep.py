@@ -24,7 +24,7 @@ import tyro
 from rich.console import Console
 
 from experiments import caches, checks, papers
-from experiments.errors import is_of_input
+from experiments.errors import refused
 from experiments.program import program
 from experiments.run import asked_to_end
 from experiments.sweeps import Run, Sweep, SweepFolder, changed, runs
@@ -83,10 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print("Interrupted; the same command goes on.", style="yellow")
         return 130
     except Exception as error:
-        if not is_of_input(error):
-            raise
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 2
+        return refused(error, console)
 
 
 def _main(options: Options, console: Console, *, is_worker: bool) -> int:

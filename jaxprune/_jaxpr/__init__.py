@@ -15,6 +15,7 @@ from jaxprune._jaxpr._walk import KINDS as KINDS
 from jaxprune._jaxpr._walk import Kind as Kind
 from jaxprune._jaxpr._walk import aval as aval
 from jaxprune._jaxpr._walk import bind as bind
+from jaxprune._jaxpr._walk import functions_in as functions_in
 from jaxprune._jaxpr._walk import held as held
 from jaxprune._jaxpr._walk import opened as opened
 from jaxprune._jaxpr._walk import scan_counts as scan_counts

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import jax
 from jax.extend.core import JaxprEqn
 
-from jaxprune._jaxpr._walk import opened
+from jaxprune._jaxpr._walk import functions_in, opened
 
 PRODUCTS = frozenset({"dot_general", "conv_general_dilated"})
 
@@ -27,8 +26,5 @@ def multiplies(eqn: JaxprEqn) -> bool:
     if name == "custom_linear_solve":  # its other functions are for derivatives
         params = {"solve": params["jaxprs"].solve}
     return any(
-        multiplies(inner)
-        for param in jax.tree.leaves(params, is_leaf=lambda x: hasattr(x, "eqns"))
-        if hasattr(param, "eqns")
-        for inner in opened(param)[0].eqns
+        multiplies(inner) for function in functions_in(params) for inner in opened(function)[0].eqns
     )

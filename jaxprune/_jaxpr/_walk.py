@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias, TypeVar
 
+import jax
 import jax.extend.core
 import numpy as np
 from jax.extend.core import JaxprEqn
@@ -86,6 +87,12 @@ def opened(jaxpr: Any) -> tuple[Any, Sequence[Any]]:
 def held(eqn: JaxprEqn) -> Any:
     """The function that a call applies, see `CALLS`."""
     return next(eqn.params[k] for k in ("jaxpr", "call_jaxpr", "fun_jaxpr") if k in eqn.params)
+
+
+def functions_in(params: Any) -> list[Any]:
+    """The functions that stand anywhere in parameters of an equation: jaxprs, closed or open."""
+    leaves = jax.tree.leaves(params, is_leaf=lambda x: hasattr(x, "eqns"))
+    return [x for x in leaves if hasattr(x, "eqns")]
 
 
 def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:

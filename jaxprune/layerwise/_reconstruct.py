@@ -16,7 +16,7 @@ from jaxprune._checks import check_choice, check_steps
 from jaxprune._mask import or_zero
 from jaxprune._tree import PyTree
 from jaxprune.adapters import Adapters
-from jaxprune.layerwise._kernels import kernel_of, put, taken
+from jaxprune.layerwise._kernels import kernel_of, put, replaced, taken
 from jaxprune.layerwise._walkthrough import begun
 from jaxprune.layerwise._windows import windows_of
 from jaxprune.layerwise.program import Runner
@@ -204,13 +204,7 @@ class _Trainer:
             weights = _weights(trained, kernels, masks)
             arguments, targets = list(data[0]), data[1]
             for at, place, kernel in zip(places, entries, weights, strict=True):
-                leaf = arguments[at]
-                flat = (
-                    leaf.reshape(-1)
-                    .at[place.reshape(-1)]
-                    .set(kernel.reshape(-1).astype(leaf.dtype))
-                )
-                arguments[at] = flat.reshape(leaf.shape)
+                arguments[at] = replaced(arguments[at], place, kernel)
             pairs = zip(run(*arguments), targets, strict=True)
             terms = [distance(z, y) for z, y in pairs if _tree.is_floating(y)]
             return jnp.mean(jnp.stack(terms))

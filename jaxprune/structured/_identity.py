@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
-from jaxprune._jaxpr import aval
+from jaxprune._jaxpr import aval, functions_in, opened
 from jaxprune._tree import PyTree
 
 _PLAIN = (bool, int, float, complex, str, type(None), np.integer, np.dtype)
@@ -98,7 +98,7 @@ def _describe(jaxpr: Any, counts: Counter[str], lines: list[str]) -> None:
         numbers[var] = len(numbers)
     lines.append(f"takes {[_kind(v) for v in (*jaxpr.constvars, *jaxpr.invars)]}")
     for eqn in jaxpr.eqns:
-        inner = [x for value in eqn.params.values() for x in _programs(value)]
+        inner = [opened(function)[0] for function in functions_in(eqn.params)]
         if not inner:
             counts[eqn.primitive.name] += 1
         reads = [_read(v, numbers) for v in eqn.invars]
@@ -110,12 +110,6 @@ def _describe(jaxpr: Any, counts: Counter[str], lines: list[str]) -> None:
         for program in inner:
             _describe(program, counts, lines)
     lines.append(f"gives {[_read(v, numbers) for v in jaxpr.outvars]}")
-
-
-def _programs(value: Any) -> list[Any]:
-    """The jaxprs that a parameter of an operation holds."""
-    leaves = jax.tree.leaves(value, is_leaf=lambda x: hasattr(x, "eqns"))
-    return [getattr(x, "jaxpr", x) for x in leaves if hasattr(x, "eqns")]
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from experiments import caches
 from experiments.bench.common import machine, tables
-from experiments.errors import is_of_input
+from experiments.errors import refused
 from experiments.program import program
 
 Row = dict[str, Any]
@@ -136,10 +136,7 @@ def main(
         console.print(f"{word}: {error}", style="red", markup=False, highlight=False)
         return 1
     except Exception as error:
-        if not is_of_input(error):
-            raise
-        console.print(f"Error: {error}", style="red", markup=False, highlight=False)
-        return 2
+        return refused(error, console)
     return 0
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxprune._jaxpr import bind
+from jaxprune._jaxpr import bind, functions_in, opened
 from jaxprune.layerwise.program._flatten import Program, Step
 
 
@@ -208,7 +208,8 @@ def _described(eqn: Any) -> Any:
 
 def _captured(params: Any, found: list[int]) -> None:
     """The identities of the arrays that functions inside of parameters have captured."""
-    for param in jax.tree.leaves(params, is_leaf=lambda x: hasattr(x, "eqns")):
-        found.extend(map(id, getattr(param, "consts", ())))
-        for inner in getattr(getattr(param, "jaxpr", param), "eqns", ()):
-            _captured(inner.params, found)
+    for function in functions_in(params):
+        inner, consts = opened(function)
+        found.extend(map(id, consts))
+        for eqn in inner.eqns:
+            _captured(eqn.params, found)

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.extend import source_info_util
 
-from jaxprune._jaxpr import CALLS
 from jaxprune.layerwise.program._flatten import Program, Step
 
 # Operations after which an array has the same numbers, in the same order or in another.
@@ -100,7 +99,6 @@ def _use(step: Step) -> str:
         return "a scan"
     name = step.eqn.primitive.name
     why = " (a loop whose rounds depend on data)" if name == "while" else ""
-    assert name not in CALLS
     return f"{name}{why} at {source_info_util.summarize(step.eqn.source_info)}"
 
 
@@ -114,8 +112,9 @@ def _check_twice(program: Program, paths: Sequence[str], found: Sequence[Site]) 
             continue
         times = np.zeros(math.prod(program.shapes[program.leaves[leaf]].shape), np.uint8)
         for site in sites:
-            times[site.entries.reshape(-1)] += 1
-            if times.max(initial=0) > 1:
+            own = site.entries.reshape(-1)
+            times[own] += 1
+            if (times[own] > 1).any():
                 raise ValueError(
                     f"{paths[leaf]!r} is used by {len(sites)} products, which have other inputs: "
                     "it is tied, or a loop uses it in every round. Leave it out with where=, or "
@@ -195,9 +194,7 @@ def _moved(eqn: Any, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray | None
     name, params = eqn.primitive.name, eqn.params
     if name in _SAME:
         return x
-    if name in ("reshape", "squeeze", "expand_dims") and params.get("dimensions") is None:
-        return x.reshape(shape)
-    if name in ("squeeze", "expand_dims"):
+    if name in ("squeeze", "expand_dims") or (name == "reshape" and params["dimensions"] is None):
         return x.reshape(shape)
     if name == "broadcast_in_dim" and x.size == math.prod(shape):
         return x.reshape(shape)  # axes of size one are added, in order

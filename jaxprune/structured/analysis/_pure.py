@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.extend.core import Literal
 
-from jaxprune._jaxpr import aval
+from jaxprune._jaxpr import aval, functions_in, opened
 
 
 def check_same_program(first: Any, consts: Sequence[Any], second: Any) -> None:
@@ -63,8 +63,7 @@ def _difference(a: Any, b: Any) -> str | None:
 
 def _inner(eqn: Any) -> list[Any]:
     """The jaxprs that an equation holds."""
-    leaves = jax.tree.leaves(list(eqn.params.values()), is_leaf=lambda x: hasattr(x, "eqns"))
-    return [getattr(x, "jaxpr", x) for x in leaves if hasattr(x, "eqns")]
+    return [opened(function)[0] for function in functions_in(eqn.params)]
 
 
 def _equal(a: Any, b: Any) -> bool:
